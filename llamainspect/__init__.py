@@ -1,0 +1,54 @@
+"""llamainspect: what is in a Llama checkpoint, and is it what it claims to be?
+
+Public names are imported on first use, so that the command line starts quickly.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Where each public name lives.
+_HOME = {
+    "Checkpoint": "llamainspect.checkpoint",
+    "LlamaInspectError": "llamainspect.errors",
+    "ModelConfig": "llamainspect.config",
+    "OFFICIAL_MODELS": "llamainspect.catalog",
+    "Summary": "llamainspect.reports",
+    "TensorDetail": "llamainspect.reports",
+    "TensorList": "llamainspect.reports",
+    "Weight": "llamainspect.checkpoint",
+    "count_parameters": "llamainspect.architecture",
+    "expected_weights": "llamainspect.architecture",
+    "list_tensors": "llamainspect.inventory",
+    "open_checkpoint": "llamainspect.checkpoint",
+    "show_tensor": "llamainspect.show",
+    "summarize": "llamainspect.summary",
+    "to_json": "llamainspect.render.json",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'llamainspect' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+if TYPE_CHECKING:
+    from llamainspect.architecture import count_parameters as count_parameters
+    from llamainspect.architecture import expected_weights as expected_weights
+    from llamainspect.catalog import OFFICIAL_MODELS as OFFICIAL_MODELS
+    from llamainspect.checkpoint import Checkpoint as Checkpoint
+    from llamainspect.checkpoint import Weight as Weight
+    from llamainspect.checkpoint import open_checkpoint as open_checkpoint
+    from llamainspect.config import ModelConfig as ModelConfig
+    from llamainspect.errors import LlamaInspectError as LlamaInspectError
+    from llamainspect.inventory import list_tensors as list_tensors
+    from llamainspect.render.json import to_json as to_json
+    from llamainspect.reports import Summary as Summary
+    from llamainspect.reports import TensorDetail as TensorDetail
+    from llamainspect.reports import TensorList as TensorList
+    from llamainspect.show import show_tensor as show_tensor
+    from llamainspect.summary import summarize as summarize

@@ -1,0 +1,5 @@
+"""`python -m llamainspect`."""
+
+from llamainspect.cli import main
+
+main()

@@ -1,0 +1,419 @@
+"""A checkpoint: the tensors of all its files joined into the weights of one model."""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+from llamainspect.architecture import WeightSpec, expected_weights
+from llamainspect.config import ModelConfig
+from llamainspect.errors import LlamaInspectError, MissingFile, NotACheckpoint
+from llamainspect.formats import FORMATS, Format
+from llamainspect.formats.meta import WEIGHT_FILE
+from llamainspect.names import component_of, compress, layer_of, listing
+from llamainspect.reports import FileEntry, Finding, TensorEntry, TensorPart
+from llamainspect.sources import Folder, Source, open_source
+from llamainspect.tensors import TensorInfo, contiguous_strides, count
+
+NATIVE_SUBFOLDER = "original"  # where a hub download keeps Meta's files
+WRAPPERS = ("model", "state_dict", "model_state_dict", "module")  # {"model": {...}, "optimizer": ...}
+COMPARE_NBYTES = 256 * 2**10  # copies without a checksum are read when all of them fit in this
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """One tensor of the model under Meta's name, cut into one part per model-parallel rank."""
+
+    name: str
+    shape: tuple[int, ...]  # of the whole
+    parts: tuple[TensorInfo, ...]  # of the ranks whose files are there
+    axis: int | None = None  # the parts are joined along it; None: one part, or copies
+    ranks: int = 1  # how many parts make the whole
+    repeat: int = 1  # every part stands this many times in a row (KV heads, ranks > n_kv_heads)
+    blocks: tuple[int, ...] = ()  # pieces of a fused weight along `axis`, each cut by itself
+
+    @property
+    def elements(self) -> int:
+        """Elements of the whole."""
+        return count(self.shape)
+
+    @property
+    def stored_elements(self) -> int:
+        """Elements with repeated parts counted as often as they stand there."""
+        return self.elements * self.repeat
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole, each element once."""
+        return self.parts[0].dtype.nbytes(self.elements)
+
+    @property
+    def complete(self) -> bool:
+        """True when every part is there."""
+        return self.axis is None or len(self.parts) == self.ranks
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a path holds. `findings` are about reading and joining; answers add their own."""
+
+    source: Source
+    format: str  # key of FORMATS
+    config: ModelConfig | None  # None: missing or unreadable, and then a finding says so
+    files: tuple[FileEntry, ...]
+    shards: int  # how many the model is cut into, there or not
+    weights: dict[str, Weight]  # by Meta's name, in the order of the first file
+    expected: dict[str, WeightSpec]  # empty without a configuration
+    findings: tuple[Finding, ...]
+
+    @property
+    def reader(self) -> Format:
+        """The format's functions."""
+        return FORMATS[self.format]
+
+
+def open_checkpoint(path: str) -> Checkpoint:
+    """The checkpoint in a directory, in its `original/` folder, or in one weight file.
+
+    Reads headers only. Raises NotACheckpoint, or what a file's reader raised when no weight file
+    can be read; anything that leaves something to describe becomes a finding.
+    """
+    source, name, files = _find(path)
+    reader = FORMATS[name]
+    config, findings = _read_config(source, reader)
+    shards, entries, problems = _read_files(source, reader, files)
+    findings += problems
+    if config is not None and config.vocab_size is None:
+        config = replace(config, vocab_size=_rows_of_embedding(shards, config.dim))
+    names = {name for tensors in shards.values() for name in tensors}
+    known = config is not None and config.vocab_size is not None
+    expected = expected_weights(config, names) if config and known else {}
+    joiner = _Joiner(source, reader, shards, expected)
+    weights = joiner.join()
+    changed = source.changed() if isinstance(source, Folder) else []
+    findings += joiner.findings
+    findings += [Finding("error", file, "it changed while it was read; try again") for file in changed]
+    return Checkpoint(
+        source, name, config, tuple(entries), joiner.world, weights, expected, tuple(findings)
+    )
+
+
+def describe_weight(checkpoint: Checkpoint, weight: Weight, per_shard: bool = False) -> TensorEntry:
+    """One weight as a row; `per_shard` reads the header of each part's record for its offset."""
+    return TensorEntry(
+        name=weight.name,
+        shape=weight.shape,
+        dtype=weight.parts[0].dtype.name,
+        nbytes=weight.nbytes,
+        axis=weight.axis,
+        files=tuple(part.file for part in weight.parts),
+        component=component_of(weight.name),
+        layer=layer_of(weight.name),
+        parts=tuple(_part(checkpoint, part) for part in weight.parts) if per_shard else (),
+    )
+
+
+def _part(checkpoint: Checkpoint, part: TensorInfo) -> TensorPart:
+    return TensorPart(
+        file=part.file,
+        shape=part.shape,
+        strides=part.strides or contiguous_strides(part.shape),
+        dtype=part.dtype.name,
+        offset=checkpoint.reader.locate(checkpoint.source, part.storage) + part.offset,
+        nbytes=part.nbytes,
+        storage=part.storage.key,
+    )
+
+
+# --- finding and reading -------------------------------------------------------------------------
+
+
+def _find(path: str) -> tuple[Source, str, list[str]]:
+    source: Source = open_source(path)
+    candidates: list[Source] = [source]
+    if source.only is None:
+        try:
+            candidates.append(open_source(f"{path.rstrip('/')}/{NATIVE_SUBFOLDER}"))
+        except NotACheckpoint:
+            pass
+    for candidate in candidates:
+        for name, reader in FORMATS.items():
+            if files := reader.weight_files(candidate):
+                return candidate, name, files
+    raise NotACheckpoint(_nothing_there(path, source.files()))
+
+
+def _nothing_there(path: str, files: tuple[str, ...]) -> str:
+    text = f"{path}: no consolidated.*.pth here or in {NATIVE_SUBFOLDER}/"
+    others = [file for file in files if file.endswith((".pth", ".pt", ".bin"))]
+    if any(file.endswith(".safetensors") for file in files):
+        return (
+            f"{text}, but safetensors files, a layout that this version does not read; Meta's "
+            f"files of the same model are in the {NATIVE_SUBFOLDER}/ folder of its hub repository"
+        )
+    if others:
+        return f"{text}; to read {listing(others)}, give the path of that file"
+    return f"{text}; give a directory that Meta's download made, or one weight file"
+
+
+def _read_config(source: Source, reader: Format) -> tuple[ModelConfig | None, list[Finding]]:
+    try:
+        config = reader.read_config(source)
+    except MissingFile:
+        # Someone who names one file may well have no more; a directory claims to be a checkpoint.
+        return None, [
+            Finding(
+                "warning" if source.only else "error", "params.json", "there is none, so shapes are not "
+                "checked and shards are joined only where that is certain; it comes with the download",
+            )  # fmt: skip
+        ]
+    except (LlamaInspectError, OSError) as error:
+        return None, [Finding("error", "params.json", str(error).removeprefix("params.json: "))]
+    if not config.unknown_keys:
+        return config, []
+    keys = listing(config.unknown_keys, 12)
+    return config, [Finding("note", "params.json", f"keys not understood, and so not used: {keys}")]
+
+
+def _read_files(
+    source: Source, reader: Format, files: list[str]
+) -> tuple[dict[str, dict[str, TensorInfo]], list[FileEntry], list[Finding]]:
+    shards: dict[str, dict[str, TensorInfo]] = {}
+    entries: list[FileEntry] = []
+    findings: list[Finding] = []
+    first_error: LlamaInspectError | OSError | None = None
+    for file in files:
+        try:
+            tensors, problems = reader.read_tensors(source, file)
+        except (LlamaInspectError, OSError) as error:
+            first_error = first_error or error
+            findings.append(Finding("error", file, str(error).removeprefix(f"{file}: ")))
+            entries.append(FileEntry(file, _nbytes(source, file), 0, readable=False))
+            continue
+        shards[file] = _unwrap(tensors)
+        findings += problems
+        entries.append(FileEntry(file, source.nbytes(file), len(tensors), readable=True))
+    if not shards and first_error:
+        raise first_error
+    if not any(shards.values()):
+        found = [finding for finding in findings if finding.severity == "error"]
+        reason = f" ({found[0].message})" if found else ""
+        raise NotACheckpoint(f"{source.place}: there is no tensor in {listing(files)}{reason}")
+    return shards, entries, findings
+
+
+def _nbytes(source: Source, file: str) -> int:
+    try:
+        return source.nbytes(file)
+    except LlamaInspectError:
+        return 0
+
+
+def _unwrap(tensors: list[TensorInfo]) -> dict[str, TensorInfo]:
+    """Tensors by name, without the key under which a training script put the state dict."""
+    names = [tensor.name for tensor in tensors]
+    for wrapper in WRAPPERS:
+        prefix = f"{wrapper}."
+        inside = [name for name in names if name.startswith(prefix)]
+        if any(name.startswith(f"{prefix}layers.") or "tok_embeddings" in name for name in inside):
+            return {tensor.name.removeprefix(prefix): tensor for tensor in tensors}
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def _rows_of_embedding(shards: dict[str, dict[str, TensorInfo]], dim: int) -> int | None:
+    """Vocabulary size where params.json leaves it to the tokenizer (-1): what the files store."""
+    for tensors in shards.values():
+        embedding = tensors.get("tok_embeddings.weight")
+        if embedding and len(embedding.shape) == 2:
+            rows, columns = embedding.shape
+            return rows * len(shards) if columns == dim else rows  # Llama 1 and 2 cut columns
+    return None
+
+
+# --- joining -----------------------------------------------------------------------------------------
+
+
+class _Joiner:
+    """Finds how many shards the model is cut into, and joins the parts of each weight."""
+
+    def __init__(
+        self,
+        source: Source,
+        reader: Format,
+        shards: dict[str, dict[str, TensorInfo]],
+        expected: dict[str, WeightSpec],
+    ) -> None:
+        self.source = source
+        self.reader = reader
+        self.shards = shards
+        self.expected = expected
+        self.findings: list[Finding] = []
+        self.copies: list[Weight] = []
+        self.world = self._world()
+        norm = next(iter(shards.values())).get("norm.weight")
+        self.dim = norm.shape[0] if norm and len(norm.shape) == 1 else None
+
+    def join(self) -> dict[str, Weight]:
+        """All weights, in the order of the first file that has them."""
+        self._check_set()
+        names = dict.fromkeys(name for tensors in self.shards.values() for name in tensors)
+        weights = {name: self._join(name) for name in names}
+        self._check_presence(weights)
+        self._check_dtypes(weights)
+        self._check_copies()
+        return weights
+
+    def _world(self) -> int:
+        """Number of ranks: how often the parts of most matrices fit into the expected whole.
+
+        Without a configuration, or with one of another model, the number of files.
+        """
+        votes: Counter[int] = Counter()
+        matrices = 0
+        for name, tensor in next(iter(self.shards.values())).items():
+            spec = self.expected.get(name)
+            if spec and spec.shape and len(spec.shape) > 1:
+                matrices += 1
+                if tensor.shape == spec.shape:
+                    votes[1] += 1
+                elif (axis := _cut_axis(tensor.shape, spec.shape)) is not None:
+                    votes[spec.shape[axis] // tensor.shape[axis]] += 1
+        ratio, agreeing = votes.most_common(1)[0] if votes else (0, 0)
+        return ratio if 2 * agreeing > matrices else len(self.shards)
+
+    def _check_set(self) -> None:
+        """Names the shards that are missing or too many; those too many are not joined."""
+        ranks = {
+            file: int(match[1])
+            for file in self.shards
+            if (match := WEIGHT_FILE.fullmatch(file)) and match[1]
+        }
+        absent = sorted(set(range(self.world)) - set(ranks.values()))
+        if self.world > len(self.shards) or (ranks and self.world > 1 and absent):
+            names = [f"consolidated.{rank:02d}.pth" for rank in absent] if ranks else []
+            message = (
+                f"the weights are cut into {self.world} shards and {len(self.shards)} can be read; "
+                "counts below are of the whole model. Download what is missing, or give the "
+                "directory that holds all of it"
+            )
+            where = f"{listing(names)} missing" if names else next(iter(self.shards))
+            self.findings.append(Finding("error", where, message))
+        extra = [file for file, rank in ranks.items() if rank >= self.world]
+        if extra and len(extra) < len(self.shards):
+            message = (
+                f"too many: the weights are cut into {self.world} shard{'s' * (self.world > 1)} and "
+                f"{len(self.shards)} files are there; these are not counted. They belong to "
+                "another download, or params.json does"
+            )
+            self.findings.append(Finding("error", listing(extra), message))
+            self.shards = {f: tensors for f, tensors in self.shards.items() if f not in extra}
+
+    def _join(self, name: str) -> Weight:
+        parts = tuple(tensors[name] for tensors in self.shards.values() if name in tensors)
+        shape = parts[0].shape
+        spec = self.expected.get(name)
+        blocks = spec.blocks if spec else ()
+        if self.world == 1:
+            return Weight(name, shape, parts[:1], blocks=blocks)
+        if any(part.shape != shape for part in parts):
+            shapes = sorted({str(list(part.shape)) for part in parts})
+            message = f"its parts have different shapes ({listing(shapes)}); shards of two models?"
+            self.findings.append(Finding("error", name, message))
+            return Weight(name, shape, parts[:1])
+        whole = spec.shape if spec else None
+        axis = self._axis(shape, whole)
+        if axis is None:
+            weight = Weight(name, shape, parts)
+            self.copies.append(weight)
+            return weight
+        length = shape[axis] * self.world
+        repeat = _repeat(name, parts, length, whole[axis] if whole else length)
+        joined = (*shape[:axis], length // repeat, *shape[axis + 1 :])
+        return Weight(name, joined, parts, axis, self.world, repeat, blocks)
+
+    def _axis(self, part: tuple[int, ...], whole: tuple[int, ...] | None) -> int | None:
+        """The axis that is cut; None when every rank has the whole."""
+        if whole is not None and len(whole) == len(part):
+            axes = [axis for axis, (p, w) in enumerate(zip(part, whole, strict=True)) if p != w]
+            # A matrix that differs in one axis is cut there, even when the total is then wrong.
+            fits = len(axes) == 1 and part[axes[0]] * self.world == whole[axes[0]]
+            return axes[0] if fits or (len(axes) == 1 and len(part) > 1) else None
+        # Without an expectation: each matrix of a Llama has one side of `dim`, which stays whole,
+        # but for the embedding of Llama 1 and 2, where it is the side that is cut.
+        if len(part) != 2 or self.dim is None:
+            return None
+        others = [axis for axis in (0, 1) if part[axis] != self.dim]
+        if len(others) == 1:
+            return others[0]
+        cut = [axis for axis in others if part[axis] * self.world == self.dim]
+        return cut[0] if len(cut) == 1 else None
+
+    def _check_presence(self, weights: dict[str, Weight]) -> None:
+        for file, tensors in self.shards.items():
+            if absent := [name for name in weights if name not in tensors]:
+                message = f"it lacks {listing(compress(absent))}, which other shards have"
+                self.findings.append(Finding("error", file, message))
+
+    def _check_dtypes(self, weights: dict[str, Weight]) -> None:
+        mixed = [w.name for w in weights.values() if len({part.dtype.name for part in w.parts}) > 1]
+        for name in compress(mixed):
+            message = "its parts have different dtypes in different shards; shards of two models?"
+            self.findings.append(Finding("error", name, message))
+
+    def _check_copies(self) -> None:
+        """Weights that every rank stores must be equal: by checksum, else by reading small ones."""
+        verdicts = {weight.name: _same_checksum(weight.parts) for weight in self.copies}
+        unknown = [weight for weight in self.copies if verdicts[weight.name] is None]
+        nbytes = sum(part.nbytes for weight in unknown for part in weight.parts)
+        if nbytes <= COMPARE_NBYTES:
+            verdicts |= {weight.name: self._same_bytes(weight.parts) for weight in unknown}
+        for name in compress([name for name, same in verdicts.items() if same is False]):
+            message = "every shard keeps a copy and the copies differ; shards of two models, or damage"
+            self.findings.append(Finding("error", name, message))
+        if unchecked := [name for name, same in verdicts.items() if same is None]:
+            message = (
+                f"{len(unchecked):,} weights stand in every shard and were not compared: the files "
+                f"record no checksum of their own for them, and they have {nbytes:,} bytes"
+            )
+            self.findings.append(Finding("note", listing(compress(unchecked)), message))
+
+    def _same_bytes(self, parts: tuple[TensorInfo, ...]) -> bool | None:
+        values = set()
+        for part in parts:
+            if part.strides is not None or part.offset + part.nbytes > part.storage.nbytes:
+                return None
+            start = self.reader.locate(self.source, part.storage) + part.offset
+            values.add(self.source.read(part.file, start, part.nbytes))
+        return len(values) == 1
+
+
+def _cut_axis(part: tuple[int, ...], whole: tuple[int, ...]) -> int | None:
+    """The one axis along which `part` is a whole fraction of `whole`; None when there is none."""
+    if len(part) != len(whole):
+        return None
+    axes = [axis for axis, (p, w) in enumerate(zip(part, whole, strict=True)) if p != w]
+    if len(axes) != 1 or part[axes[0]] == 0 or whole[axes[0]] % part[axes[0]]:
+        return None
+    return axes[0]
+
+
+def _same_checksum(parts: tuple[TensorInfo, ...]) -> bool | None:
+    """Whether all parts have the same CRC-32; None when a file has none for the tensor alone."""
+    sums = {part.storage.crc32 if part.whole_storage else None for part in parts}
+    return None if None in sums else len(sums) == 1
+
+
+def _repeat(name: str, parts: tuple[TensorInfo, ...], length: int, target: int) -> int:
+    """How often each KV head is stored, when there are more ranks than heads.
+
+    Either the configuration has fewer rows than the ranks store together, or the checksums of
+    neighbouring ranks say that they hold the same head.
+    """
+    if ".attention.wk." not in name and ".attention.wv." not in name:
+        return 1
+    if length > target and length % target == 0:
+        return length // target
+    repeat = 1
+    while len(parts) % (2 * repeat) == 0 and all(
+        _same_checksum(parts[i : i + 2 * repeat]) for i in range(0, len(parts), 2 * repeat)
+    ):
+        repeat *= 2
+    return repeat

@@ -1,0 +1,122 @@
+"""The command line: parse, call, show, exit. Nothing is computed here, and little is imported."""
+
+import io
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from llamainspect import __version__
+from llamainspect.errors import LlamaInspectError
+from llamainspect.render.printable import printable
+from llamainspect.reports import Report
+
+EXIT_NO = 1
+EXIT_NO_ANSWER = 3
+PIPE_WIDTH = 10_000  # columns: in a pipe nothing is wrapped
+
+MODEL_VARIABLE = "LLAMAINSPECT_MODEL"
+
+Path = Annotated[
+    str,
+    typer.Argument(
+        metavar="PATH",
+        envvar=MODEL_VARIABLE,
+        help="Checkpoint directory, hub download, or one weight file.",
+        show_default="current directory",
+        show_envvar=True,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+NoColor = Annotated[bool, typer.Option("--no-color", help="Plain text, as with NO_COLOR=1.")]
+
+app = typer.Typer(
+    name="llamainspect",
+    help="What is in a Llama checkpoint, and is it what it claims to be?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> NoReturn:
+    """Run one command and end the process with its exit code."""
+    try:
+        app()
+    except LlamaInspectError as error:
+        _fail(str(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}; check the path and its permissions")
+    sys.exit(0)
+
+
+def show(report: Report, json: bool, no_color: bool) -> None:
+    """Print a report on stdout, and end with 1 when its answer is no."""
+    if json:
+        from llamainspect.render.json import to_json
+
+        text = f"{to_json(report)}\n"
+    else:
+        text = _text(report, no_color)
+    _write(text)
+    if not report.ok:
+        raise typer.Exit(EXIT_NO)
+
+
+def _text(report: Report, no_color: bool) -> str:
+    from rich.console import Console
+
+    from llamainspect.render.text import view
+
+    plain = no_color or bool(os.environ.get("NO_COLOR"))
+    terminal = sys.stdout.isatty()
+    console = Console(
+        color_system=None if plain else "auto",
+        width=None if terminal else PIPE_WIDTH,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+    with console.capture() as captured:
+        console.print(view(report, terminal))
+    # Tables pad their last column; nobody needs those spaces.
+    return "\n".join(line.rstrip(" ") for line in captured.get().split("\n"))
+
+
+def _write(text: str) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(sentence: str) -> NoReturn:
+    print(f"llamainspect: {printable(sentence, limit=2_000)}", file=sys.stderr)
+    sys.exit(EXIT_NO_ANSWER)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"llamainspect {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """What is in a Llama checkpoint, and is it what it claims to be?
+
+    Reads headers, not weights; needs no torch; runs nothing that a file contains.
+    """
+
+
+from llamainspect.cli import inspect  # noqa: E402, F401  the commands need `app`

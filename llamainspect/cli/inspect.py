@@ -1,0 +1,89 @@
+"""The Inspect panel: summary, tensors, show."""
+
+import os
+from typing import Annotated, Literal
+
+import typer
+
+from llamainspect.cli import MODEL_VARIABLE, Json, NoColor, Path, app, show
+
+PANEL = "Inspect"
+
+
+@app.command(
+    rich_help_panel=PANEL, epilog="Example: llamainspect summary ~/.llama/checkpoints/Llama3.1-8B"
+)
+def summary(path: Path = ".", json: Json = False, no_color: NoColor = False) -> None:
+    """Which model it is, its configuration and parameters, and everything wrong with it.
+
+    Ends with 1 when a finding is an error.
+    """
+    from llamainspect.checkpoint import open_checkpoint
+    from llamainspect.summary import summarize
+
+    show(summarize(open_checkpoint(path)), json, no_color)
+
+
+@app.command(
+    rich_help_panel=PANEL, epilog="Example: llamainspect tensors Llama3.1-8B '*.attention.w?.weight'"
+)
+def tensors(
+    path: Path = ".",
+    glob: Annotated[
+        str | None, typer.Argument(metavar="GLOB", help="Only names that match, as in 'layers.0.*'.")
+    ] = None,
+    sort: Annotated[
+        Literal["file", "name", "size", "dtype"], typer.Option(help="Order of the rows.")
+    ] = "file",
+    per_shard: Annotated[
+        bool, typer.Option("--per-shard", help="Where each file keeps its part.")
+    ] = False,
+    json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """List the weights: name, shape, dtype, bytes, and how shards cut them.
+
+    With one argument that is no path but a pattern, the current directory is meant.
+    """
+    from llamainspect.checkpoint import open_checkpoint
+    from llamainspect.inventory import list_tensors
+
+    if glob is None and any(mark in path for mark in "*?[") and not os.path.lexists(path):
+        path, glob = _default_path(), path
+    show(list_tensors(open_checkpoint(path), glob, sort, per_shard), json, no_color)
+
+
+@app.command(
+    "show", rich_help_panel=PANEL, epilog="Example: llamainspect show Llama3.1-8B output.weight"
+)
+def show_weight(
+    path: Annotated[
+        str, typer.Argument(metavar="[PATH]", help="As for summary; may be left out.")
+    ],
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="The weight, by its full name.")
+    ] = None,
+    at: Annotated[
+        str, typer.Option(metavar="ROW,COLUMN", help="Index of the first value to show.")
+    ] = "0",
+    json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """One weight: its facts and a corner of its values, read from only the bytes they need."""
+    from llamainspect.checkpoint import open_checkpoint
+    from llamainspect.show import show_tensor
+
+    if name is None:
+        path, name = _default_path(), path
+    show(show_tensor(open_checkpoint(path), name, _index(at)), json, no_color)
+
+
+def _default_path() -> str:
+    return os.environ.get(MODEL_VARIABLE) or "."
+
+
+def _index(text: str) -> tuple[int, ...]:
+    numbers = text.split(",")
+    if not all(number.strip().isdecimal() for number in numbers):
+        raise typer.BadParameter(f"{text!r} is no index; write it as 128000,0", param_hint="--at")
+    return tuple(int(number) for number in numbers)

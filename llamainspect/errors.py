@@ -1,0 +1,35 @@
+"""Errors a person can act on; `str(error)` is a full sentence: file, fact, way out.
+
+LlamaInspectError
+├── NotACheckpoint         nothing recognisable there; says what was looked for
+├── CorruptFile            a file lies about its contents
+├── UnsupportedFile        well formed, but a variant that is not read
+├── MissingFile            a file or tensor that the answer needs
+└── MissingDependency      an optional package; says the pip command
+
+What is wrong with a checkpoint that can still be described is a `reports.Finding`, not an error.
+"""
+
+
+class LlamaInspectError(Exception):
+    """Base of every error that a file, a path or the installation causes; exit code 3."""
+
+
+class NotACheckpoint(LlamaInspectError):
+    """Nothing recognisable at that path."""
+
+
+class CorruptFile(LlamaInspectError):
+    """A file contradicts itself or its format."""
+
+
+class UnsupportedFile(LlamaInspectError):
+    """A well-formed file in a variant that is not read."""
+
+
+class MissingFile(LlamaInspectError):
+    """Something that the answer needs is not there."""
+
+
+class MissingDependency(LlamaInspectError):
+    """An optional package is not installed."""

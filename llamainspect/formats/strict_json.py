@@ -1,0 +1,61 @@
+"""JSON from strangers: no duplicates, no NaN, no number that overflows, no bottomless nesting."""
+
+import json
+import math
+from typing import Any
+
+from llamainspect.errors import CorruptFile
+from llamainspect.sources import Source
+
+MAX_JSON_NBYTES = 16 * 2**20
+
+
+def read_json_object(source: Source, file: str) -> dict[str, Any]:
+    """The object in a JSON file. Raises CorruptFile with the reason for anything else."""
+    size = source.nbytes(file)
+    if size > MAX_JSON_NBYTES:
+        raise CorruptFile(f"{file}: {size:,} bytes are too many for a configuration file")
+    data = source.read(file, 0, size)
+    if not data.strip():
+        raise CorruptFile(f"{file}: the file is empty; download it again")
+    if data.lstrip()[:1] == b"<":
+        raise CorruptFile(
+            f"{file}: it is a web page, not JSON: the download was refused or needs a login; "
+            "download it again"
+        )
+    try:
+        value = json.loads(
+            data.decode("utf-8-sig"),
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+        )
+    except RecursionError:
+        raise CorruptFile(f"{file}: it is nested too deeply for a configuration file") from None
+    except UnicodeDecodeError as error:
+        raise CorruptFile(f"{file}: it is not UTF-8 text; download it again") from error
+    except ValueError as error:
+        raise CorruptFile(f"{file}: it is not valid JSON ({error}); download it again") from error
+    if not isinstance(value, dict):
+        raise CorruptFile(f"{file}: it holds a {type(value).__name__} where an object belongs")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice[:80]!r} stands there twice")
+    return table
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is too large for a number")
+    return value

@@ -1,0 +1,229 @@
+"""The zip that torch.save writes: stored records, found through the central directory alone.
+
+Strict on purpose. torch writes one narrow kind of zip, and what deviates from it (comments, deflated
+or encrypted records, overlaps, two directories that disagree) is how one file is made to look
+different to two readers. Format: PKWARE APPNOTE 6.3.9 (4.3.7 local header, 4.3.12 central directory,
+4.3.14 zip64 end, 4.5.3 zip64 extra field), torch `caffe2/serialize/inline_container.cc`.
+"""
+
+import re
+import struct
+from dataclasses import dataclass
+
+from llamainspect.errors import CorruptFile, UnsupportedFile
+from llamainspect.sources import Source
+
+END = struct.Struct("<4s4H2LH")  # end of central directory
+END64_LOCATOR = struct.Struct("<4sLQL")
+END64 = struct.Struct("<4sQ2H2L4Q")
+CENTRAL = struct.Struct("<4s2B5H3L5H2L")
+LOCAL = struct.Struct("<4s5H3L2H")
+TAIL_NBYTES = END64.size + END64_LOCATOR.size + END.size
+MAX_DIRECTORY_NBYTES = 256 * 2**20
+MASK16, MASK32 = 0xFFFF, 0xFFFFFFFF
+STORED = 0
+ALLOWED_FLAGS = 0x0808  # sizes in a data descriptor, UTF-8 names
+ENCRYPTED = 0x0001
+ZIP64_EXTRA = 1
+# Path parts without "..", backslash, drive or control character; one root folder.
+NAME = re.compile(r"[^/\\:\x00-\x1f\x7f]+(?:/[^/\\:\x00-\x1f\x7f]+)+")
+
+HEAD_SIGNS = (
+    (b"version https://git-lfs", "is a Git LFS pointer, not the file itself; run `git lfs pull`"),
+    (b"\x1f\x8b", "is gzip-compressed; decompress it first"),
+    (b"GGUF", "is a GGUF file, which is not read"),
+    (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", None),  # legacy torch.save: its magic number
+)
+LEGACY = (
+    "was written by torch.save before torch 1.6 (or with _use_new_zipfile_serialization=False), a "
+    "format that cannot be listed without unpickling; re-save it with torch.save(torch.load(path, "
+    "weights_only=True), new_path)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One member of the archive, as the central directory has it."""
+
+    start: int  # of its local header
+    nbytes: int
+    crc32: int
+
+
+def read_directory(source: Source, file: str) -> dict[str, Record]:
+    """Records by name without the root folder: "data.pkl", "data/0", ...
+
+    Two or three reads at the end of the file, whatever its length. Raises CorruptFile or
+    UnsupportedFile with a sentence for everything that is not a torch zip.
+    """
+    size = source.nbytes(file)
+    head = source.read(file, 0, min(size, 512))
+    if not head.startswith(b"PK\x03\x04"):
+        raise _not_a_zip(source, file, size, head)
+    tail = source.read(file, max(0, size - TAIL_NBYTES), min(size, TAIL_NBYTES))
+    start, nbytes, count = _locate_directory(file, size, tail)
+    if nbytes > MAX_DIRECTORY_NBYTES:
+        raise UnsupportedFile(f"{file}: its zip directory has {nbytes:,} bytes; that is not read")
+    return _parse_directory(file, source.read(file, start, nbytes), count, start)
+
+
+def locate_record(source: Source, file: str, start: int, nbytes: int) -> int:
+    """Offset of a record's first byte; reads its local header, which only then is needed."""
+    fixed = LOCAL.unpack(source.read(file, start, LOCAL.size))
+    if fixed[0] != b"PK\x03\x04":
+        raise CorruptFile(f"{file}: no zip record where its directory says one starts ({start:,})")
+    offset: int = start + LOCAL.size + fixed[-2] + fixed[-1]
+    if offset + nbytes > source.nbytes(file):
+        raise CorruptFile(f"{file}: the record at byte {start:,} runs past the end of the file")
+    return offset
+
+
+def _not_a_zip(source: Source, file: str, size: int, head: bytes) -> CorruptFile | UnsupportedFile:
+    if size == 0:
+        return CorruptFile(f"{file}: the file is empty; download it again")
+    for sign, text in HEAD_SIGNS:
+        if head.startswith(sign):
+            return UnsupportedFile(f"{file}: it {text or LEGACY}")
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<error")):
+        return CorruptFile(
+            f"{file}: it is a web page of {size:,} bytes, not weights: the download was refused or "
+            "needs a login; log in, accept the licence and download it again"
+        )
+    if head[257:262] == b"ustar":
+        return UnsupportedFile(f"{file}: it {LEGACY}")
+    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
+        return UnsupportedFile(f"{file}: it looks like a safetensors file under another name")
+    if head[:1] == b"\x80":
+        return UnsupportedFile(f"{file}: it is a bare pickle, not a checkpoint; do not load it")
+    if not head.strip(b"\0"):
+        return CorruptFile(f"{file}: it begins with zeros; the download never wrote it")
+    return CorruptFile(
+        f"{file}: it is not a zip archive, as torch.save writes (it begins with {head[:8].hex(' ')}); "
+        "download it again"
+    )
+
+
+def _locate_directory(file: str, size: int, tail: bytes) -> tuple[int, int, int]:
+    """(start, nbytes, records) of the central directory, from the end records that must agree."""
+    end_at = len(tail) - END.size
+    if end_at < 0 or tail[end_at : end_at + 4] != b"PK\x05\x06":
+        raise CorruptFile(
+            f"{file}: its end is missing (a torch zip ends with its directory), so the file of "
+            f"{size:,} bytes is cut short or damaged; resume or repeat the download"
+        )
+    _, disk, start_disk, here, count, nbytes, start, comment = END.unpack_from(tail, end_at)
+    locator_at = end_at - END64_LOCATOR.size
+    directory_end = size - END.size
+    if locator_at >= 0 and tail[locator_at : locator_at + 4] == b"PK\x06\x07":
+        _, _, end64_start, disks = END64_LOCATOR.unpack_from(tail, locator_at)
+        end64_at = locator_at - END64.size
+        directory_end = size - TAIL_NBYTES
+        if end64_at < 0 or end64_start != directory_end or disks != 1:
+            raise _lies(file, "its zip64 locator points elsewhere")
+        sign, length, _, _, disk64, start_disk64, here64, count64, nbytes64, start64 = (
+            END64.unpack_from(tail, end64_at)
+        )
+        if sign != b"PK\x06\x06" or length != END64.size - 12:
+            raise _lies(file, "its zip64 end record is malformed")
+        for short, long, mask in (
+            (disk, disk64, MASK16),
+            (start_disk, start_disk64, MASK16),
+            (here, here64, MASK16),
+            (count, count64, MASK16),
+            (nbytes, nbytes64, MASK32),
+            (start, start64, MASK32),
+        ):
+            if short not in (long, mask):
+                raise _lies(file, "its two end records disagree")
+        disk, start_disk, here, count = disk64, start_disk64, here64, count64
+        nbytes, start = nbytes64, start64
+    if comment or disk or start_disk or here != count:
+        raise _lies(file, "it has a comment or several volumes, which torch never writes")
+    if start + nbytes != directory_end:
+        raise _lies(file, "its directory is not where the end record says")
+    if count * CENTRAL.size > nbytes:
+        raise _lies(file, f"its directory is too small for {count:,} records")
+    return start, nbytes, count
+
+
+def _parse_directory(file: str, data: bytes, count: int, directory: int) -> dict[str, Record]:
+    records: dict[str, Record] = {}
+    folded: set[str] = set()  # torch looks names up without case, so DATA.PKL would hide data.pkl
+    position, expected_start, root = 0, 0, None
+    for _ in range(count):
+        if position + CENTRAL.size > len(data):
+            raise _lies(file, "its directory ends too early")
+        (sign, _, _, _, flags, method, _, _, crc, packed, nbytes, name_length, extra_length,
+         comment_length, disk, _, _, start) = CENTRAL.unpack_from(data, position)  # fmt: skip
+        if sign != b"PK\x01\x02":
+            raise _lies(file, "its directory holds something that is no record")
+        name_end = position + CENTRAL.size + name_length
+        raw_name = data[position + CENTRAL.size : name_end]
+        position = name_end + extra_length + comment_length
+        if MASK32 in (packed, nbytes, start):
+            extra = data[name_end : name_end + extra_length]
+            nbytes, packed, start = _zip64_fields(file, extra, nbytes, packed, start)
+        name = _name(file, raw_name)
+        head, _, rest = name.partition("/")
+        if root is None:
+            root = head
+        if head != root or rest.lower() in folded:
+            raise _lies(file, f"record {name[:80]!r} is repeated or outside the folder {root[:80]!r}")
+        if flags & ENCRYPTED or flags & ~ALLOWED_FLAGS or disk:
+            raise UnsupportedFile(
+                f"{file}: record {name[:80]!r} is encrypted or marked in a way torch never does "
+                f"(zip flags {flags:#06x}); get the file from its publisher again"
+            )
+        if method != STORED or packed != nbytes:
+            raise UnsupportedFile(
+                f"{file}: record {name[:80]!r} is compressed; torch.save stores records as they are. "
+                "It was zipped again or is a TorchScript archive: re-save it with torch.save"
+            )
+        if start < expected_start or (not records and start):
+            raise _lies(file, f"record {name[:80]!r} overlaps the one before it")
+        expected_start = start + LOCAL.size + name_length + nbytes
+        folded.add(rest.lower())
+        records[rest] = Record(start, nbytes, crc)
+    if expected_start > directory or position != len(data):
+        raise _lies(file, "its records run into its directory, or the directory has a rest")
+    return records
+
+
+def _zip64_fields(
+    file: str, extra: bytes, nbytes: int, packed: int, start: int
+) -> tuple[int, int, int]:
+    """The values that did not fit in 32 bits, in the order the format prescribes."""
+    position = 0
+    while position + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, position)
+        position += 4
+        if kind == ZIP64_EXTRA:
+            field = extra[position : position + length]
+            wide = [field[i : i + 8] for i in range(0, length, 8)]
+            values = []
+            for value in (nbytes, packed, start):
+                if value == MASK32:
+                    if not wide or len(wide[0]) != 8:
+                        raise _lies(file, "a zip64 size is missing")
+                    value = int.from_bytes(wide.pop(0), "little")
+                values.append(value)
+            return values[0], values[1], values[2]
+        position += length
+    raise _lies(file, "a zip64 size is missing")
+
+
+def _name(file: str, raw: bytes) -> str:
+    try:
+        name = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _lies(file, f"a record's name is not UTF-8 ({raw[:40]!r})") from error
+    if not NAME.fullmatch(name) or ".." in name.split("/"):
+        raise _lies(file, f"a record is called {name[:80]!r}, which torch never writes")
+    return name
+
+
+def _lies(file: str, what: str) -> CorruptFile:
+    return CorruptFile(
+        f"{file}: {what}; the file is damaged or made to mislead, download it again"
+    )

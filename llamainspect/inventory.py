@@ -1,0 +1,46 @@
+"""The weights of a checkpoint as a list: filtered, sorted, and where each file keeps its part."""
+
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from llamainspect.checkpoint import Checkpoint, Weight, describe_weight
+from llamainspect.reports import TensorList
+
+Sort = Literal["file", "name", "size", "dtype"]
+
+_SORT_KEYS: dict[str, Callable[[Weight], Any]] = {
+    "name": lambda weight: _natural(weight.name),
+    "size": lambda weight: -weight.nbytes,
+    "dtype": lambda weight: (weight.parts[0].dtype.name, _natural(weight.name)),
+}
+
+
+def list_tensors(
+    checkpoint: Checkpoint, pattern: str | None = None, sort: Sort = "file", per_shard: bool = False
+) -> TensorList:
+    """Weights whose name matches the glob `pattern`, in the order asked for.
+
+    `per_shard` adds where each file keeps its part, which reads the header of every record.
+    """
+    weights = [
+        weight
+        for weight in checkpoint.weights.values()
+        if pattern is None or fnmatchcase(weight.name, pattern)
+    ]
+    if sort != "file":
+        weights.sort(key=_SORT_KEYS[sort])
+    return TensorList(
+        path=checkpoint.source.place,
+        pattern=pattern,
+        tensors=tuple(describe_weight(checkpoint, weight, per_shard) for weight in weights),
+        count=len(weights),
+        elements=sum(weight.elements for weight in weights),
+        nbytes=sum(weight.nbytes for weight in weights),
+        findings=checkpoint.findings,
+    )
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """layers.2 before layers.10."""
+    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in name.split(".")]

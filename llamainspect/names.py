@@ -1,0 +1,109 @@
+"""What a tensor's name says: its layer and the component of the model it belongs to.
+
+Names are Meta's. Sources: the state dicts of meta-llama/llama, llama3 and llama-models
+(llama3/multimodal/model.py, llama4/model.py, llama4/moe.py with their load hooks).
+"""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+LAYER = re.compile(r"(?:^|\.)(?:layers|cross_attention_layers|resblocks)\.(\d{1,5})(?=\.)")
+
+COMPONENTS = (
+    "token_embedding",
+    "attention",
+    "cross_attention",
+    "feed_forward",
+    "shared_experts",
+    "experts",
+    "router",
+    "norms",
+    "output",
+    "vision",
+    "adapters",
+    "scales",
+    "buffers",
+    "other",
+)
+
+# First match wins. The layer number is {} by then: "layers.{}.attention.wq.weight".
+_COMPONENT_PATTERNS = tuple(
+    (re.compile(pattern), component)
+    for pattern, component in (
+        (r"(^|\.)(rope\.freqs|freqs_cis|_extra_state|expert_activation_DE|\w*gate_stats_3E)$", "buffers"),
+        (r"\.adaptor\.[AB]\.weight$", "adapters"),
+        (r"\.(scales|zeros)$", "scales"),
+        (r"^vision_(model|embeddings|projection)\b", "vision"),
+        (r"cross_attention_layers\.", "cross_attention"),
+        (r"(^|\.)(attention_norm|ffn_norm|norm)\.weight$|\.layer_norm_weight$", "norms"),
+        (r"\.attention\.", "attention"),
+        (r"\.feed_forward\.experts\.", "experts"),
+        (r"\.feed_forward\.router_DE$", "router"),
+        (r"\.feed_forward\.(w_\w+_shared_\w+|w_swiglu_FD|shared_expert)\b", "shared_experts"),
+        (r"\.feed_forward\.", "feed_forward"),
+        (r"(^|\.)(tok_embeddings|learnable_embedding)\.", "token_embedding"),
+        (r"(^|\.)output\.weight$", "output"),
+    )
+)  # fmt: skip
+
+# Not weights of the model: no parameter count includes them.
+NOT_PARAMETERS = frozenset({"buffers", "scales", "adapters"})
+
+
+def layer_of(name: str) -> int | None:
+    """Number of the text layer; None for what belongs to none (vision, cross-attention, the ends)."""
+    found = LAYER.search(name)
+    is_text = found and found[0].lstrip(".").startswith("layers.") and not name.startswith("vision_")
+    return int(found[1]) if found and is_text else None
+
+
+def component_of(name: str) -> str:
+    """One of COMPONENTS."""
+    return _component_of_pattern(layer_pattern(name)[0])
+
+
+@lru_cache(maxsize=4096)
+def _component_of_pattern(name: str) -> str:
+    for pattern, component in _COMPONENT_PATTERNS:
+        if pattern.search(name):
+            return component
+    return "other"
+
+
+def layer_pattern(name: str) -> tuple[str, int | None]:
+    """The name with {} for its layer number, and that number."""
+    found = LAYER.search(name)
+    if not found:
+        return name, None
+    return f"{name[: found.start(1)]}{{}}{name[found.end(1) :]}", int(found[1])
+
+
+def compress(names: list[str]) -> list[str]:
+    """Names that differ in the layer number alone as one: layers.{0-3,7}.attention.wq.weight."""
+    layers: dict[str, list[int]] = {}
+    for name in names:
+        pattern, layer = layer_pattern(name)
+        layers.setdefault(pattern, []).extend([] if layer is None else [layer])
+    return [
+        pattern.replace("{}", _ranges(numbers), 1) if numbers else pattern
+        for pattern, numbers in layers.items()
+    ]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """0, 1, 2, 7 as {0-2,7}; a single number bare."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    text = ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+    return text if len(runs) == 1 and runs[0][0] == runs[0][1] else f"{{{text}}}"
+
+
+def listing(names: Sequence[str], limit: int = 3) -> str:
+    """The first names and how many more: "a, b, c and 4 more"."""
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

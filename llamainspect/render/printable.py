@@ -1,0 +1,26 @@
+"""Text from strangers made fit for a terminal.
+
+Tensor names, file names and keys can hold escape sequences, hidden or reordered characters, or a
+megabyte. rich passes control characters through, so they are made visible before it sees them.
+"""
+
+import re
+
+MAX_CHARACTERS = 200
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f"  # C0, DEL, C1
+    "\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # hidden and bidi
+    "\ud800-\udfff\U000e0000-\U000e0fff]"  # surrogates, tags
+)
+
+
+def printable(text: str, limit: int | None = MAX_CHARACTERS) -> str:
+    """The text with control, bidirectional and hidden characters written as escapes, shortened."""
+    if limit is not None and len(text) > limit:
+        text = f"{text[: limit - 1]}…"
+    return _UNSAFE.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

@@ -1,0 +1,99 @@
+"""Pieces that all views share: numbers for people, bars, tables, findings."""
+
+from collections.abc import Iterable
+from functools import singledispatch
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from llamainspect.render.printable import printable
+from llamainspect.reports import Finding, Report
+
+BAR_WIDTH = 24
+SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+
+
+@singledispatch
+def view(report: Report, terminal: bool) -> RenderableType:
+    """What to print for a report; on a terminal with bars."""
+    raise NotImplementedError(f"{type(report).__name__} has no text view")
+
+
+# --- numbers ----------------------------------------------------------------------------------------
+
+
+def nbytes_text(nbytes: int) -> str:
+    """4.56 GiB; smaller units where that would say nothing."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if nbytes >= size / 100 and (unit != "MiB" or nbytes >= size / 10):
+            return f"{nbytes / size:,.2f} {unit}"
+    return f"{nbytes:,} bytes"
+
+
+def count_text(number: int) -> str:
+    """8,030,261,248 (8.03 B); without the short form below a million."""
+    for letter, size in (("T", 10**12), ("B", 10**9), ("M", 10**6)):
+        if number >= size:
+            return f"{number:,} ({number / size:.2f} {letter})"
+    return f"{number:,}"
+
+
+def shape_text(shape: Iterable[int]) -> str:
+    """[128256, 4096], as torch and this package's findings write it."""
+    return str(list(shape))
+
+
+def percent_text(part: int, whole: int) -> str:
+    """A share with one decimal."""
+    return f"{100 * part / whole:.1f} %" if whole else "–"
+
+
+# --- pieces -----------------------------------------------------------------------------------------
+
+
+def safe(text: str, style: str = "") -> Text:
+    """Text from a file: no markup, nothing a terminal would obey."""
+    return Text(printable(text), style=style)
+
+
+def bar(part: int, whole: int) -> Text:
+    """A share as a bar."""
+    eighths = round(8 * BAR_WIDTH * part / whole) if whole else 0
+    full, rest = divmod(eighths, 8)
+    return Text("█" * full + " ▏▎▍▌▋▊▉"[rest] * (rest > 0), style="blue")
+
+
+def facts(rows: Iterable[tuple[str, RenderableType]]) -> Table:
+    """Labels and values."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, value in rows:
+        grid.add_row(label, value)
+    return grid
+
+
+def section(title: str, body: RenderableType) -> Group:
+    """A heading and what stands under it."""
+    return Group(Text(f"\n{title}", style="bold"), body)
+
+
+def findings_view(findings: tuple[Finding, ...]) -> RenderableType:
+    """Severity, place and message of each, worst first as the report has them."""
+    if not findings:
+        return Text("\nNo findings.", style="green")
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for finding in findings:
+        line = Text()
+        line.append(printable(finding.where), style="bold")
+        line.append(f": {printable(finding.message, limit=1_000)}")
+        grid.add_row(Text(finding.severity, style=SEVERITY_STYLES[finding.severity]), line)
+    tally = [
+        f"{n} {severity}{'s' * (n > 1)}"
+        for severity in SEVERITY_STYLES
+        if (n := sum(finding.severity == severity for finding in findings))
+    ]
+    return section(f"Findings: {', '.join(tally)}", grid)

@@ -1,0 +1,303 @@
+"""Views of the Inspect panel: summary, tensors, show."""
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from llamainspect.render.printable import printable
+from llamainspect.render.text.common import (
+    bar,
+    count_text,
+    facts,
+    findings_view,
+    nbytes_text,
+    percent_text,
+    safe,
+    section,
+    shape_text,
+    view,
+)
+from llamainspect.reports import (
+    LayerCount,
+    ModelMatch,
+    Parameters,
+    Summary,
+    TensorDetail,
+    TensorEntry,
+    TensorList,
+)
+
+MAX_FILES = 4
+
+# Configuration fields in the order a reader asks for them; what is left out follows by itself.
+CONFIG_LABELS = {
+    "dim": "dim",
+    "n_layers": "layers",
+    "n_heads": "heads",
+    "n_kv_heads": "KV heads",
+    "head_dim": "head_dim",
+    "hidden_dim": "FFN hidden size",
+    "vocab_size": "vocabulary",
+    "norm_eps": "norm_eps",
+    "rope_theta": "rope_theta",
+    "use_scaled_rope": "scaled RoPE",
+    "moe": "experts",
+    "vision": "vision",
+    "cross_attention": "cross-attention",
+    "quantization": "quantization",
+    "lora": "LoRA",
+}
+
+
+# --- summary ----------------------------------------------------------------------------------------
+
+
+@view.register
+def _(report: Summary, terminal: bool) -> RenderableType:
+    parts: list[RenderableType] = [_headline(report), _overview(report)]
+    if report.config is not None:
+        parts.append(section("Configuration", _config(report.config)))
+    parts.append(section("Parameters", _parameters(report.parameters, terminal)))
+    parts.append(findings_view(report.findings))
+    return Group(*parts)
+
+
+def _headline(report: Summary) -> Text:
+    model = report.model
+    line = safe(report.path, "bold")
+    line.append("  ")
+    if model.match == "exact":
+        line.append(f"{model.name}", style="bold green")
+        line.append("  exact match: configuration, shapes and shards", style="green")
+    elif model.match == "architecture":
+        line.append(f"like {model.name}", style="bold yellow")
+        line.append("  same architecture", style="yellow")
+    else:
+        line.append("no official model has this architecture", style="yellow")
+    return line
+
+
+def _overview(report: Summary) -> Table:
+    model = report.model
+    rows: list[tuple[str, RenderableType]] = []
+    if model.same_configuration:
+        rows.append(("or", Text(_same(model))))
+    if model.differences:
+        rows.append(("differs", safe("; ".join(model.differences))))
+    rows.append(("layout", Text(_files(report))))
+    dtypes = ", ".join(f"{name} {nbytes_text(n)}" for name, n in report.nbytes_by_dtype.items())
+    rows.append(("weights", Text(dtypes)))
+    if report.tokenizer:
+        size = report.tokenizer["vocab_size"] or report.tokenizer["base_tokens"]
+        rows.append(("tokenizer", Text(f"{report.tokenizer['kind']}, {size:,} tokens")))
+    if model.context_length:
+        rows.append(("context", Text(f"{model.context_length:,} tokens, as published")))
+    return facts(rows)
+
+
+def _same(model: ModelMatch) -> str:
+    return ", ".join(model.same_configuration) + " (the same headers; files cannot tell them apart)"
+
+
+def _files(report: Summary) -> str:
+    total = sum(entry.nbytes for entry in report.files)
+    names = [printable(entry.file) for entry in report.files]
+    shown = names if len(names) <= MAX_FILES else [names[0], "…", names[-1]]
+    shards = f"{report.shards} shard{'s' * (report.shards != 1)}"
+    return f"{report.format}, {shards}: {', '.join(shown)} ({nbytes_text(total)})"
+
+
+def _config(config: dict[str, Any]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    cells = [
+        (label, _config_value(key, config)) for key, label in CONFIG_LABELS.items() if key in config
+    ]
+    short = [cell for cell in cells if len(cell[1]) <= 12]
+    rows = -(-len(short) // 3)
+    for _ in range(3):
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(no_wrap=True, min_width=10)
+    for row in range(rows):
+        columns = [short[i] for i in range(row, len(short), rows)]
+        grid.add_row(*(Text(text) for cell in columns for text in cell))
+    long = [(label, Text(text)) for label, text in cells if len(text) > 12]
+    if not long:
+        return grid
+    both = Table.grid()
+    both.add_row(grid)
+    both.add_row(facts(long))
+    return both
+
+
+def _config_value(key: str, config: dict[str, Any]) -> str:
+    value = config[key]
+    if key == "n_kv_heads":
+        group = config["gqa_group"]
+        return f"{value:,} (GQA {group})" if group > 1 else f"{value:,}"
+    if key == "moe":
+        return (
+            f"{value['num_experts']} routed, top {value['top_k']}, of hidden size "
+            f"{value['hidden_dim']:,}, in every {_ordinal(value['interleave_moe_layer_step'])}layer"
+        )
+    if key == "vision":
+        height, width = value["image_size"]
+        return f"{value['n_layers']} layers of {value['dim']:,}, images of {height} x {width} px"
+    if key == "cross_attention":
+        return f"{value['n_layers']} layers, image tiles of {value['chunk_size']} px"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {item}" for name, item in value.items() if item is not None)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.0f}" if value >= 1 else f"{value:g}"
+
+
+def _ordinal(step: int) -> str:
+    return "" if step == 1 else f"{step}{'nd' if step == 2 else 'rd' if step == 3 else 'th'} "
+
+
+def _parameters(parameters: Parameters, terminal: bool) -> Table:
+    total = parameters.total
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column()
+    table.add_row("total", Text(count_text(total), style="bold"), "", "")
+    if parameters.stored != total:
+        table.add_row("sum over names", Text(f"{parameters.stored:,}"), "", Text(""))
+    if parameters.active is not None:
+        table.add_row("active per token", Text(count_text(parameters.active)), "", "")
+    for name, number in parameters.by_component.items():
+        label = name.replace("_", " ")
+        share = Text(percent_text(number, total))
+        table.add_row(label, Text(f"{number:,}"), share, bar(number, total) if terminal else "")
+    for label, number in _layer_rows(parameters.by_layer):
+        table.add_row(label, Text(f"{number:,}"), Text(percent_text(number, total)), "")
+    return table
+
+
+def _layer_rows(layers: tuple[LayerCount, ...]) -> list[tuple[str, int]]:
+    """Layers of one size together, however they alternate: "each of 24 layers (1, 3, 5, ...)"."""
+    by_size: dict[int, list[int]] = {}
+    for entry in layers:
+        by_size.setdefault(entry.parameters, []).append(entry.layer)
+    return [(_layer_label(numbers), size) for size, numbers in by_size.items()]
+
+
+def _layer_label(numbers: list[int]) -> str:
+    if len(numbers) == 1:
+        return f"layer {numbers[0]}"
+    if numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"each of layers {numbers[0]}-{numbers[-1]}"
+    shown = ", ".join(map(str, numbers[:3]))
+    return f"each of {len(numbers)} layers ({shown}, …)"
+
+
+# --- tensors ----------------------------------------------------------------------------------------
+
+
+@view.register
+def _(report: TensorList, terminal: bool) -> RenderableType:
+    per_shard = any(entry.parts for entry in report.tensors)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("name", overflow="fold")
+    table.add_column("shape", no_wrap=True)
+    table.add_column("dtype", no_wrap=True)
+    table.add_column("bytes", justify="right", no_wrap=True)
+    table.add_column("file and offset" if per_shard else "cut", overflow="fold")
+    for entry in report.tensors:
+        table.add_row(
+            safe(entry.name),
+            shape_text(entry.shape),
+            entry.dtype,
+            f"{entry.nbytes:,}",
+            "" if per_shard else _cut(entry),
+            style="bold" if per_shard else "",
+        )
+        for part in entry.parts:
+            place = f"{printable(part.file)} @ {part.offset:,}"
+            table.add_row("", shape_text(part.shape), part.dtype, f"{part.nbytes:,}", Text(place))
+    total = (
+        f"\n{report.count:,} weights, {count_text(report.elements)} elements, "
+        f"{nbytes_text(report.nbytes)} ({report.nbytes:,} bytes)"
+    )
+    parts: list[RenderableType] = [table] if report.tensors else []
+    parts.append(Text(total.lstrip() if not report.tensors else total, style="bold"))
+    if report.findings:
+        parts.append(findings_view(report.findings))
+    return Group(*parts)
+
+
+def _cut(entry: TensorEntry) -> str:
+    if len(entry.files) == 1:
+        return ""
+    return f"{len(entry.files)} copies" if entry.axis is None else f"{len(entry.files)} x axis {entry.axis}"
+
+
+# --- show -------------------------------------------------------------------------------------------
+
+
+@view.register
+def _(report: TensorDetail, terminal: bool) -> RenderableType:
+    entry = report.tensor
+    rows: list[tuple[str, RenderableType]] = [
+        ("shape", Text(f"{shape_text(entry.shape)} ({count_text(_product(entry.shape))} elements)")),
+        ("dtype", Text(entry.dtype)),
+        ("bytes", Text(f"{entry.nbytes:,} ({nbytes_text(entry.nbytes)})")),
+        ("component", Text(entry.component.replace("_", " ") + _layer(entry))),
+        ("stored", _places(entry)),
+    ]
+    parts: list[RenderableType] = [safe(entry.name, "bold"), facts(rows)]
+    where = f"from {list(report.start)}" if any(report.start) else "first"
+    title = f"Values as {entry.dtype}, {where} ({report.nbytes_read:,} bytes read)"
+    parts.append(section(title, _grid([list(row) for row in report.stored])))
+    if report.float32 is not None and entry.dtype != "F32":
+        # Nine significant digits tell every float32 from its neighbours.
+        numbers = [["–" if v is None else f"{v:.9g}" for v in row] for row in report.float32]
+        parts.append(section("The same as float32", _grid(numbers)))
+    if report.findings:
+        parts.append(findings_view(report.findings))
+    return Group(*parts)
+
+
+def _layer(entry: TensorEntry) -> str:
+    return "" if entry.layer is None else f", layer {entry.layer}"
+
+
+def _places(entry: TensorEntry) -> RenderableType:
+    cut = _cut(entry)
+    lines = [f"{cut}:"] if cut else []
+    for part in entry.parts:
+        shape = f" {shape_text(part.shape)}" if cut else ""
+        strides = "" if _contiguous(part.shape, part.strides) else f" strides {list(part.strides)}"
+        lines.append(f"{printable(part.file)} @ {part.offset:,}{shape}{strides}")
+    return Text("\n".join(lines))
+
+
+def _contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    expected = 1
+    for length, step in zip(reversed(shape), reversed(strides), strict=True):
+        if length > 1 and step != expected:
+            return False
+        expected *= length
+    return True
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    elements = 1
+    for length in shape:
+        elements *= length
+    return elements
+
+
+def _grid(rows: list[list[str]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for _ in range(max((len(row) for row in rows), default=0)):
+        table.add_column(justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table

@@ -1,0 +1,152 @@
+"""Everything a command can answer. Plain frozen data: this file is the JSON schema.
+
+Units: bytes and counts are integers. Fields are a promise: added, never renamed.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+Severity = Literal["error", "warning", "note"]
+Match = Literal["exact", "architecture", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something a person should know: what was expected, what is there, the likely cause."""
+
+    severity: Severity
+    where: str  # a file, or a tensor name; {0-31} stands for a range of layers
+    message: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Base of all answers. `ok` is false when the answer is no, and then the exit code is 1."""
+
+    NAME: ClassVar[str]
+
+    @property
+    def ok(self) -> bool:
+        """Good unless a subclass knows better."""
+        return not any(
+            finding.severity == "error" for finding in getattr(self, "findings", ())
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One weight file of the checkpoint."""
+
+    file: str
+    nbytes: int
+    tensors: int
+    readable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMatch:
+    """Which official model this is."""
+
+    name: str | None  # catalog id
+    match: Match  # exact: configuration, shapes and shards; architecture: shapes only
+    same_configuration: tuple[str, ...]  # other ids that the files alone cannot tell apart
+    differences: tuple[str, ...]  # from `name`, when the match is of the architecture only
+    repository: str | None  # on the Hugging Face hub
+    context_length: int | None  # tokens, as published
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCount:
+    """Parameters of one transformer layer."""
+
+    layer: int
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Parameter counts: each weight once, however often it is stored."""
+
+    total: int  # unique
+    stored: int  # naive sum over names: tied weights, repeated heads and buffers counted
+    by_component: dict[str, int]  # sums to `total`
+    by_layer: tuple[LayerCount, ...]
+    active: int | None  # text weights that one token visits, where experts are routed; else null
+
+
+@dataclass(frozen=True)
+class Summary(Report):
+    """`summary`: what a checkpoint is and whether it is whole."""
+
+    NAME: ClassVar[str] = "summary"
+
+    path: str
+    format: str
+    shards: int
+    files: tuple[FileEntry, ...]
+    model: ModelMatch
+    config: dict[str, Any] | None  # Meta's names, derived values included
+    parameters: Parameters
+    tied_output: bool
+    nbytes: int  # of all tensors in all files, shared storage once
+    nbytes_by_dtype: dict[str, int]
+    tokenizer: dict[str, Any] | None  # kind and vocab_size of tokenizer.model
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPart:
+    """Where one shard keeps its part."""
+
+    file: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]  # in elements
+    dtype: str
+    offset: int  # of the first element, from the start of the file
+    nbytes: int
+    storage: str  # the format's name for the bytes, shared by tied weights
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One weight, whole."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int  # of the whole, each element once
+    axis: int | None  # along which shards cut it; null: not cut (one file, or copies)
+    files: tuple[str, ...]
+    component: str
+    layer: int | None
+    parts: tuple[TensorPart, ...] = field(default=())  # with --per-shard
+
+
+@dataclass(frozen=True)
+class TensorList(Report):
+    """`tensors`: the weights, filtered and sorted as asked."""
+
+    NAME: ClassVar[str] = "tensors"
+
+    path: str
+    pattern: str | None
+    tensors: tuple[TensorEntry, ...]
+    count: int  # of those listed
+    elements: int
+    nbytes: int
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class TensorDetail(Report):
+    """`show`: one weight and a corner of its values."""
+
+    NAME: ClassVar[str] = "show"
+
+    path: str
+    tensor: TensorEntry
+    start: tuple[int, ...]  # index of the first value shown
+    stored: tuple[tuple[str, ...], ...]  # values in their own dtype, shortest exact text
+    float32: tuple[tuple[float | None, ...], ...] | None  # null where not finite
+    nbytes_read: int
+    findings: tuple[Finding, ...]

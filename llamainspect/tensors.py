@@ -1,0 +1,67 @@
+"""What a file stores, before anybody asks what it means: storages, and tensors that view them."""
+
+from dataclasses import dataclass
+
+from llamainspect.dtypes import DType
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A run of bytes in a file. Tensors are views of one; two may share one (tied weights)."""
+
+    file: str
+    key: str  # what the format calls it: "data/17" in a .pth
+    nbytes: int
+    start: int  # where the format finds it in `file`; `Format.locate` turns it into the first byte
+    crc32: int | None = None  # of all its bytes, as the file records it; None: not recorded
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor exactly as one file stores it: where its bytes are, not the bytes."""
+
+    name: str  # as written in the file
+    dtype: DType
+    shape: tuple[int, ...]
+    storage: Storage
+    offset: int = 0  # bytes from the start of the storage
+    strides: tuple[int, ...] | None = None  # in elements; None means C-contiguous
+    conjugate: bool = False  # torch's lazy views: the stored numbers are to be conjugated
+    negative: bool = False  # ... or negated
+
+    @property
+    def file(self) -> str:
+        """The file that holds the bytes."""
+        return self.storage.file
+
+    @property
+    def elements(self) -> int:
+        """How many elements the shape has; 1 for a scalar."""
+        return count(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements, each counted once however the strides visit them."""
+        return self.dtype.nbytes(self.elements)
+
+    @property
+    def whole_storage(self) -> bool:
+        """True when the tensor is all of its storage in order, so the storage's CRC is its own."""
+        return self.strides is None and self.nbytes == self.storage.nbytes
+
+
+def count(shape: tuple[int, ...]) -> int:
+    """Elements of a shape. (math.prod without the import, and always an int.)"""
+    elements = 1
+    for length in shape:
+        elements *= length
+    return elements
+
+
+def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides in elements of a C-contiguous tensor."""
+    strides, step = [], 1
+    for length in reversed(shape):
+        strides.append(step)
+        step *= max(length, 1)
+    return tuple(reversed(strides))
