@@ -11,12 +11,16 @@ __version__ = "0.1.0"
 # Where each public name lives.
 _HOME = {
     "Checkpoint": "llamainspect.checkpoint",
+    "CorruptFile": "llamainspect.errors",
     "LlamaInspectError": "llamainspect.errors",
+    "MissingFile": "llamainspect.errors",
     "ModelConfig": "llamainspect.config",
+    "NotACheckpoint": "llamainspect.errors",
     "OFFICIAL_MODELS": "llamainspect.catalog",
     "Summary": "llamainspect.reports",
     "TensorDetail": "llamainspect.reports",
     "TensorList": "llamainspect.reports",
+    "UnsupportedFile": "llamainspect.errors",
     "Weight": "llamainspect.checkpoint",
     "count_parameters": "llamainspect.architecture",
     "expected_weights": "llamainspect.architecture",
@@ -44,7 +48,11 @@ if TYPE_CHECKING:
     from llamainspect.checkpoint import Weight as Weight
     from llamainspect.checkpoint import open_checkpoint as open_checkpoint
     from llamainspect.config import ModelConfig as ModelConfig
+    from llamainspect.errors import CorruptFile as CorruptFile
     from llamainspect.errors import LlamaInspectError as LlamaInspectError
+    from llamainspect.errors import MissingFile as MissingFile
+    from llamainspect.errors import NotACheckpoint as NotACheckpoint
+    from llamainspect.errors import UnsupportedFile as UnsupportedFile
     from llamainspect.inventory import list_tensors as list_tensors
     from llamainspect.render.json import to_json as to_json
     from llamainspect.reports import Summary as Summary

@@ -9,7 +9,7 @@ hooks name the fused spellings that the released files use).
 """
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from llamainspect.config import CrossAttentionConfig, ModelConfig, MoEConfig, VisionConfig
 from llamainspect.names import NOT_PARAMETERS, component_of
@@ -23,8 +23,7 @@ MLLAMA_PATCH = 14
 MLLAMA_EXTRA_EMBEDDINGS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class WeightSpec:
+class WeightSpec(NamedTuple):
     """What the configuration asks of one weight."""
 
     shape: tuple[int, ...] | None  # None: it belongs there, its shape is not known from facts

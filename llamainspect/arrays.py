@@ -5,12 +5,13 @@ Shards are joined here and small floats decoded. Only the bytes that are asked f
 
 import math
 from itertools import product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from llamainspect.checkpoint import Checkpoint, Weight
-from llamainspect.dtypes import DType, SmallFloat
+from llamainspect.dtypes import SmallFloat
 from llamainspect.errors import CorruptFile, MissingFile
 from llamainspect.tensors import TensorInfo, contiguous_strides
 
@@ -20,7 +21,7 @@ Index = tuple[int, ...]
 def read_elements(
     checkpoint: Checkpoint, weight: Weight, window: tuple[range, ...]
 ) -> tuple[list[bytes], int]:
-    """The stored bytes of the elements in `window` (one range per axis), and how many bytes it took.
+    """Stored bytes of each element in `window` (one range per axis), and how many were read.
 
     Raises MissingFile when a shard that is needed is not there, CorruptFile when bytes are.
     """
@@ -40,20 +41,24 @@ def read_elements(
     return _read_places(checkpoint, places)
 
 
-def decode(elements: list[bytes], dtype: DType) -> npt.NDArray[np.generic] | None:
-    """The elements as a flat array of their own type; None for types without one here.
+def decode(elements: list[bytes], part: TensorInfo) -> npt.NDArray[Any] | None:
+    """Elements of `part` as a flat array of its own type; None for types without one here.
 
-    BF16 and the 8-bit floats come out as float32, which holds each of their values exactly.
+    BF16 and the 8-bit floats come out as float32, which holds each of their values exactly; torch's
+    lazy conjugates and negatives are resolved.
     """
+    dtype = part.dtype
     if dtype.numpy is None or dtype.block_elements > 1:
         return None
-    stored = np.frombuffer(b"".join(elements), dtype=dtype.numpy)
-    if dtype.small_float is None:
-        return stored
-    return decode_small_float(stored, dtype.small_float)
+    values: npt.NDArray[Any] = np.frombuffer(b"".join(elements), dtype=dtype.numpy)
+    if dtype.small_float is not None:
+        values = decode_small_float(values, dtype.small_float)
+    if part.conjugate:
+        values = np.conjugate(values)
+    return np.negative(values) if part.negative else values
 
 
-def decode_small_float(codes: npt.NDArray[np.generic], layout: SmallFloat) -> npt.NDArray[np.float32]:
+def decode_small_float(codes: npt.NDArray[Any], layout: SmallFloat) -> npt.NDArray[np.float32]:
     """Values of 8- or 16-bit codes, by the layout's definition; same shape as `codes`."""
     code = codes.astype(np.int64)
     exponent = (code >> layout.mantissa_bits) & ((1 << layout.exponent_bits) - 1)
@@ -74,7 +79,7 @@ def decode_small_float(codes: npt.NDArray[np.generic], layout: SmallFloat) -> np
     return values.astype(np.float32)
 
 
-def as_float32(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float32] | None:
+def as_float32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32] | None:
     """Rounded to float32; None for complex numbers."""
     if np.iscomplexobj(values):
         return None
@@ -120,7 +125,8 @@ def _element(part: TensorInfo, index: Index) -> tuple[int, int]:
     offset = part.offset + element // part.dtype.block_elements * length
     if offset + length > part.storage.nbytes:
         raise CorruptFile(
-            f"{part.file}: {part.name} reaches beyond its {part.storage.nbytes:,} stored bytes; the "
+            f"{part.file}: {part.name} reaches beyond its {part.storage.nbytes:,} stored bytes; "
+            "the "
             "file is damaged, download it again"
         )
     return offset, length

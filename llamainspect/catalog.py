@@ -8,8 +8,7 @@ files of `llama-3.1-8b` and `llama-3.1-8b-instruct` cannot be told apart by look
 Not here: Prompt Guard 1 and 2, which are DeBERTa classifiers rather than Llamas.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from llamainspect.config import (
     CrossAttentionConfig,
@@ -23,8 +22,7 @@ from llamainspect.config import (
 Form = Literal["plain", "fp8", "int4", "int8"]
 
 
-@dataclass(frozen=True, slots=True)
-class OfficialModel:
+class OfficialModel(NamedTuple):
     """One release. `fields` are those of ModelConfig that are known for it."""
 
     id: str
@@ -51,8 +49,7 @@ class OfficialModel:
         return heads // 2 if self.params_unique else heads
 
 
-@dataclass(frozen=True, slots=True)
-class Identified:
+class Identified(NamedTuple):
     """An official model that a checkpoint resembles."""
 
     model: OfficialModel
@@ -80,7 +77,7 @@ def identify(
         return None
     fewest = min(len(differences) for differences, _ in rows)
     best = [row for differences, row in rows if len(differences) == fewest]
-    if any(shard_nbytes == row.pth_nbytes for row in best):
+    if shard_nbytes is not None and any(shard_nbytes == row.pth_nbytes for row in best):
         # A published size that differs rules a row out; rows without one stay possible.
         best = [row for row in best if row.pth_nbytes in (shard_nbytes, None)]
         best.sort(key=lambda row: row.pth_nbytes is None)
@@ -94,8 +91,8 @@ def _same_architecture(row: OfficialModel, config: ModelConfig) -> bool:
             continue
         if isinstance(here, MoEConfig) and isinstance(there, MoEConfig):
             # The two fields that remain only say how hidden_dim came about.
-            there = replace(
-                there, capacity_factor=here.capacity_factor, auto_scale_F=here.auto_scale_F
+            there = there._replace(
+                capacity_factor=here.capacity_factor, auto_scale_F=here.auto_scale_F
             )
         if here != there:
             return False
@@ -123,7 +120,7 @@ def _differences(
     return tuple(found)
 
 
-# --- shapes -------------------------------------------------------------------------------------------
+# --- shapes ---------------------------------------------------------------------------------------
 
 
 def _shape(
@@ -153,13 +150,17 @@ _LLAMA_4_SHAPE = _shape(5120, 48, 40, 8, 16384, 2048, 1.2)
 _GUARD_4_SHAPE = _shape(5120, 48, 40, 8, 8192, None)
 _MINI = _shape(768, 12, 12, 12, 2048, 256)
 
-# --- settings -----------------------------------------------------------------------------------------
+# --- settings -------------------------------------------------------------------------------------
 
 _LLAMA_2 = {"vocab_size": 32000, "norm_eps": 1e-5, "rope_theta": 1e4, "use_scaled_rope": False}
 _LLAMA_1 = _LLAMA_2 | {"norm_eps": 1e-6}
 _CODE_32000 = _LLAMA_2 | {"rope_theta": 1e6}
 _CODE = _CODE_32000 | {"vocab_size": 32016}
-_GUARD_3 = {"vocab_size": 128256, "norm_eps": 1e-5, "rope_theta": 5e5}  # scaled RoPE: sources differ
+_GUARD_3 = {
+    "vocab_size": 128256,
+    "norm_eps": 1e-5,
+    "rope_theta": 5e5,
+}  # scaled RoPE: sources differ
 _LLAMA_3 = _GUARD_3 | {"use_scaled_rope": False}
 _LLAMA_3_1 = _GUARD_3 | {"use_scaled_rope": True}
 _LLAMA_4 = {

@@ -1,7 +1,8 @@
 """A checkpoint: the tensors of all its files joined into the weights of one model."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from typing import NamedTuple
 
 from llamainspect.architecture import WeightSpec, expected_weights
 from llamainspect.config import ModelConfig
@@ -14,12 +15,16 @@ from llamainspect.sources import Folder, Source, open_source
 from llamainspect.tensors import TensorInfo, contiguous_strides, count
 
 NATIVE_SUBFOLDER = "original"  # where a hub download keeps Meta's files
-WRAPPERS = ("model", "state_dict", "model_state_dict", "module")  # {"model": {...}, "optimizer": ...}
+WRAPPERS = (
+    "model",
+    "state_dict",
+    "model_state_dict",
+    "module",
+)  # {"model": {...}, "optimizer": ...}
 COMPARE_NBYTES = 256 * 2**10  # copies without a checksum are read when all of them fit in this
 
 
-@dataclass(frozen=True, slots=True)
-class Weight:
+class Weight(NamedTuple):
     """One tensor of the model under Meta's name, cut into one part per model-parallel rank."""
 
     name: str
@@ -51,8 +56,7 @@ class Weight:
         return self.axis is None or len(self.parts) == self.ranks
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """What a path holds. `findings` are about reading and joining; answers add their own."""
 
     source: Source
@@ -82,7 +86,7 @@ def open_checkpoint(path: str) -> Checkpoint:
     shards, entries, problems = _read_files(source, reader, files)
     findings += problems
     if config is not None and config.vocab_size is None:
-        config = replace(config, vocab_size=_rows_of_embedding(shards, config.dim))
+        config = config._replace(vocab_size=_rows_of_embedding(shards, config.dim))
     names = {name for tensors in shards.values() for name in tensors}
     known = config is not None and config.vocab_size is not None
     expected = expected_weights(config, names) if config and known else {}
@@ -90,7 +94,9 @@ def open_checkpoint(path: str) -> Checkpoint:
     weights = joiner.join()
     changed = source.changed() if isinstance(source, Folder) else []
     findings += joiner.findings
-    findings += [Finding("error", file, "it changed while it was read; try again") for file in changed]
+    findings += [
+        Finding("error", file, "it changed while it was read; try again") for file in changed
+    ]
     return Checkpoint(
         source, name, config, tuple(entries), joiner.world, weights, expected, tuple(findings)
     )
@@ -130,10 +136,8 @@ def _find(path: str) -> tuple[Source, str, list[str]]:
     source: Source = open_source(path)
     candidates: list[Source] = [source]
     if source.only is None:
-        try:
+        with suppress(NotACheckpoint):
             candidates.append(open_source(f"{path.rstrip('/')}/{NATIVE_SUBFOLDER}"))
-        except NotACheckpoint:
-            pass
     for candidate in candidates:
         for name, reader in FORMATS.items():
             if files := reader.weight_files(candidate):
@@ -161,9 +165,12 @@ def _read_config(source: Source, reader: Format) -> tuple[ModelConfig | None, li
         # Someone who names one file may well have no more; a directory claims to be a checkpoint.
         return None, [
             Finding(
-                "warning" if source.only else "error", "params.json", "there is none, so shapes are not "
-                "checked and shards are joined only where that is certain; it comes with the download",
-            )  # fmt: skip
+                "warning" if source.only else "error",
+                "params.json",
+                "there is none, so shapes are not "
+                "checked and shards are joined only where that is certain; it comes with the "
+                "download",
+            )
         ]
     except (LlamaInspectError, OSError) as error:
         return None, [Finding("error", "params.json", str(error).removeprefix("params.json: "))]
@@ -209,13 +216,12 @@ def _nbytes(source: Source, file: str) -> int:
 
 def _unwrap(tensors: list[TensorInfo]) -> dict[str, TensorInfo]:
     """Tensors by name, without the key under which a training script put the state dict."""
-    names = [tensor.name for tensor in tensors]
+    named = {tensor.name: tensor for tensor in tensors}
     for wrapper in WRAPPERS:
         prefix = f"{wrapper}."
-        inside = [name for name in names if name.startswith(prefix)]
-        if any(name.startswith(f"{prefix}layers.") or "tok_embeddings" in name for name in inside):
-            return {tensor.name.removeprefix(prefix): tensor for tensor in tensors}
-    return {tensor.name: tensor for tensor in tensors}
+        if f"{prefix}tok_embeddings.weight" in named or f"{prefix}norm.weight" in named:
+            return {name.removeprefix(prefix): tensor for name, tensor in named.items()}
+    return named
 
 
 def _rows_of_embedding(shards: dict[str, dict[str, TensorInfo]], dim: int) -> int | None:
@@ -228,7 +234,7 @@ def _rows_of_embedding(shards: dict[str, dict[str, TensorInfo]], dim: int) -> in
     return None
 
 
-# --- joining -----------------------------------------------------------------------------------------
+# --- joining --------------------------------------------------------------------------------------
 
 
 class _Joiner:
@@ -299,7 +305,8 @@ class _Joiner:
         extra = [file for file, rank in ranks.items() if rank >= self.world]
         if extra and len(extra) < len(self.shards):
             message = (
-                f"too many: the weights are cut into {self.world} shard{'s' * (self.world > 1)} and "
+                f"too many: the weights are cut into {self.world} shard{'s' * (self.world > 1)} "
+                "and "
                 f"{len(self.shards)} files are there; these are not counted. They belong to "
                 "another download, or params.json does"
             )
@@ -322,7 +329,15 @@ class _Joiner:
         axis = self._axis(shape, whole)
         if axis is None:
             weight = Weight(name, shape, parts)
-            self.copies.append(weight)
+            if whole is None and len(shape) > 1 and not _same_checksum(parts):
+                message = (
+                    f"cut into {len(parts)} parts of shape {list(shape)}, and without params.json "
+                    "it "
+                    "is not certain along which axis; it is counted as one part"
+                )
+                self.findings.append(Finding("error", name, message))
+            else:
+                self.copies.append(weight)
             return weight
         length = shape[axis] * self.world
         repeat = _repeat(name, parts, length, whole[axis] if whole else length)
@@ -366,7 +381,9 @@ class _Joiner:
         if nbytes <= COMPARE_NBYTES:
             verdicts |= {weight.name: self._same_bytes(weight.parts) for weight in unknown}
         for name in compress([name for name, same in verdicts.items() if same is False]):
-            message = "every shard keeps a copy and the copies differ; shards of two models, or damage"
+            message = (
+                "every shard keeps a copy and the copies differ; shards of two models, or damage"
+            )
             self.findings.append(Finding("error", name, message))
         if unchecked := [name for name, same in verdicts.items() if same is None]:
             message = (

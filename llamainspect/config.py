@@ -4,8 +4,7 @@ Sources: `ModelArgs` in meta-llama/llama, codellama, llama3 and llama-models (ll
 llama4/args.py, llama3/multimodal/model.py), and the `params.json` files of the releases.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from llamainspect.errors import CorruptFile
 
@@ -17,8 +16,7 @@ MAX_LAYERS = 1_000  # 405B has 126
 MAX_EXPERTS = 4_096
 
 
-@dataclass(frozen=True, slots=True)
-class MoEConfig:
+class MoEConfig(NamedTuple):
     """Llama 4's routed experts."""
 
     num_experts: int
@@ -26,11 +24,10 @@ class MoEConfig:
     hidden_dim: int  # of one expert, and of the shared one
     interleave_moe_layer_step: int  # every n-th layer is routed, the others are dense
     capacity_factor: float = 1.0
-    auto_scale_F: bool = True  # noqa: N815  Meta's name
+    auto_scale_F: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class VisionConfig:
+class VisionConfig(NamedTuple):
     """Llama 4's image encoder (`vision_args`)."""
 
     image_size: tuple[int, int]  # (height, width) in pixels
@@ -43,8 +40,7 @@ class VisionConfig:
     pixel_shuffle_ratio: float
 
 
-@dataclass(frozen=True, slots=True)
-class CrossAttentionConfig:
+class CrossAttentionConfig(NamedTuple):
     """Llama 3.2 Vision: cross-attention layers beside the text layers."""
 
     n_layers: int  # vision_num_cross_attention_layers
@@ -52,8 +48,7 @@ class CrossAttentionConfig:
     max_num_chunks: int
 
 
-@dataclass(frozen=True, slots=True)
-class QuantizationConfig:
+class QuantizationConfig(NamedTuple):
     """`quantization_args` of the quantised Llama 3.2 releases."""
 
     scheme: str | None
@@ -61,16 +56,14 @@ class QuantizationConfig:
     spinquant: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class LoraConfig:
+class LoraConfig(NamedTuple):
     """`lora_args` of the QLoRA releases."""
 
     rank: int
     scale: float
 
 
-@dataclass(frozen=True, slots=True)
-class ModelConfig:
+class ModelConfig(NamedTuple):
     """Everything that decides which weights a model has and how they are used. Meta's names."""
 
     dim: int
@@ -324,4 +317,3 @@ def _lora(fields: _Fields | None) -> LoraConfig | None:
     if fields is None:
         return None
     return LoraConfig(fields.integer("rank"), fields.optional_number("scale") or 1.0)
-

@@ -5,11 +5,10 @@ Sources: safetensors `tensor.rs` (Dtype), torch `c10/core/ScalarType.h`, and for
 the OCP 8-bit and microscaling specifications (exponent and mantissa bits, bias, special values).
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class SmallFloat:
+class SmallFloat(NamedTuple):
     """Bit layout of a float that numpy has no type for: sign, then exponent, then mantissa."""
 
     exponent_bits: int
@@ -20,8 +19,7 @@ class SmallFloat:
     signed: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class DType:
+class DType(NamedTuple):
     """One element type. A block of `block_bytes` bytes stores `block_elements` elements."""
 
     name: str

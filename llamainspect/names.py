@@ -5,7 +5,7 @@ Names are Meta's. Sources: the state dicts of meta-llama/llama, llama3 and llama
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 LAYER = re.compile(r"(?:^|\.)(?:layers|cross_attention_layers|resblocks)\.(\d{1,5})(?=\.)")
@@ -27,34 +27,35 @@ COMPONENTS = (
     "other",
 )
 
-# First match wins. The layer number is {} by then: "layers.{}.attention.wq.weight".
-_COMPONENT_PATTERNS = tuple(
-    (re.compile(pattern), component)
-    for pattern, component in (
-        (r"(^|\.)(rope\.freqs|freqs_cis|_extra_state|expert_activation_DE|\w*gate_stats_3E)$", "buffers"),
-        (r"\.adaptor\.[AB]\.weight$", "adapters"),
-        (r"\.(scales|zeros)$", "scales"),
-        (r"^vision_(model|embeddings|projection)\b", "vision"),
-        (r"cross_attention_layers\.", "cross_attention"),
-        (r"(^|\.)(attention_norm|ffn_norm|norm)\.weight$|\.layer_norm_weight$", "norms"),
-        (r"\.attention\.", "attention"),
-        (r"\.feed_forward\.experts\.", "experts"),
-        (r"\.feed_forward\.router_DE$", "router"),
-        (r"\.feed_forward\.(w_\w+_shared_\w+|w_swiglu_FD|shared_expert)\b", "shared_experts"),
-        (r"\.feed_forward\.", "feed_forward"),
-        (r"(^|\.)(tok_embeddings|learnable_embedding)\.", "token_embedding"),
-        (r"(^|\.)output\.weight$", "output"),
-    )
-)  # fmt: skip
+# First match wins: (how the text is looked for, any of these texts, component).
+_COMPONENT_RULES: tuple[tuple[Callable[[str, str], bool], tuple[str, ...], str], ...] = (
+    (str.endswith, ("rope.freqs", "freqs_cis", "_extra_state"), "buffers"),
+    (str.endswith, ("expert_activation_DE", "gate_stats_3E"), "buffers"),
+    (str.__contains__, (".adaptor.A.", ".adaptor.B."), "adapters"),
+    (str.endswith, (".scales", ".zeros"), "scales"),
+    (str.startswith, ("vision_model.", "vision_embeddings.", "vision_projection."), "vision"),
+    (str.__contains__, ("cross_attention_layers.",), "cross_attention"),
+    (str.endswith, ("norm.weight", ".layer_norm_weight"), "norms"),
+    (str.__contains__, (".attention.",), "attention"),
+    (str.__contains__, (".feed_forward.experts.",), "experts"),
+    (str.endswith, (".feed_forward.router_DE",), "router"),
+    (str.__contains__, ("_shared_FD.", "_shared_DF.", ".w_swiglu_FD."), "shared_experts"),
+    (str.__contains__, (".shared_expert.",), "shared_experts"),
+    (str.__contains__, (".feed_forward.",), "feed_forward"),
+    (str.__contains__, ("tok_embeddings.", "learnable_embedding."), "token_embedding"),
+    (str.endswith, ("output.weight",), "output"),
+)
 
 # Not weights of the model: no parameter count includes them.
 NOT_PARAMETERS = frozenset({"buffers", "scales", "adapters"})
 
 
 def layer_of(name: str) -> int | None:
-    """Number of the text layer; None for what belongs to none (vision, cross-attention, the ends)."""
+    """Number of the text layer; None for what belongs to none (vision, the ends)."""
     found = LAYER.search(name)
-    is_text = found and found[0].lstrip(".").startswith("layers.") and not name.startswith("vision_")
+    is_text = (
+        found and found[0].lstrip(".").startswith("layers.") and not name.startswith("vision_")
+    )
     return int(found[1]) if found and is_text else None
 
 
@@ -65,8 +66,8 @@ def component_of(name: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _component_of_pattern(name: str) -> str:
-    for pattern, component in _COMPONENT_PATTERNS:
-        if pattern.search(name):
+    for matches, texts, component in _COMPONENT_RULES:
+        if any(matches(name, text) for text in texts):
             return component
     return "other"
 

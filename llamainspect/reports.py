@@ -1,17 +1,18 @@
 """Everything a command can answer. Plain frozen data: this file is the JSON schema.
 
 Units: bytes and counts are integers. Fields are a promise: added, never renamed.
+Rows are named tuples, which cost a fifth of a dataclass at start-up; reports are dataclasses, since
+they share a base.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
 
 Severity = Literal["error", "warning", "note"]
 Match = Literal["exact", "architecture", "none"]
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """Something a person should know: what was expected, what is there, the likely cause."""
 
     severity: Severity
@@ -28,13 +29,10 @@ class Report:
     @property
     def ok(self) -> bool:
         """Good unless a subclass knows better."""
-        return not any(
-            finding.severity == "error" for finding in getattr(self, "findings", ())
-        )
+        return not any(finding.severity == "error" for finding in getattr(self, "findings", ()))
 
 
-@dataclass(frozen=True, slots=True)
-class FileEntry:
+class FileEntry(NamedTuple):
     """One weight file of the checkpoint."""
 
     file: str
@@ -43,8 +41,7 @@ class FileEntry:
     readable: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ModelMatch:
+class ModelMatch(NamedTuple):
     """Which official model this is."""
 
     name: str | None  # catalog id
@@ -55,16 +52,14 @@ class ModelMatch:
     context_length: int | None  # tokens, as published
 
 
-@dataclass(frozen=True, slots=True)
-class LayerCount:
+class LayerCount(NamedTuple):
     """Parameters of one transformer layer."""
 
     layer: int
     parameters: int
 
 
-@dataclass(frozen=True, slots=True)
-class Parameters:
+class Parameters(NamedTuple):
     """Parameter counts: each weight once, however often it is stored."""
 
     total: int  # unique
@@ -94,8 +89,7 @@ class Summary(Report):
     findings: tuple[Finding, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class TensorPart:
+class TensorPart(NamedTuple):
     """Where one shard keeps its part."""
 
     file: str
@@ -107,8 +101,7 @@ class TensorPart:
     storage: str  # the format's name for the bytes, shared by tied weights
 
 
-@dataclass(frozen=True, slots=True)
-class TensorEntry:
+class TensorEntry(NamedTuple):
     """One weight, whole."""
 
     name: str
@@ -119,7 +112,7 @@ class TensorEntry:
     files: tuple[str, ...]
     component: str
     layer: int | None
-    parts: tuple[TensorPart, ...] = field(default=())  # with --per-shard
+    parts: tuple[TensorPart, ...] = ()  # with --per-shard
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One weight from near: its facts and a corner of its values, from only the bytes that these need."""
+"""One weight from near: its facts and a corner of its values, from only the bytes they need."""
 
 import math
 from difflib import get_close_matches
@@ -24,12 +24,10 @@ def show_tensor(checkpoint: Checkpoint, name: str, start: tuple[int, ...] = ()) 
     window = _window(weight, start)
     elements, nbytes_read = read_elements(checkpoint, weight, window)
     part = weight.parts[0]
-    values = decode(elements, part.dtype)
+    values = decode(elements, part)
     if values is None:
         stored, floats = [element.hex() for element in elements], None
     else:
-        values = values.conj() if part.conjugate else values
-        values = -values if part.negative else values
         layout = part.dtype.small_float
         stored = [shortest_text(float(v), layout) if layout else str(v) for v in values]
         float32 = as_float32(values)
@@ -52,7 +50,8 @@ def _find(checkpoint: Checkpoint, name: str) -> Weight:
     names = list(checkpoint.weights)
     near = get_close_matches(name, names, n=3, cutoff=0.5) or names[:3]
     raise MissingFile(
-        f"{checkpoint.source.place}: no weight is called {name}; there are {len(names):,}, for example "
+        f"{checkpoint.source.place}: no weight is called {name}; there are {len(names):,}, for "
+        "example "
         f"{listing(near)}. `llamainspect tensors` lists them"
     )
 

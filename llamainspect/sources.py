@@ -48,7 +48,9 @@ class Folder:
     @property
     def place(self) -> str:
         """The path as the person would type it."""
-        return os.path.join(self.directory, self._only) if self._only else self.directory
+        if self._only is None:
+            return self.directory
+        return self._only if self.directory == "." else os.path.join(self.directory, self._only)
 
     @property
     def only(self) -> str | None:

@@ -1,7 +1,7 @@
-"""What a checkpoint is: the official model it matches, its parameters, and everything wrong with it."""
+"""What a checkpoint is: the official model it matches, its parameters, and what is wrong."""
 
 from collections import Counter
-from dataclasses import asdict
+from typing import Any
 
 from llamainspect.architecture import WeightSpec, inactive_parameters
 from llamainspect.catalog import Form, Identified, identify
@@ -106,13 +106,9 @@ def _match(identified: Identified | None, whole: bool) -> ModelMatch:
     )
 
 
-def _describe_config(config: ModelConfig) -> dict[str, object]:
+def _describe_config(config: ModelConfig) -> dict[str, Any]:
     """Every field that is set, and what follows from them."""
-    fields = {
-        key: value
-        for key, value in asdict(config).items()
-        if value is not None and key != "unknown_keys"
-    }
+    fields = {key: value for key, value in config._asdict().items() if value not in (None, ())}
     return {**fields, "gqa_group": config.n_heads // config.n_kv_heads}
 
 
@@ -141,9 +137,10 @@ def check_shapes(checkpoint: Checkpoint) -> list[Finding]:
     if unchecked:
         findings.append(
             Finding(
-                "note", listing(compress(unchecked)), "listed and counted, shapes not checked: no public "
-                "file or code fixes them",
-            )  # fmt: skip
+                "note",
+                listing(compress(unchecked)),
+                "listed and counted, shapes not checked: no public file or code fixes them",
+            )
         )
     return findings
 
@@ -171,7 +168,9 @@ def _check_missing(
                 "were cut down"
             )
         findings.append(
-            Finding("error", pattern, f"missing; expected with shape {shape}. Likely cause: {cause}")
+            Finding(
+                "error", pattern, f"missing; expected with shape {shape}. Likely cause: {cause}"
+            )
         )
     return findings
 
@@ -182,18 +181,23 @@ def _check_unexpected(unexpected: list[str]) -> list[Finding]:
     if foreign:
         findings.append(
             Finding(
-                "error", listing(compress(foreign)), f"{len(foreign):,} weights have Hugging Face names "
-                "in Meta's container, and q and k rows in another order; convert the checkpoint back "
-                "or use the folder it came from",
-            )  # fmt: skip
+                "error",
+                listing(compress(foreign)),
+                f"Hugging Face names in Meta's container "
+                f"(in number: {len(foreign):,}), with q and k rows in another order; convert the "
+                "checkpoint back or use the folder it came from",
+            )
         )
     rest = [name for name in unexpected if name not in set(foreign)]
     return findings + [
         Finding(
-            "warning" if component_of(names[0]) == "vision" else "error", pattern, "unexpected: the "
-            "configuration asks for no such weight. Likely cause: params.json is of another model, or "
+            "warning" if component_of(names[0]) == "vision" else "error",
+            pattern,
+            "unexpected: the "
+            "configuration asks for no such weight. Likely cause: params.json is of another "
+            "model, or "
             "something was added to it",
-        )  # fmt: skip
+        )
         for pattern, names in _by_pattern(rest).items()
     ]
 
@@ -225,11 +229,11 @@ def _cause(
     if count(shape) == count(expected):
         return "it was saved reshaped, or packed for another program"
     if config and expected[:1] == (config.vocab_size,) and shape[1:] == expected[1:]:
-        return (
-            f"the vocabulary was resized to {shape[0]:,}, or vocab_size in params.json is wrong"
-        )
+        return f"the vocabulary was resized to {shape[0]:,}, or vocab_size in params.json is wrong"
     if config and config.quantization and count(expected) % max(count(shape), 1) == 0:
-        return f"{count(expected) // max(count(shape), 1)} quantised values are packed in each element"
+        return (
+            f"{count(expected) // max(count(shape), 1)} quantised values are packed in each element"
+        )
     if name.endswith((".wk.weight", ".wv.weight")) and config:
         heads = shape[0] / config.head_dim
         return f"n_kv_heads in params.json is {config.n_kv_heads}, these rows are {heads:g} heads"
@@ -248,7 +252,7 @@ def _by_pattern(names: list[str]) -> dict[str, list[str]]:
     return {compress(group)[0]: group for group in groups.values()}
 
 
-# --- dtypes -------------------------------------------------------------------------------------------
+# --- dtypes ---------------------------------------------------------------------------------------
 
 
 def _check_mixed_dtypes(checkpoint: Checkpoint) -> list[Finding]:
@@ -267,7 +271,7 @@ def _check_mixed_dtypes(checkpoint: Checkpoint) -> list[Finding]:
         Finding(
             "note" if quantised else "warning",
             listing(compress([name for name, found in dtypes.items() if found == dtype])),
-            f"{tally[dtype]:,} weights are {dtype} where {tally[usual]:,} are {usual}. "
+            f"{dtype} (in number: {tally[dtype]:,}) where {tally[usual]:,} weights are {usual}. "
             + (
                 "Quantised checkpoints do that"
                 if quantised
@@ -281,14 +285,14 @@ def _check_mixed_dtypes(checkpoint: Checkpoint) -> list[Finding]:
 
 def _nbytes_by_dtype(checkpoint: Checkpoint) -> dict[str, int]:
     """Bytes of all tensors in all files, bytes that two tensors share counted once."""
-    seen: set[tuple[str, str, int, tuple[int, ...]]] = set()
+    views = {
+        (part.file, part.storage.key, part.offset): part
+        for weight in checkpoint.weights.values()
+        for part in weight.parts
+    }
     nbytes: Counter[str] = Counter()
-    for weight in checkpoint.weights.values():
-        for part in weight.parts:
-            view = (part.file, part.storage.key, part.offset, part.shape)
-            if view not in seen:
-                seen.add(view)
-                nbytes[part.dtype.name] += part.nbytes
+    for part in views.values():
+        nbytes[part.dtype.name] += part.nbytes
     return dict(nbytes.most_common())
 
 
@@ -310,20 +314,27 @@ def _tied_output(checkpoint: Checkpoint) -> tuple[bool, list[Finding]]:
     ):
         return True, [
             Finding(
-                "note", f"{output.name}, {embedding.name}", "tied: two names for the same bytes, so the "
+                "note",
+                f"{output.name}, {embedding.name}",
+                "tied: two names for the same bytes, so the "
                 f"{output.elements:,} parameters count once; a sum over names counts them twice",
-            )  # fmt: skip
+            )
         ]
     same = all(
-        a.whole_storage and b.whole_storage and a.storage.crc32 and a.storage.crc32 == b.storage.crc32
+        a.whole_storage
+        and b.whole_storage
+        and a.storage.crc32
+        and a.storage.crc32 == b.storage.crc32
         for a, b in pairs
     )
     if same:
         return True, [
             Finding(
-                "note", f"{output.name}, {embedding.name}", "tied, yet stored twice: the two have the "
+                "note",
+                f"{output.name}, {embedding.name}",
+                "tied, yet stored twice: the two have the "
                 f"same CRC-32, so the {output.elements:,} parameters count once",
-            )  # fmt: skip
+            )
         ]
     return False, []
 
@@ -349,9 +360,11 @@ def _count(
     if repeated:
         findings.append(
             Finding(
-                "note", listing(compress(repeated)), f"{checkpoint.shards} ranks are more than the KV "
+                "note",
+                listing(compress(repeated)),
+                f"{checkpoint.shards} ranks are more than the KV "
                 "heads, so each head is stored more than once; the count takes it once",
-            )  # fmt: skip
+            )
         )
     total = sum(by_component.values())
     config = checkpoint.config
@@ -417,7 +430,9 @@ def check_vocabulary(config: ModelConfig | None, vocabulary: Vocabulary | None) 
         return []
     return [
         Finding(
-            "error", TOKENIZER_FILE, f"it has {there} tokens, the model has {rows:,}. Likely cause: the "
+            "error",
+            TOKENIZER_FILE,
+            f"it has {there} tokens, the model has {rows:,}. Likely cause: the "
             "tokenizer of another model, or a vocabulary that was padded or extended",
-        )  # fmt: skip
+        )
     ]

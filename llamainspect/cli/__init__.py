@@ -9,13 +9,10 @@ import typer
 
 from llamainspect import __version__
 from llamainspect.errors import LlamaInspectError
-from llamainspect.render.printable import printable
 from llamainspect.reports import Report
 
 EXIT_NO = 1
 EXIT_NO_ANSWER = 3
-PIPE_WIDTH = 10_000  # columns: in a pipe nothing is wrapped
-
 MODEL_VARIABLE = "LLAMAINSPECT_MODEL"
 
 Path = Annotated[
@@ -59,30 +56,13 @@ def show(report: Report, json: bool, no_color: bool) -> None:
 
         text = f"{to_json(report)}\n"
     else:
-        text = _text(report, no_color)
+        from llamainspect.render.text import to_text
+
+        plain = no_color or bool(os.environ.get("NO_COLOR"))
+        text = to_text(report, terminal=sys.stdout.isatty(), plain=plain)
     _write(text)
     if not report.ok:
         raise typer.Exit(EXIT_NO)
-
-
-def _text(report: Report, no_color: bool) -> str:
-    from rich.console import Console
-
-    from llamainspect.render.text import view
-
-    plain = no_color or bool(os.environ.get("NO_COLOR"))
-    terminal = sys.stdout.isatty()
-    console = Console(
-        color_system=None if plain else "auto",
-        width=None if terminal else PIPE_WIDTH,
-        markup=False,
-        emoji=False,
-        highlight=False,
-    )
-    with console.capture() as captured:
-        console.print(view(report, terminal))
-    # Tables pad their last column; nobody needs those spaces.
-    return "\n".join(line.rstrip(" ") for line in captured.get().split("\n"))
 
 
 def _write(text: str) -> None:
@@ -96,6 +76,8 @@ def _write(text: str) -> None:
 
 
 def _fail(sentence: str) -> NoReturn:
+    from llamainspect.render.printable import printable
+
     print(f"llamainspect: {printable(sentence, limit=2_000)}", file=sys.stderr)
     sys.exit(EXIT_NO_ANSWER)
 

@@ -25,12 +25,14 @@ def summary(path: Path = ".", json: Json = False, no_color: NoColor = False) -> 
 
 
 @app.command(
-    rich_help_panel=PANEL, epilog="Example: llamainspect tensors Llama3.1-8B '*.attention.w?.weight'"
+    rich_help_panel=PANEL,
+    epilog="Example: llamainspect tensors Llama3.1-8B '*.attention.w?.weight'",
 )
 def tensors(
     path: Path = ".",
     glob: Annotated[
-        str | None, typer.Argument(metavar="GLOB", help="Only names that match, as in 'layers.0.*'.")
+        str | None,
+        typer.Argument(metavar="GLOB", help="Only names that match, as in 'layers.0.*'."),
     ] = None,
     sort: Annotated[
         Literal["file", "name", "size", "dtype"], typer.Option(help="Order of the rows.")
@@ -57,9 +59,7 @@ def tensors(
     "show", rich_help_panel=PANEL, epilog="Example: llamainspect show Llama3.1-8B output.weight"
 )
 def show_weight(
-    path: Annotated[
-        str, typer.Argument(metavar="[PATH]", help="As for summary; may be left out.")
-    ],
+    path: Annotated[str, typer.Argument(metavar="[PATH]", help="As for summary; may be left out.")],
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="The weight, by its full name.")
     ] = None,
@@ -73,9 +73,10 @@ def show_weight(
     from llamainspect.checkpoint import open_checkpoint
     from llamainspect.show import show_tensor
 
+    start = _index(at)
     if name is None:
         path, name = _default_path(), path
-    show(show_tensor(open_checkpoint(path), name, _index(at)), json, no_color)
+    show(show_tensor(open_checkpoint(path), name, start), json, no_color)
 
 
 def _default_path() -> str:

@@ -1,4 +1,4 @@
-"""One module per format. Headers only: a file becomes a list of TensorInfo, weights stay on disk."""
+"""One module per format. Headers only: a file becomes TensorInfos, weights stay on disk."""
 
 from typing import Protocol
 

@@ -52,7 +52,7 @@ def read_tensors(source: Source, file: str) -> tuple[list[TensorInfo], list[Find
             tensor.dtype,
             tensor.shape,
             storages[tensor.storage.key],
-            tensor.dtype.nbytes(tensor.offset),
+            tensor.offset,
             tensor.strides,
             tensor.conjugate,
             tensor.negative,
@@ -70,11 +70,13 @@ def _read_contents(
     if record is None:
         if "constants.pkl" in records:
             raise UnsupportedFile(
-                f"{file}: it is a TorchScript archive (torch.jit.save), which holds a program rather "
+                f"{file}: it is a TorchScript archive (torch.jit.save), which holds a program "
+                "rather "
                 "than a state dict; save model.state_dict() with torch.save instead"
             )
         raise CorruptFile(
-            f"{file}: it holds no {PICKLE}: not written by torch.save, or torch.save was interrupted; "
+            f"{file}: it holds no {PICKLE}: not written by torch.save, or torch.save was "
+            "interrupted; "
             "get it again"
         )
     if record.nbytes > MAX_PICKLE_NBYTES:
@@ -90,9 +92,11 @@ def _read_contents(
     if record.crc32 and zlib.crc32(data) != record.crc32:
         damaged.append(
             Finding(
-                "error", file, f"{PICKLE} differs from its CRC-32: the names and shapes below may be "
+                "error",
+                file,
+                f"{PICKLE} differs from its CRC-32: the names and shapes below may be "
                 "wrong; download the file again",
-            )  # fmt: skip
+            )
         )
     try:
         return read_pickle(data), damaged
@@ -111,39 +115,43 @@ def _check_storages(
     """Storages as the zip has them, held against what the pickle says of them."""
     storages: dict[str, Storage] = {}
     findings: list[Finding] = []
-    for ref in contents.storages:
+    for ref, nbytes in contents.storages:
         key = f"data/{ref.key}"
         record = records.get(key)
         if record is None:
             message = f"the bytes of {_users(contents, ref)} are not in the file (no record {key})"
             findings.append(Finding("error", file, f"{message}; download it again"))
             continue
-        storages[ref.key] = Storage(
-            file, key, record.nbytes, record.start, record.crc32 or None
-        )
-        if record.nbytes != ref.nbytes:
+        storages[ref.key] = Storage(file, key, record.nbytes, record.start, record.crc32 or None)
+        if record.nbytes != nbytes:
             findings.append(
                 Finding(
-                    "error", file, f"{_users(contents, ref)}: {ref.nbytes:,} bytes are needed, record "
+                    "error",
+                    file,
+                    f"{_users(contents, ref)}: {nbytes:,} bytes are needed, record "
                     f"{key} has {record.nbytes:,}; the file is damaged, download it again",
-                )  # fmt: skip
+                )
             )
-    wasted = {ref.key: ref.nbytes - used for ref, used in contents.used if used < ref.nbytes}
-    if wasted:
-        keys = listing([f"data/{key}" for key in wasted])
+    if contents.unused:
+        keys = listing([f"data/{key}" for key in contents.unused])
         findings.append(
             Finding(
-                "warning", file, f"{sum(wasted.values()):,} bytes are stored and no tensor uses them: "
+                "warning",
+                file,
+                f"{sum(contents.unused.values()):,} bytes are stored and no tensor uses them: "
                 f"the storages {keys} are larger than the views into them (a slice was saved "
                 "with its whole storage; .clone() it before torch.save)",
-            )  # fmt: skip
+            )
         )
-    named = {f"data/{ref.key}" for ref in contents.storages}
-    orphans = [key for key in records if key.startswith("data/") and key not in named]
-    if orphans:
-        nbytes = sum(records[key].nbytes for key in orphans)
+    orphans = [key for key in records if key.startswith("data/")]
+    if len(orphans) > len(storages):
+        known = {storage.key for storage in storages.values()}
+        orphans = [key for key in orphans if key not in known]
+        total = sum(records[key].nbytes for key in orphans)
         findings.append(
-            Finding("warning", file, f"{len(orphans):,} storages ({nbytes:,} bytes) belong to no tensor")
+            Finding(
+                "warning", file, f"{len(orphans):,} storages ({total:,} bytes) belong to no tensor"
+            )
         )
     return storages, findings
 
@@ -156,10 +164,13 @@ def _users(contents: Contents, ref: StorageRef) -> str:
 def _describe_contents(file: str, contents: Contents) -> list[Finding]:
     findings = [
         Finding(
-            "error", file, f"its pickle names {name} (at byte {position:,}), which is no tensor "
-            "construct: loading the file the ordinary way would import it and may run it; nothing was "
+            "error",
+            file,
+            f"its pickle names {name} (at byte {position:,}), which is no tensor "
+            "construct: loading the file the ordinary way would import it and may run it; nothing "
+            "was "
             "run here. Load it only with torch.load(..., weights_only=True)",
-        )  # fmt: skip
+        )
         for name, position in contents.foreign
     ]
     findings += [
@@ -167,7 +178,9 @@ def _describe_contents(file: str, contents: Contents) -> list[Finding]:
         for name in contents.repeated
     ]
     findings += [
-        Finding("warning", file, f"{name} was saved from the meta device: it has a shape, no values")
+        Finding(
+            "warning", file, f"{name} was saved from the meta device: it has a shape, no values"
+        )
         for name in contents.without_data
     ]
     return findings

@@ -13,11 +13,11 @@ import struct
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from llamainspect.dtypes import BY_TORCH_NAME, BY_TORCH_STORAGE, DType
 from llamainspect.errors import CorruptFile, UnsupportedFile
-from llamainspect.tensors import contiguous_strides
+from llamainspect.tensors import contiguous_strides, count
 
 MAX_PICKLE_NBYTES = 64 * 2**20  # a real 405B shard has 136 kB
 MAX_OPERATIONS = 8_000_000
@@ -26,9 +26,11 @@ MAX_VISITS = 2_000_000  # values visited when names are given: bounds a "billion
 MAX_RANK = 64
 MAX_GLOBAL_NAME = 1_000
 INT64 = 2**63
+UNTYPED_STORAGE = ("torch.storage", "UntypedStorage")
 
 
 # --- what a stream can contain, beside None, bool, int, float, str, bytes, tuple and list ---------
+# (No named tuples here: a stream's own tuples must not be mistaken for these.)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class StorageRef:
 
 @dataclass(frozen=True, slots=True)
 class TensorRef:
-    """A tensor as the stream describes it; `offset` and `strides` in elements."""
+    """A tensor as the stream describes it; `offset` in bytes, `strides` in elements."""
 
     storage: StorageRef
     dtype: DType
@@ -86,13 +88,12 @@ class Opaque:
         self.children = list(children)
 
 
-@dataclass(frozen=True, slots=True)
-class Contents:
+class Contents(NamedTuple):
     """What one pickle says."""
 
     tensors: tuple[tuple[str, TensorRef], ...]  # in the order of the stream, names unique
-    storages: tuple[StorageRef, ...]  # every storage named, once per key
-    used: tuple[tuple[StorageRef, int], ...]  # bytes of each that some tensor covers
+    storages: tuple[tuple[StorageRef, int], ...]  # every storage named, and its bytes
+    unused: dict[str, int]  # storage key -> bytes that no tensor covers, where there are any
     foreign: tuple[tuple[str, int], ...]  # "module.name" and the position where first named
     repeated: tuple[str, ...]  # names given more than once; the last one counts, as in Python
     without_data: tuple[str, ...]  # tensors on the meta device: described, not stored
@@ -125,23 +126,22 @@ def read_pickle(data: bytes) -> Contents:
             without_data.append(name)
     return Contents(
         tensors=tuple(names.items()),
-        storages=tuple(reader.storages.values()),
-        used=_used(reader.storages, names.values()),
+        storages=tuple((ref, ref.nbytes) for ref in reader.storages.values()),
+        unused=_unused(reader.storages, names.values()),
         foreign=tuple(reader.foreign.items()),
         repeated=tuple(repeated),
         without_data=tuple(without_data),
     )
 
 
-def _used(
-    storages: dict[str, StorageRef], tensors: Collection[TensorRef]
-) -> tuple[tuple[StorageRef, int], ...]:
-    """Bytes of each storage between the first and the last element of the tensors that view it."""
+def _unused(storages: dict[str, StorageRef], tensors: Collection[TensorRef]) -> dict[str, int]:
+    """Bytes of each storage outside all spans, from a tensor's first element to its last."""
     spans: dict[str, list[tuple[int, int]]] = {key: [] for key in storages}
     for tensor in tensors:
-        start = tensor.dtype.nbytes(tensor.offset)
-        spans[tensor.storage.key].append((start, start + tensor.dtype.nbytes(tensor.span)))
-    return tuple((storages[key], _covered(intervals)) for key, intervals in spans.items())
+        end = tensor.offset + tensor.dtype.nbytes(tensor.span)
+        spans[tensor.storage.key].append((tensor.offset, end))
+    unused = {key: storages[key].nbytes - _covered(found) for key, found in spans.items()}
+    return {key: nbytes for key, nbytes in unused.items() if nbytes > 0}
 
 
 def _covered(intervals: list[tuple[int, int]]) -> int:
@@ -152,7 +152,7 @@ def _covered(intervals: list[tuple[int, int]]) -> int:
     return covered
 
 
-# --- names -----------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
 
 def _walk(root: Any, repeated: dict[str, None]) -> Iterator[tuple[str, Any]]:
@@ -173,7 +173,7 @@ def _walk(root: Any, repeated: dict[str, None]) -> Iterator[tuple[str, Any]]:
         elif isinstance(value, (list, tuple)):
             children = [(str(index), child) for index, child in enumerate(value)]
         elif isinstance(value, Opaque) and value.children:
-            # One child is the object's content, so its names stay as short as the person knows them.
+            # A single child is the object's content: names stay as short as people know them.
             single = len(value.children) == 1
             children = [("" if single else str(i), c) for i, c in enumerate(value.children)]
         else:
@@ -205,7 +205,7 @@ META_TENSOR = "tensor without data"
 
 
 class _Malformed(Exception):
-    """Arguments of a known construct that make no sense; becomes CorruptFile with the file's name."""
+    """Arguments of a known construct that make no sense; becomes a CorruptFile."""
 
 
 def _integers(values: Any, what: str) -> tuple[int, ...]:
@@ -217,10 +217,9 @@ def _integers(values: Any, what: str) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _tensor(
-    storage: Any, offset: Any, shape: Any, strides: Any, dtype: DType | None, metadata: Any = None
-) -> TensorRef:
-    """A view of a storage, checked to lie inside it."""
+def _tensor(args: tuple[Any, ...], dtype: DType | None = None, metadata: Any = None) -> TensorRef:
+    """A view of a storage, checked to lie inside it: (storage, offset, shape, strides, ...)."""
+    storage, offset, shape, strides = args[:4]
     if not isinstance(storage, StorageRef):
         raise _Malformed("a tensor is built from something that is no storage")
     dtype = dtype or storage.dtype
@@ -230,18 +229,22 @@ def _tensor(
     (offset,) = _integers((offset,), "offset")
     if len(shape) != len(strides):
         raise _Malformed(f"a tensor has {len(shape)} dimensions and {len(strides)} strides")
-    span = 0
-    if 0 not in shape:
+    contiguous = strides == contiguous_strides(shape)
+    if contiguous or 0 in shape:
+        span = count(shape)
+    else:
         span = 1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
-        if dtype.nbytes(offset + span) > storage.nbytes:
-            raise _Malformed(
-                f"a tensor of shape {list(shape)} needs {dtype.nbytes(offset + span):,} bytes of "
-                f"storage {storage.key[:40]!r}, which has {storage.nbytes:,}"
-            )
-    if strides == contiguous_strides(shape) or span <= 1:
-        strides = None
+    if span and dtype.nbytes(offset + span) > storage.nbytes:
+        raise _Malformed(
+            f"a tensor of shape {list(shape)} needs {dtype.nbytes(offset + span):,} bytes of "
+            f"storage {storage.key[:40]!r}, which has {storage.nbytes:,}"
+        )
+    kept = None if contiguous or span <= 1 else strides
+    start = dtype.nbytes(offset)
+    if metadata is None:
+        return TensorRef(storage, dtype, start, shape, kept, span)
     flags = _true_keys(metadata)
-    return TensorRef(storage, dtype, offset, shape, strides, span, "conj" in flags, "neg" in flags)
+    return TensorRef(storage, dtype, start, shape, kept, span, "conj" in flags, "neg" in flags)
 
 
 def _true_keys(metadata: Any) -> set[str]:
@@ -269,9 +272,10 @@ def _from_type(args: tuple[Any, ...]) -> Any:
 
 
 _CALLS: dict[tuple[str, str], Callable[[tuple[Any, ...]], Any]] = {
-    ("torch._utils", "_rebuild_tensor"): lambda a: _tensor(*a[:4], None),
-    ("torch._utils", "_rebuild_tensor_v2"): lambda a: _tensor(*a[:4], None, _at(a, 6)),
-    ("torch._utils", "_rebuild_tensor_v3"): lambda a: _tensor(*a[:4], _dtype(a[6]), _at(a, 7)),
+    ("torch._utils", "_rebuild_tensor"): lambda a: _tensor(a),
+    ("torch._utils", "_rebuild_tensor_v2"): lambda a: _tensor(a, None, _at(a, 6)),
+    ("torch._utils", "_rebuild_tensor_v3"): lambda a: _tensor(a, _dtype(a[6]), _at(a, 7)),
+    ("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"): lambda a: a[0],
     ("torch._utils", "_rebuild_qtensor"): lambda a: _quantized(a),
     ("torch._utils", "_rebuild_parameter"): lambda a: a[0],
     ("torch._utils", "_rebuild_parameter_with_state"): lambda a: a[0],
@@ -291,7 +295,7 @@ _INERT = {
     ("torch.nn.parameter", "Parameter"),
     ("torch.nn.parameter", "Buffer"),
     ("torch.serialization", "_get_layout"),
-    ("torch.storage", "UntypedStorage"),
+    UNTYPED_STORAGE,
     ("torch.storage", "TypedStorage"),
     ("collections", "Counter"),
     ("_codecs", "encode"),  # how protocol 2 spells bytes
@@ -319,7 +323,7 @@ _INERT = {
 def _quantized(args: tuple[Any, ...]) -> Dict:
     """The tensor under its own name; scales and zero points, when they are tensors, beneath it."""
     table = Dict()
-    table.pairs = [("", _tensor(*args[:4], None)), ("quantizer", args[4])]
+    table.pairs = [("", _tensor(args)), ("quantizer", args[4])]
     return table
 
 
@@ -345,7 +349,7 @@ def _call(function: Global, args: tuple[Any, ...]) -> Any:
         raise _Malformed(f"{name} is called with arguments it does not take") from error
 
 
-# --- the stack machine that only describes ----------------------------------------------------------
+# --- the stack machine that only describes --------------------------------------------------------
 
 _MARK = object()
 
@@ -383,7 +387,9 @@ class _Reader:
         except (IndexError, struct.error) as error:
             raise self._damaged(position, "it ends, or its stack does, too early") from error
         except (UnicodeDecodeError, _Malformed) as error:
-            text = str(error) if isinstance(error, _Malformed) else "it holds text that is not UTF-8"
+            text = (
+                str(error) if isinstance(error, _Malformed) else "it holds text that is not UTF-8"
+            )
             raise self._damaged(position, text) from error
         return self.stack[0]
 
@@ -408,15 +414,20 @@ class _Reader:
 
     # Reading arguments
 
+    # Past the end these give too little, and then the next opcode is not there: run() notices.
+
     def take(self, length: int) -> bytes:
         start = self.position
         self.position = end = start + length
-        if end > len(self.data):
-            raise IndexError
         return self.data[start:end]
 
     def number(self, width: int) -> int:
         return int.from_bytes(self.take(width), "little")
+
+    def byte(self) -> int:
+        position = self.position
+        self.position = position + 1
+        return self.data[position]
 
     def line(self) -> str:
         end = self.data.find(b"\n", self.position, self.position + MAX_GLOBAL_NAME)
@@ -441,8 +452,9 @@ class _Reader:
         return value
 
     def pop(self) -> Any:
-        value = self.top()
-        self.stack.pop()
+        value = self.stack.pop()
+        if value is _MARK:
+            raise _Malformed("a mark stands where a value should")
         return value
 
     def note_global(self, module: str, name: str) -> None:
@@ -451,10 +463,14 @@ class _Reader:
         self.stack.append(Global(module, name))
 
 
-# --- the operations --------------------------------------------------------------------------------
+# --- the operations -------------------------------------------------------------------------------
 
 
-def _push(make: Callable[[], Any]) -> Callable[[_Reader], None]:
+def _constant(value: Any) -> Callable[[_Reader], None]:
+    return lambda reader: reader.stack.append(value)
+
+
+def _fresh(make: Callable[[], Any]) -> Callable[[_Reader], None]:
     return lambda reader: reader.stack.append(make())
 
 
@@ -482,21 +498,30 @@ def _bytes(width: int) -> Callable[[_Reader], None]:
     return lambda reader: reader.stack.append(reader.take(reader.number(width)))
 
 
-def _put(width: int) -> Callable[[_Reader], None]:
-    def operation(reader: _Reader) -> None:
-        reader.memo[reader.number(width)] = reader.top()
-
-    return operation
+def _put_byte(reader: _Reader) -> None:
+    reader.memo[reader.byte()] = reader.top()
 
 
-def _get(width: int) -> Callable[[_Reader], None]:
-    return lambda reader: reader.stack.append(reader.memo[reader.number(width)])
+def _put_long(reader: _Reader) -> None:
+    start = reader.position  # a quarter of all operations, hence not number(4)
+    reader.position = end = start + 4
+    reader.memo[int.from_bytes(reader.data[start:end], "little")] = reader.top()
+
+
+def _get_byte(reader: _Reader) -> None:
+    reader.stack.append(reader.memo[reader.byte()])
+
+
+def _get_long(reader: _Reader) -> None:
+    reader.stack.append(reader.memo[reader.number(4)])
 
 
 def _tuple(length: int) -> Callable[[_Reader], None]:
     def operation(reader: _Reader) -> None:
-        values = [reader.pop() for _ in range(length)]
-        reader.stack.append(tuple(reversed(values)))
+        values = tuple(reader.stack[-length:])
+        if len(values) < length or _MARK in values:
+            raise IndexError
+        reader.stack[-length:] = [values]
 
     return operation
 
@@ -535,18 +560,25 @@ def _stack_global(reader: _Reader) -> None:
 
 def _persistent_id(reader: _Reader) -> None:
     """('storage', class, key, location, numel), the only persistent id that torch writes."""
-    match reader.pop():
-        case ("storage", Global(module, name), str(key), _, int(numel), *_) if (
-            0 <= numel < INT64 and type(numel) is int
-        ):
-            untyped = (module, name) == ("torch.storage", "UntypedStorage")
-            if not untyped and not (module == "torch" and name in BY_TORCH_STORAGE):
-                raise _Malformed(f"{module}.{name} is no storage class of torch")
-            storage = StorageRef(key, None if untyped else BY_TORCH_STORAGE[name], numel)
-        case _:
-            raise _Malformed("a persistent id does not describe a storage")
-    known = reader.storages.setdefault(key, storage)
-    if known != storage:
+    value = reader.pop()
+    if type(value) is not tuple or len(value) < 5 or not isinstance(value[0], str):
+        raise _Malformed("a persistent id does not describe a storage")
+    kind, storage_class, key, _, numel = value[:5]
+    if kind != "storage" or not isinstance(storage_class, Global) or not isinstance(key, str):
+        raise _Malformed("a persistent id does not describe a storage")
+    if type(numel) is not int or not 0 <= numel < INT64:
+        raise _Malformed(f"storage {key[:40]!r} has a length that is none")
+    dtype = None
+    if (storage_class.module, storage_class.name) != UNTYPED_STORAGE:
+        dtype = BY_TORCH_STORAGE.get(storage_class.name)
+        if dtype is None or storage_class.module != "torch":
+            raise _Malformed(
+                f"{storage_class.module}.{storage_class.name} is no storage class of torch"
+            )
+    known = reader.storages.get(key)
+    if known is None:
+        known = reader.storages[key] = StorageRef(key, dtype, numel)
+    elif (known.dtype, known.numel) != (dtype, numel):
         raise _Malformed(f"storage {key[:40]!r} is described in two different ways")
     reader.stack.append(known)
 
@@ -635,15 +667,15 @@ _OPERATIONS: dict[int, Callable[[_Reader], None]] = {
     for code, operation in {
         b"\x80": _skip(1),  # PROTO
         b"\x95": _skip(8),  # FRAME
-        b"(": _push(lambda: _MARK),
-        b"N": _push(lambda: None),
-        b"\x88": _push(lambda: True),
-        b"\x89": _push(lambda: False),
-        b"}": _push(Dict),
-        b"]": _push(list),
-        b")": _push(tuple),
-        b"\x8f": _push(lambda: Opaque("set")),
-        b"K": _unsigned(1),  # BININT1
+        b"(": _constant(_MARK),
+        b"N": _constant(None),
+        b"\x88": _constant(True),
+        b"\x89": _constant(False),
+        b"}": _fresh(Dict),
+        b"]": _fresh(list),
+        b")": _constant(()),
+        b"\x8f": _fresh(lambda: Opaque("set")),
+        b"K": lambda reader: reader.stack.append(reader.byte()),  # BININT1
         b"M": _unsigned(2),  # BININT2
         b"J": _int32,  # BININT
         b"\x8a": _long1,
@@ -657,10 +689,10 @@ _OPERATIONS: dict[int, Callable[[_Reader], None]] = {
         b"\x96": _bytes(8),  # BYTEARRAY8
         b"T": _bytes(4),  # BINSTRING
         b"U": _bytes(1),  # SHORT_BINSTRING
-        b"q": _put(1),  # BINPUT
-        b"r": _put(4),  # LONG_BINPUT
-        b"h": _get(1),  # BINGET
-        b"j": _get(4),  # LONG_BINGET
+        b"q": _put_byte,  # BINPUT
+        b"r": _put_long,  # LONG_BINPUT
+        b"h": _get_byte,  # BINGET
+        b"j": _get_long,  # LONG_BINGET
         b"\x94": _memoize,
         b"c": _global,
         b"\x93": _stack_global,

@@ -1,14 +1,14 @@
 """The zip that torch.save writes: stored records, found through the central directory alone.
 
-Strict on purpose. torch writes one narrow kind of zip, and what deviates from it (comments, deflated
-or encrypted records, overlaps, two directories that disagree) is how one file is made to look
-different to two readers. Format: PKWARE APPNOTE 6.3.9 (4.3.7 local header, 4.3.12 central directory,
-4.3.14 zip64 end, 4.5.3 zip64 extra field), torch `caffe2/serialize/inline_container.cc`.
+Strict on purpose. torch writes one narrow kind of zip, and what deviates from it (comments,
+deflated or encrypted records, overlaps, two directories that disagree) is how one file is made to
+look different to two readers. Format: PKWARE APPNOTE 6.3.9 (4.3.7 local header, 4.3.12 central
+directory, 4.3.14 zip64 end, 4.5.3 zip64 extra field), torch
+`caffe2/serialize/inline_container.cc`.
 """
 
-import re
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from llamainspect.errors import CorruptFile, UnsupportedFile
 from llamainspect.sources import Source
@@ -18,15 +18,14 @@ END64_LOCATOR = struct.Struct("<4sLQL")
 END64 = struct.Struct("<4sQ2H2L4Q")
 CENTRAL = struct.Struct("<4s2B5H3L5H2L")
 LOCAL = struct.Struct("<4s5H3L2H")
+EXTRA = struct.Struct("<HH")
+WIDE = struct.Struct("<Q")
 TAIL_NBYTES = END64.size + END64_LOCATOR.size + END.size
 MAX_DIRECTORY_NBYTES = 256 * 2**20
 MASK16, MASK32 = 0xFFFF, 0xFFFFFFFF
 STORED = 0
 ALLOWED_FLAGS = 0x0808  # sizes in a data descriptor, UTF-8 names
-ENCRYPTED = 0x0001
 ZIP64_EXTRA = 1
-# Path parts without "..", backslash, drive or control character; one root folder.
-NAME = re.compile(r"[^/\\:\x00-\x1f\x7f]+(?:/[^/\\:\x00-\x1f\x7f]+)+")
 
 HEAD_SIGNS = (
     (b"version https://git-lfs", "is a Git LFS pointer, not the file itself; run `git lfs pull`"),
@@ -41,8 +40,7 @@ LEGACY = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One member of the archive, as the central directory has it."""
 
     start: int  # of its local header
@@ -99,7 +97,8 @@ def _not_a_zip(source: Source, file: str, size: int, head: bytes) -> CorruptFile
     if not head.strip(b"\0"):
         return CorruptFile(f"{file}: it begins with zeros; the download never wrote it")
     return CorruptFile(
-        f"{file}: it is not a zip archive, as torch.save writes (it begins with {head[:8].hex(' ')}); "
+        f"{file}: it is not a zip archive, as torch.save writes (it begins with "
+        f"{head[:8].hex(' ')}); "
         "download it again"
     )
 
@@ -148,9 +147,11 @@ def _locate_directory(file: str, size: int, tail: bytes) -> tuple[int, int, int]
 
 
 def _parse_directory(file: str, data: bytes, count: int, directory: int) -> dict[str, Record]:
+    """Every record, checked; a large set has ten thousand, so the usual case goes straight."""
+    root = _root(file, data)
     records: dict[str, Record] = {}
     folded: set[str] = set()  # torch looks names up without case, so DATA.PKL would hide data.pkl
-    position, expected_start, root = 0, 0, None
+    position, expected_start = 0, 0
     for _ in range(count):
         if position + CENTRAL.size > len(data):
             raise _lies(file, "its directory ends too early")
@@ -161,33 +162,47 @@ def _parse_directory(file: str, data: bytes, count: int, directory: int) -> dict
         name_end = position + CENTRAL.size + name_length
         raw_name = data[position + CENTRAL.size : name_end]
         position = name_end + extra_length + comment_length
-        if MASK32 in (packed, nbytes, start):
+        if start == MASK32 or nbytes == MASK32 or packed == MASK32:
             extra = data[name_end : name_end + extra_length]
             nbytes, packed, start = _zip64_fields(file, extra, nbytes, packed, start)
-        name = _name(file, raw_name)
-        head, _, rest = name.partition("/")
-        if root is None:
-            root = head
-        if head != root or rest.lower() in folded:
-            raise _lies(file, f"record {name[:80]!r} is repeated or outside the folder {root[:80]!r}")
-        if flags & ENCRYPTED or flags & ~ALLOWED_FLAGS or disk:
+        if not raw_name.startswith(root):
+            raise _lies(file, f"record {raw_name[:80]!r} lies outside the folder {root[:80]!r}")
+        name = raw_name[len(root) :].decode("utf-8", "replace")
+        # ASCII without control characters, backslash or "..": all that torch writes, and no tricks.
+        if not (name.isascii() and name.isprintable()) or "\\" in name or ".." in name or not name:
+            raise _lies(file, f"a record is called {name[:80]!r}, which torch never writes")
+        lower = name.lower()
+        if lower in folded:
+            raise _lies(file, f"record {name[:80]!r} is there twice")
+        if flags & ~ALLOWED_FLAGS or disk:
             raise UnsupportedFile(
                 f"{file}: record {name[:80]!r} is encrypted or marked in a way torch never does "
                 f"(zip flags {flags:#06x}); get the file from its publisher again"
             )
         if method != STORED or packed != nbytes:
             raise UnsupportedFile(
-                f"{file}: record {name[:80]!r} is compressed; torch.save stores records as they are. "
+                f"{file}: record {name[:80]!r} is compressed; torch.save stores records as they "
+                "are. "
                 "It was zipped again or is a TorchScript archive: re-save it with torch.save"
             )
-        if start < expected_start or (not records and start):
+        if start < expected_start or (start and not records):
             raise _lies(file, f"record {name[:80]!r} overlaps the one before it")
         expected_start = start + LOCAL.size + name_length + nbytes
-        folded.add(rest.lower())
-        records[rest] = Record(start, nbytes, crc)
+        folded.add(lower)
+        records[name] = Record(start, nbytes, crc)
     if expected_start > directory or position != len(data):
         raise _lies(file, "its records run into its directory, or the directory has a rest")
     return records
+
+
+def _root(file: str, data: bytes) -> bytes:
+    """The folder of all records, with its slash: the stem of the name it was saved under."""
+    name = data[CENTRAL.size : CENTRAL.size + int.from_bytes(data[28:30], "little")]
+    root, slash, _ = name.partition(b"/")
+    text = root.decode("utf-8", "replace")
+    if not slash or text in ("", ".", "..") or not text.isprintable() or "\\" in text:
+        raise _lies(file, f"its first record is called {name[:80]!r}, which torch never writes")
+    return root + slash
 
 
 def _zip64_fields(
@@ -196,34 +211,17 @@ def _zip64_fields(
     """The values that did not fit in 32 bits, in the order the format prescribes."""
     position = 0
     while position + 4 <= len(extra):
-        kind, length = struct.unpack_from("<HH", extra, position)
-        position += 4
+        kind, length = EXTRA.unpack_from(extra, position)
+        position += EXTRA.size
         if kind == ZIP64_EXTRA:
-            field = extra[position : position + length]
-            wide = [field[i : i + 8] for i in range(0, length, 8)]
-            values = []
-            for value in (nbytes, packed, start):
-                if value == MASK32:
-                    if not wide or len(wide[0]) != 8:
-                        raise _lies(file, "a zip64 size is missing")
-                    value = int.from_bytes(wide.pop(0), "little")
-                values.append(value)
+            wide = iter(WIDE.iter_unpack(extra[position : position + length // 8 * 8]))
+            values = [next(wide, (-1,))[0] if v == MASK32 else v for v in (nbytes, packed, start)]
+            if -1 in values:
+                break
             return values[0], values[1], values[2]
         position += length
     raise _lies(file, "a zip64 size is missing")
 
 
-def _name(file: str, raw: bytes) -> str:
-    try:
-        name = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _lies(file, f"a record's name is not UTF-8 ({raw[:40]!r})") from error
-    if not NAME.fullmatch(name) or ".." in name.split("/"):
-        raise _lies(file, f"a record is called {name[:80]!r}, which torch never writes")
-    return name
-
-
 def _lies(file: str, what: str) -> CorruptFile:
-    return CorruptFile(
-        f"{file}: {what}; the file is damaged or made to mislead, download it again"
-    )
+    return CorruptFile(f"{file}: {what}; the file is damaged or made to mislead, download it again")

@@ -4,7 +4,7 @@ SentencePiece's file is a protobuf (`sentencepiece_model.proto`: field 1 of Mode
 repeated); tiktoken's has one line per token, base64 and rank. Both are told apart by content.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from llamainspect.errors import CorruptFile
 from llamainspect.sources import Source
@@ -16,8 +16,7 @@ SPECIAL_TOKENS = {128_000: 256, 200_000: 2_048}  # Llama 3 and 4 add these after
 PIECE_TAG = 0x0A  # field 1, length-delimited
 
 
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
+class Vocabulary(NamedTuple):
     """What the tokenizer file says of its size."""
 
     kind: str  # "sentencepiece" or "tiktoken"

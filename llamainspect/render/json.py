@@ -1,7 +1,8 @@
 """A report as one JSON object."""
 
 import json
-from dataclasses import asdict
+from dataclasses import fields
+from typing import Any
 
 from llamainspect.reports import Report
 
@@ -10,5 +11,18 @@ SCHEMA = 1
 
 def to_json(report: Report) -> str:
     """`{"report": NAME, "schema": 1, "ok": BOOL, ...}`: ASCII, no NaN, fields as in reports.py."""
-    fields = {"report": report.NAME, "schema": SCHEMA, "ok": report.ok, **asdict(report)}
-    return json.dumps(fields, allow_nan=False)
+    values = {field.name: _plain(getattr(report, field.name)) for field in fields(report)}
+    head = {"report": report.NAME, "schema": SCHEMA, "ok": report.ok}
+    return json.dumps({**head, **values}, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """Named tuples as objects, other tuples as lists."""
+    if isinstance(value, tuple):
+        names = getattr(value, "_fields", None)
+        if names is None:
+            return [_plain(item) for item in value]
+        return {name: _plain(item) for name, item in zip(names, value, strict=True)}
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value

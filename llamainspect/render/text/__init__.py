@@ -1,6 +1,29 @@
-"""Reports for people: `view(report, terminal)` is a rich renderable. One file per help panel."""
+"""Reports for people, through rich. One file per help panel."""
 
-from llamainspect.render.text import inspect as _inspect  # noqa: F401  registers its views
+from rich.console import Console
+
+from llamainspect.render.text import inspect  # noqa: F401  registers its views
 from llamainspect.render.text.common import view
+from llamainspect.reports import Report
 
-__all__ = ["view"]
+PIPE_WIDTH = 10_000  # columns: in a pipe nothing is wrapped
+
+
+def to_text(
+    report: Report, *, terminal: bool, plain: bool = False, width: int | None = None
+) -> str:
+    """What to print for a report, as lines.
+
+    On a terminal with colour (unless `plain`), bars, and wrapped to its width.
+    """
+    console = Console(
+        color_system=None if plain or not terminal else "auto",
+        width=width or (None if terminal else PIPE_WIDTH),
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+    with console.capture() as captured:
+        console.print(view(report, terminal))
+    # Tables pad their last column; nobody needs those spaces.
+    return "\n".join(line.rstrip(" ") for line in captured.get().split("\n"))

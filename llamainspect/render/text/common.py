@@ -20,13 +20,13 @@ def view(report: Report, terminal: bool) -> RenderableType:
     raise NotImplementedError(f"{type(report).__name__} has no text view")
 
 
-# --- numbers ----------------------------------------------------------------------------------------
+# --- numbers --------------------------------------------------------------------------------------
 
 
 def nbytes_text(nbytes: int) -> str:
-    """4.56 GiB; smaller units where that would say nothing."""
+    """4.56 GiB; a smaller unit where GiB would say next to nothing."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if nbytes >= size / 100 and (unit != "MiB" or nbytes >= size / 10):
+        if nbytes >= size / 10:
             return f"{nbytes / size:,.2f} {unit}"
     return f"{nbytes:,} bytes"
 
@@ -46,10 +46,10 @@ def shape_text(shape: Iterable[int]) -> str:
 
 def percent_text(part: int, whole: int) -> str:
     """A share with one decimal."""
-    return f"{100 * part / whole:.1f} %" if whole else "–"
+    return f"{100 * part / whole:.1f} %" if whole else "-"
 
 
-# --- pieces -----------------------------------------------------------------------------------------
+# --- pieces ---------------------------------------------------------------------------------------
 
 
 def safe(text: str, style: str = "") -> Text:

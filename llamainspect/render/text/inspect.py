@@ -51,7 +51,7 @@ CONFIG_LABELS = {
 }
 
 
-# --- summary ----------------------------------------------------------------------------------------
+# --- summary --------------------------------------------------------------------------------------
 
 
 @view.register
@@ -197,7 +197,7 @@ def _layer_label(numbers: list[int]) -> str:
     return f"each of {len(numbers)} layers ({shown}, …)"
 
 
-# --- tensors ----------------------------------------------------------------------------------------
+# --- tensors --------------------------------------------------------------------------------------
 
 
 @view.register
@@ -235,17 +235,24 @@ def _(report: TensorList, terminal: bool) -> RenderableType:
 def _cut(entry: TensorEntry) -> str:
     if len(entry.files) == 1:
         return ""
-    return f"{len(entry.files)} copies" if entry.axis is None else f"{len(entry.files)} x axis {entry.axis}"
+    return (
+        f"{len(entry.files)} copies"
+        if entry.axis is None
+        else f"{len(entry.files)} x axis {entry.axis}"
+    )
 
 
-# --- show -------------------------------------------------------------------------------------------
+# --- show -----------------------------------------------------------------------------------------
 
 
 @view.register
 def _(report: TensorDetail, terminal: bool) -> RenderableType:
     entry = report.tensor
     rows: list[tuple[str, RenderableType]] = [
-        ("shape", Text(f"{shape_text(entry.shape)} ({count_text(_product(entry.shape))} elements)")),
+        (
+            "shape",
+            Text(f"{shape_text(entry.shape)} ({count_text(_product(entry.shape))} elements)"),
+        ),
         ("dtype", Text(entry.dtype)),
         ("bytes", Text(f"{entry.nbytes:,} ({nbytes_text(entry.nbytes)})")),
         ("component", Text(entry.component.replace("_", " ") + _layer(entry))),
@@ -257,7 +264,7 @@ def _(report: TensorDetail, terminal: bool) -> RenderableType:
     parts.append(section(title, _grid([list(row) for row in report.stored])))
     if report.float32 is not None and entry.dtype != "F32":
         # Nine significant digits tell every float32 from its neighbours.
-        numbers = [["–" if v is None else f"{v:.9g}" for v in row] for row in report.float32]
+        numbers = [["-" if v is None else f"{v:.9g}" for v in row] for row in report.float32]
         parts.append(section("The same as float32", _grid(numbers)))
     if report.findings:
         parts.append(findings_view(report.findings))

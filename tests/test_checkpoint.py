@@ -1,0 +1,277 @@
+"""Joining shards: whole weights, missing and foreign shards, copies, repeated heads."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from checkpoints import (
+    MOE_BLOCKS,
+    TINY,
+    TINY_HIDDEN,
+    TINY_MOE,
+    cut,
+    dense_shapes,
+    moe_shapes,
+    random_weights,
+    write_native,
+)
+
+from llamainspect import CorruptFile, NotACheckpoint, open_checkpoint
+from llamainspect.arrays import decode, read_elements
+
+
+def values(checkpoint, name):
+    """The whole weight as float32, through the package."""
+    weight = checkpoint.weights[name]
+    elements, _ = read_elements(checkpoint, weight, tuple(range(n) for n in weight.shape))
+    return decode(elements, weight.parts[0]).reshape(weight.shape)
+
+
+def errors(checkpoint):
+    return [f"{f.where}: {f.message}" for f in checkpoint.findings if f.severity == "error"]
+
+
+def test_every_form_joins_to_the_same_values(checkpoint_path):
+    whole = random_weights(dense_shapes(TINY, TINY_HIDDEN))
+    checkpoint = open_checkpoint(str(checkpoint_path))
+    assert list(checkpoint.weights) == list(whole)
+    assert errors(checkpoint) == []
+    for name, tensor in whole.items():
+        assert checkpoint.weights[name].shape == tuple(tensor.shape)
+        assert (values(checkpoint, name) == tensor.float().numpy()).all(), name
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_fused_llama_4_weights_are_joined_piece_by_piece(tmp_path, ranks):
+    whole = random_weights(moe_shapes(TINY_MOE))
+    shards = cut(whole, ranks, blocks=MOE_BLOCKS)
+    checkpoint = open_checkpoint(str(write_native(tmp_path, TINY_MOE, shards)))
+    assert errors(checkpoint) == []
+    for name, tensor in whole.items():
+        assert (values(checkpoint, name) == tensor.float().numpy()).all(), name
+
+
+@pytest.mark.parametrize("n_kv_heads", [2, 4], ids=["counted once", "counted as stored"])
+def test_kv_heads_repeated_over_ranks_count_once(tmp_path, n_kv_heads):
+    """4 ranks, 2 KV heads: every rank holds one head, two neighbours the same one."""
+    whole = random_weights(dense_shapes(TINY, TINY_HIDDEN))
+    stored = {
+        name: tensor.view(2, 16, 64).repeat_interleave(2, 0).reshape(64, 64)
+        if name.endswith(("wk.weight", "wv.weight"))
+        else tensor
+        for name, tensor in whole.items()
+    }
+    params = TINY | {"n_kv_heads": n_kv_heads}
+    checkpoint = open_checkpoint(str(write_native(tmp_path, params, cut(stored, 4))))
+    weight = checkpoint.weights["layers.0.attention.wk.weight"]
+    assert (weight.repeat, weight.shape, weight.stored_elements) == (2, (32, 64), 64 * 64)
+    assert errors(checkpoint) == []
+    name = "layers.1.attention.wv.weight"
+    assert (values(checkpoint, name) == whole[name].float().numpy()).all()
+
+
+def test_a_missing_shard_is_named(tiny2):
+    os.remove(tiny2 / "consolidated.01.pth")
+    checkpoint = open_checkpoint(str(tiny2))
+    assert checkpoint.shards == 2
+    assert errors(checkpoint)[0].startswith(
+        "consolidated.01.pth missing: the weights are cut into 2"
+    )
+    assert checkpoint.weights["output.weight"].shape == (128, 64)
+    assert not checkpoint.weights["output.weight"].complete
+
+
+def test_an_extra_shard_is_named_and_not_counted(tiny2):
+    shutil.copy(tiny2 / "consolidated.01.pth", tiny2 / "consolidated.02.pth")
+    checkpoint = open_checkpoint(str(tiny2))
+    assert errors(checkpoint) == [
+        "consolidated.02.pth: too many: the weights are cut into 2 shards and 3 files are there; "
+        "these are not counted. They belong to another download, or params.json does"
+    ]
+    assert checkpoint.weights["output.weight"].shape == (128, 64)
+    assert len(checkpoint.weights["output.weight"].parts) == 2
+
+
+def test_one_unreadable_shard_leaves_the_others(tiny2):
+    (tiny2 / "consolidated.01.pth").write_bytes(b"<!DOCTYPE html><html>Access denied</html>")
+    checkpoint = open_checkpoint(str(tiny2))
+    assert [entry.readable for entry in checkpoint.files] == [True, False]
+    assert "consolidated.01.pth: it is a web page" in errors(checkpoint)[0]
+    assert "consolidated.01.pth missing" in errors(checkpoint)[1]
+
+
+def test_a_shard_of_another_model_is_found_by_its_copies(tiny2, tmp_path):
+    other = random_weights(dense_shapes(TINY, TINY_HIDDEN), seed=1)
+    torch.save(cut(other, 2)[1], tiny2 / "consolidated.01.pth")
+    assert errors(open_checkpoint(str(tiny2))) == [
+        f"{name}: every shard keeps a copy and the copies differ; shards of two models, or damage"
+        for name in (
+            "layers.{0-1}.attention_norm.weight",
+            "layers.{0-1}.ffn_norm.weight",
+            "norm.weight",
+        )
+    ]
+
+
+def test_copies_without_a_checksum_are_read_and_compared(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        shards = cut(random_weights(dense_shapes(TINY, TINY_HIDDEN)), 2)
+        path = write_native(tmp_path / "same", TINY, shards)
+        shards[1]["norm.weight"][5] += 1
+        differing = write_native(tmp_path / "differing", TINY, shards)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert open_checkpoint(str(path)).findings == ()
+    assert [e.split(":")[0] for e in errors(open_checkpoint(str(differing)))] == ["norm.weight"]
+
+
+def test_a_weight_missing_from_one_shard_is_a_finding(tiny2):
+    shard = torch.load(tiny2 / "consolidated.01.pth", weights_only=True)
+    del shard["layers.1.attention.wo.weight"]
+    torch.save(shard, tiny2 / "consolidated.01.pth")
+    assert (
+        "consolidated.01.pth: it lacks layers.1.attention.wo.weight, which other shards have"
+        in errors(open_checkpoint(str(tiny2)))
+    )
+
+
+def test_dtypes_that_differ_between_shards_are_a_finding(tiny2):
+    shard = torch.load(tiny2 / "consolidated.01.pth", weights_only=True)
+    shard["output.weight"] = shard["output.weight"].half()
+    torch.save(shard, tiny2 / "consolidated.01.pth")
+    assert errors(open_checkpoint(str(tiny2))) == [
+        "output.weight: its parts have different dtypes in different shards; shards of two models?"
+    ]
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_shards_join_without_params_json_where_that_is_certain(tmp_path, axis):
+    whole = dense_shapes(TINY | {"vocab_size": 160}, TINY_HIDDEN)
+    shards = cut(random_weights(whole), 2, embedding_axis=axis)
+    checkpoint = open_checkpoint(str(write_native(tmp_path, None, shards)))
+    assert checkpoint.config is None
+    assert [f.where for f in checkpoint.findings] == ["params.json"]
+    assert {name: weight.shape for name, weight in checkpoint.weights.items()} == whole
+
+
+def test_a_cut_that_is_not_certain_is_not_guessed(tmp_path):
+    """Half of 128 rows is 64, as many as dim: rows and columns look alike."""
+    shards = cut(random_weights(dense_shapes(TINY, TINY_HIDDEN)), 2)
+    checkpoint = open_checkpoint(str(write_native(tmp_path, None, shards)))
+    assert errors(checkpoint)[1:] == [
+        f"{name}: cut into 2 parts of shape [64, 64], and without params.json it is not certain "
+        "along "
+        "which axis; it is counted as one part"
+        for name in ("tok_embeddings.weight", "output.weight")
+    ]
+
+
+def test_vocab_size_of_minus_one_comes_from_the_embedding(tmp_path):
+    weights = random_weights(dense_shapes(TINY, TINY_HIDDEN))
+    for ranks, axis in ((1, 0), (2, 1), (2, 0)):
+        path = tmp_path / f"{ranks}-{axis}"
+        params = TINY | {"vocab_size": -1}
+        checkpoint = open_checkpoint(
+            str(write_native(path, params, cut(weights, ranks, embedding_axis=axis)))
+        )
+        assert checkpoint.config.vocab_size == 128
+        assert checkpoint.findings == ()
+
+
+def test_a_state_dict_under_a_key_is_unwrapped(tmp_path):
+    wrapped = {
+        "model": random_weights(dense_shapes(TINY, TINY_HIDDEN)),
+        "step": 7,
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}},
+    }
+    checkpoint = open_checkpoint(str(write_native(tmp_path, TINY, [wrapped])))
+    assert checkpoint.weights["layers.0.attention.wq.weight"].shape == (64, 64)
+    assert checkpoint.weights["optimizer.state.0.exp_avg"].shape == (3,)
+
+
+def test_a_hub_download_is_found_in_its_original_folder(tmp_path, tiny):
+    shutil.move(tiny, tmp_path / "repo" / "original")
+    (tmp_path / "repo" / "config.json").write_text("{}")
+    assert open_checkpoint(str(tmp_path / "repo")).config.dim == 64
+
+
+def test_one_file_is_a_checkpoint(tiny):
+    checkpoint = open_checkpoint(str(tiny / "consolidated.00.pth"))
+    assert checkpoint.config.dim == 64
+    assert errors(checkpoint) == []
+
+
+def test_one_file_of_a_set_is_said_to_be_one(tiny2):
+    checkpoint = open_checkpoint(str(tiny2 / "consolidated.01.pth"))
+    assert errors(checkpoint)[0].startswith(
+        "consolidated.00.pth missing: the weights are cut into 2"
+    )
+
+
+def test_a_single_file_with_another_name_and_no_params_is_only_warned_about(tmp_path, tiny):
+    shutil.move(tiny / "consolidated.00.pth", tmp_path / "finetuned.pth")
+    checkpoint = open_checkpoint(str(tmp_path / "finetuned.pth"))
+    assert [(f.severity, f.where) for f in checkpoint.findings] == [("warning", "params.json")]
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ([], "no consolidated.*.pth here or in original/; give a directory"),
+        (["model.safetensors"], "safetensors files, a layout that this version does not read"),
+        (["pytorch_model.bin"], "to read pytorch_model.bin, give the path of that file"),
+    ],
+)
+def test_a_directory_without_weights_says_what_was_looked_for(tmp_path, files, sentence):
+    for file in files:
+        (tmp_path / file).write_bytes(b"x")
+    with pytest.raises(NotACheckpoint) as caught:
+        open_checkpoint(str(tmp_path))
+    assert sentence in str(caught.value)
+
+
+def test_a_path_that_does_not_exist_is_said_so(tmp_path):
+    with pytest.raises(NotACheckpoint, match="it does not exist; give a checkpoint directory"):
+        open_checkpoint(str(tmp_path / "nowhere"))
+
+
+def test_a_file_without_tensors_is_no_checkpoint(tmp_path):
+    torch.save({"epoch": 3}, tmp_path / "consolidated.00.pth")
+    with pytest.raises(NotACheckpoint, match=r"there is no tensor in consolidated\.00\.pth"):
+        open_checkpoint(str(tmp_path))
+
+
+def test_when_no_file_can_be_read_the_first_error_is_raised(tiny2):
+    for rank in (0, 1):
+        (tiny2 / f"consolidated.0{rank}.pth").write_bytes(b"")
+    with pytest.raises(CorruptFile, match=r"consolidated\.00\.pth: the file is empty"):
+        open_checkpoint(str(tiny2))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "the file is empty"),
+        ("{", "it is not valid JSON"),
+        ("[1]", "it holds a list where an object belongs"),
+        (json.dumps(TINY | {"n_heads": 5}), "n_heads: 5 does not divide dim 64"),
+        (json.dumps(TINY | {"n_layers": "2"}), "n_layers: a whole number is needed, it is '2'"),
+        (json.dumps(TINY | {"dim": True}), "dim: a whole number is needed, it is True"),
+        (json.dumps(TINY | {"norm_eps": float("nan")}), "NaN is not JSON"),
+    ],
+)
+def test_an_unusable_params_json_is_a_finding_and_the_tensors_still_list(tiny, text, sentence):
+    (tiny / "params.json").write_text(text)
+    checkpoint = open_checkpoint(str(tiny))
+    assert sentence in errors(checkpoint)[0]
+    assert len(checkpoint.weights) == 21
+
+
+def test_unknown_keys_are_kept_and_listed(tiny):
+    (tiny / "params.json").write_text(json.dumps(TINY | {"surprise": 1, "moe_args": None}))
+    checkpoint = open_checkpoint(str(tiny))
+    assert checkpoint.config.unknown_keys == ("surprise",)
+    assert checkpoint.findings[0].message.endswith(": surprise")

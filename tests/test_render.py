@@ -1,0 +1,60 @@
+"""Text views: every report has one, and the pages look as recorded."""
+
+from pathlib import Path
+
+import pytest
+
+from llamainspect import list_tensors, open_checkpoint, show_tensor, summarize
+from llamainspect.render.printable import printable
+from llamainspect.render.text import to_text
+from llamainspect.render.text.common import count_text, nbytes_text, view
+from llamainspect.reports import Report
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "mini-llama"
+PAGES = Path(__file__).parent / "data" / "pages"
+
+REPORTS = {
+    "summary": lambda c: summarize(c),
+    "tensors": lambda c: list_tensors(c, "layers.0.*"),
+    "show": lambda c: show_tensor(c, "layers.0.attention.wk.weight"),
+}
+
+
+def test_every_report_has_a_text_view():
+    for report in Report.__subclasses__():
+        assert view.dispatch(report) is not view.dispatch(object), report.__name__
+
+
+@pytest.mark.parametrize("command", REPORTS)
+def test_pages_at_100_columns_are_as_recorded(command, monkeypatch):
+    monkeypatch.chdir(EXAMPLE.parent.parent)
+    report = REPORTS[command](open_checkpoint("examples/mini-llama"))
+    page = to_text(report, terminal=True, plain=True, width=100)
+    assert page == (PAGES / f"{command}.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "text"),
+    [
+        (0, "0 bytes"),
+        (80, "80 bytes"),
+        (1536, "1.50 KiB"),
+        (5 * 2**20, "5.00 MiB"),
+        (16_060_617_592, "14.96 GiB"),
+        (2**40, "1,024.00 GiB"),
+    ],
+)
+def test_bytes_for_people(nbytes, text):
+    assert nbytes_text(nbytes) == text
+
+
+def test_counts_for_people():
+    assert count_text(8_030_261_248) == "8,030,261,248 (8.03 B)"
+    assert count_text(109_529_856) == "109,529,856 (109.53 M)"
+    assert count_text(999_999) == "999,999"
+
+
+def test_printable_shows_what_a_terminal_would_obey():
+    assert printable("a\x00b\x1b\x9b\u202e\ufeff\ud800") == r"a\x00b\x1b\x9b\u202e\ufeff\ud800"
+    assert printable("weiß 模型 [bold]") == "weiß 模型 [bold]"
+    assert printable("x" * 300) == "x" * 199 + "…"
