@@ -91,11 +91,15 @@ def shortest_text(value: float, layout: SmallFloat) -> str:
     """The fewest digits that no other value of this small float is nearer to."""
     if not math.isfinite(value) or value == 0:
         return str(value)
-    exponent = max(math.frexp(value)[1] - 1, 1 - layout.bias)
-    tolerance = math.ldexp(1, exponent - layout.mantissa_bits - 2)
+    fraction, exponent = math.frexp(value)
+    smallest = 1 - layout.bias  # exponent of the subnormal and the smallest normal values
+    half_gap = math.ldexp(1, max(exponent - 1, smallest) - layout.mantissa_bits - 1)
+    # Below a power of two the values stand twice as close.
+    inward = half_gap / 2 if abs(fraction) == 0.5 and exponent - 1 > smallest else half_gap
     for digits in range(1, 17):
         text = f"{value:.{digits}g}"
-        if abs(float(text) - value) < tolerance:
+        outside = abs(float(text)) - abs(value)
+        if -inward < outside < half_gap:
             return text
     return repr(value)
 

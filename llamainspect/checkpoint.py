@@ -1,5 +1,6 @@
 """A checkpoint: the tensors of all its files joined into the weights of one model."""
 
+import os
 from collections import Counter
 from contextlib import suppress
 from typing import NamedTuple
@@ -67,6 +68,11 @@ class Checkpoint(NamedTuple):
     weights: dict[str, Weight]  # by Meta's name, in the order of the first file
     expected: dict[str, WeightSpec]  # empty without a configuration
     findings: tuple[Finding, ...]
+
+    @property
+    def problems(self) -> tuple[Finding, ...]:
+        """The findings without mere notes: what concerns a person who looks at single weights."""
+        return tuple(finding for finding in self.findings if finding.severity != "note")
 
     @property
     def reader(self) -> Format:
@@ -137,7 +143,7 @@ def _find(path: str) -> tuple[Source, str, list[str]]:
     candidates: list[Source] = [source]
     if source.only is None:
         with suppress(NotACheckpoint):
-            candidates.append(open_source(f"{path.rstrip('/')}/{NATIVE_SUBFOLDER}"))
+            candidates.append(open_source(os.path.join(path, NATIVE_SUBFOLDER)))
     for candidate in candidates:
         for name, reader in FORMATS.items():
             if files := reader.weight_files(candidate):
@@ -174,9 +180,9 @@ def _read_config(source: Source, reader: Format) -> tuple[ModelConfig | None, li
         ]
     except (LlamaInspectError, OSError) as error:
         return None, [Finding("error", "params.json", str(error).removeprefix("params.json: "))]
-    if not config.unknown_keys:
+    if not config.unknown:
         return config, []
-    keys = listing(config.unknown_keys, 12)
+    keys = listing(list(config.unknown), 12)
     return config, [Finding("note", "params.json", f"keys not understood, and so not used: {keys}")]
 
 
@@ -297,7 +303,7 @@ class _Joiner:
             names = [f"consolidated.{rank:02d}.pth" for rank in absent] if ranks else []
             message = (
                 f"the weights are cut into {self.world} shards and {len(self.shards)} can be read; "
-                "counts below are of the whole model. Download what is missing, or give the "
+                "counts are of the whole model. Download what is missing, or give the "
                 "directory that holds all of it"
             )
             where = f"{listing(names)} missing" if names else next(iter(self.shards))

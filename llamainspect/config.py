@@ -11,9 +11,11 @@ from llamainspect.errors import CorruptFile
 DEFAULT_MULTIPLE_OF = 256
 DEFAULT_NORM_EPS = 1e-5
 DEFAULT_ROPE_THETA = 10_000.0  # Llama 1 and 2 do not write it; every Llama 3 and 4 file does
+SCALARS = (str, int, float, bool, type(None))
 MAX_LENGTH = 2**31  # of any dimension; keeps products and tables bounded on hostile files
 MAX_LAYERS = 1_000  # 405B has 126
 MAX_EXPERTS = 4_096
+MAX_NUMBER = 1e12
 
 
 class MoEConfig(NamedTuple):
@@ -92,7 +94,7 @@ class ModelConfig(NamedTuple):
     cross_attention: CrossAttentionConfig | None = None
     quantization: QuantizationConfig | None = None
     lora: LoraConfig | None = None
-    unknown_keys: tuple[str, ...] = ()  # in the file, and not understood here
+    unknown: dict[str, Any] | None = None  # keys in the file that are not understood here
 
     @classmethod
     def from_params(cls, raw: dict[str, Any], file: str = "params.json") -> "ModelConfig":
@@ -141,7 +143,7 @@ class ModelConfig(NamedTuple):
             cross_attention=_cross_attention(fields),
             quantization=_quantization(fields.group("quantization_args")),
             lora=_lora(fields.group("lora_args")),
-            unknown_keys=fields.unread(),  # last: by now everything known has been asked for
+            unknown=fields.unread() or None,  # last: by now everything known has been asked for
         )
 
 
@@ -195,13 +197,13 @@ class _Fields:
             raise self.wrong(key, f"{_short(value)} is out of range")
         return value
 
-    def optional_number(self, key: str) -> float | None:
+    def optional_number(self, key: str, minimum: float = 0) -> float | None:
         value = self.get(key)
         if value is None:
             return None
         if type(value) not in (int, float):
             raise self.wrong(key, f"a number is needed, it is {_short(value)}")
-        if not 0 < value <= 1e12:
+        if not minimum < value <= MAX_NUMBER:
             raise self.wrong(key, f"{_short(value)} is out of range")
         return float(value)
 
@@ -230,9 +232,16 @@ class _Fields:
     def ignore(self, *keys: str) -> None:
         self.read.update(keys)
 
-    def unread(self) -> tuple[str, ...]:
-        names = [self.prefix + key for key in self.raw if key not in self.read]
-        return tuple(names + [name for group in self.groups for name in group.unread()])
+    def unread(self) -> dict[str, Any]:
+        """Keys nobody asked for, by dotted name; of lists and objects only that they are there."""
+        unread = {
+            f"{self.prefix}{key}": value if isinstance(value, SCALARS) else "…"
+            for key, value in self.raw.items()
+            if key not in self.read
+        }
+        for group in self.groups:
+            unread |= group.unread()
+        return unread
 
 
 def _short(value: Any) -> str:
@@ -279,7 +288,7 @@ def _vision(fields: _Fields | None) -> VisionConfig | None:
         n_heads=fields.integer("n_heads"),
         mlp_ratio=fields.optional_number("mlp_ratio") or 4.0,
         output_dim=fields.integer("output_dim"),
-        pixel_shuffle_ratio=fields.optional_number("pixel_shuffle_ratio") or 0.5,
+        pixel_shuffle_ratio=fields.optional_number("pixel_shuffle_ratio", 1e-3) or 0.5,
     )
 
 

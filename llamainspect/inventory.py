@@ -37,7 +37,7 @@ def list_tensors(
         count=len(weights),
         elements=sum(weight.elements for weight in weights),
         nbytes=sum(weight.nbytes for weight in weights),
-        findings=checkpoint.findings,
+        findings=checkpoint.problems,
     )
 
 

@@ -40,7 +40,7 @@ def show_tensor(checkpoint: Checkpoint, name: str, start: tuple[int, ...] = ()) 
         stored=_rows(stored, columns),
         float32=None if floats is None else _rows(floats, columns),
         nbytes_read=nbytes_read,
-        findings=checkpoint.findings,
+        findings=checkpoint.problems,
     )
 
 

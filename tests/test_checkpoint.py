@@ -271,7 +271,7 @@ def test_an_unusable_params_json_is_a_finding_and_the_tensors_still_list(tiny, t
 
 
 def test_unknown_keys_are_kept_and_listed(tiny):
-    (tiny / "params.json").write_text(json.dumps(TINY | {"surprise": 1, "moe_args": None}))
+    (tiny / "params.json").write_text(json.dumps(TINY | {"surprise": 1, "moe_args": None, "x": []}))
     checkpoint = open_checkpoint(str(tiny))
-    assert checkpoint.config.unknown_keys == ("surprise",)
-    assert checkpoint.findings[0].message.endswith(": surprise")
+    assert checkpoint.config.unknown == {"surprise": 1, "x": "…"}
+    assert checkpoint.findings[0].message.endswith(": surprise, x")

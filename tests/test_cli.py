@@ -176,7 +176,10 @@ EVIL = "layers.0.\x1b[31mred\x1b[0m\u202e[bold]\r\nx\udc80"
 
 def test_names_from_files_cannot_drive_the_terminal(tmp_path):
     torch.save({EVIL: torch.ones(2, 2)}, tmp_path / "consolidated.00.pth")
-    (tmp_path / "params.json").write_text(json.dumps({"dim": 1, "\x1b]8;;evil": 1}))
+    quantised = {"quantization_args": {"scheme": "\x1b[31m"}, "\x1b]8;;evil": 1}
+    (tmp_path / "params.json").write_text(
+        json.dumps({"dim": 4, "n_heads": 2, "n_layers": 1, "vocab_size": 3} | quantised)
+    )
     for command in (["summary"], ["tensors"], ["show", "nothing"]):
         for json_option in ([], ["--json"]):
             done = run(command[0], tmp_path, *command[1:], *json_option)

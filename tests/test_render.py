@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from checkpoints import TINY_MOE, moe_shapes, random_weights, write_native
 
 from llamainspect import list_tensors, open_checkpoint, show_tensor, summarize
 from llamainspect.render.printable import printable
@@ -38,6 +39,7 @@ def test_pages_at_100_columns_are_as_recorded(command, monkeypatch):
     [
         (0, "0 bytes"),
         (80, "80 bytes"),
+        (1023, "1,023 bytes"),
         (1536, "1.50 KiB"),
         (5 * 2**20, "5.00 MiB"),
         (16_060_617_592, "14.96 GiB"),
@@ -58,3 +60,28 @@ def test_printable_shows_what_a_terminal_would_obey():
     assert printable("a\x00b\x1b\x9b\u202e\ufeff\ud800") == r"a\x00b\x1b\x9b\u202e\ufeff\ud800"
     assert printable("weiß 模型 [bold]") == "weiß 模型 [bold]"
     assert printable("x" * 300) == "x" * 199 + "…"
+
+
+def test_every_kind_of_configuration_has_a_page(tmp_path):
+    """Experts, an image encoder, cross-attention, quantisation and LoRA, in words."""
+    params = TINY_MOE | {
+        "vision_args": {
+            "image_size": {"height": 28, "width": 28}, "patch_size": {"height": 14, "width": 14},
+            "dim": 32, "n_layers": 1, "n_heads": 4, "mlp_ratio": 4.0, "output_dim": 64,
+            "pixel_shuffle_ratio": 0.5,
+        },
+        "vision_chunk_size": 448, "vision_max_num_chunks": 4,
+        "vision_num_cross_attention_layers": 8,
+        "quantization_args": {"scheme": "int4", "group_size": 32},
+        "lora_args": {"rank": 16, "scale": 2.0},
+    }  # fmt: skip
+    write_native(tmp_path, params, [random_weights(moe_shapes(TINY_MOE))])
+    page = to_text(summarize(open_checkpoint(str(tmp_path))), terminal=True, plain=True, width=100)
+    for line in (
+        "experts          4 routed, top 1, of hidden size 128, in every 2nd layer",
+        "vision           1 layers of 32, images of 28 x 28 px",
+        "cross-attention  8 layers, image tiles of 448 px",
+        "quantization     scheme int4, group_size 32, spinquant False",
+        "LoRA             rank 16, scale 2.0",
+    ):
+        assert line in page

@@ -39,6 +39,8 @@ app = typer.Typer(
 
 def main() -> NoReturn:
     """Run one command and end the process with its exit code."""
+    if sys.stdout is None:  # started with stdout closed: the exit code is still an answer
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  open until the process ends
     try:
         app()
     except LlamaInspectError as error:

@@ -149,7 +149,7 @@ def test_views_with_a_gap_between_them_waste_the_gap(tmp_path: Path) -> None:
     assert "240 bytes" in finding.message
 
 
-def test_a_tensor_beside_an_attribute_is_not_called_a_slice(tmp_path: Path) -> None:
+def test_a_storage_that_no_name_leads_to_is_not_called_a_slice(tmp_path: Path) -> None:
     weight = torch.ones(3)
     weight.companion = torch.zeros(7)  # its storage belongs to no name
     _, findings = meta.read_tensors(save(tmp_path, {"w": weight}), FILE)
@@ -177,7 +177,7 @@ def test_records_that_no_tensor_names_are_counted_beside_missing_ones(tmp_path: 
 
 GUARDED = """
 import resource, sys
-resource.setrlimit(resource.RLIMIT_CPU, (10, 10))
+resource.setrlimit(resource.RLIMIT_CPU, (5, 5))
 from llamainspect.formats import meta
 from llamainspect.sources import Folder
 print(len(meta.read_tensors(Folder(sys.argv[1]), sys.argv[2])[0]))
@@ -186,8 +186,8 @@ print(len(meta.read_tensors(Folder(sys.argv[1]), sys.argv[2])[0]))
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits on time are POSIX's")
 def test_a_shard_with_very_many_missing_records_ends_within_seconds(tmp_path: Path) -> None:
-    save(tmp_path, {str(n): torch.empty(1) for n in range(40_000)})
-    rewrite(tmp_path, {f"data/{n}": None for n in range(40_000)})
+    save(tmp_path, {str(n): torch.empty(1) for n in range(20_000)})
+    rewrite(tmp_path, {f"data/{n}": None for n in range(20_000)})
     child = subprocess.run(
         [sys.executable, "-c", GUARDED, str(tmp_path), FILE], capture_output=True, check=False
     )
@@ -222,13 +222,13 @@ def test_a_pickle_that_differs_from_its_checksum_and_makes_no_sense_names_the_fi
 
 
 @pytest.mark.parametrize(
-    "order", [b"big", b"big\n", b"middle", b"", b"big             ", b"little, or is it big?"]
+    "order", [b"", b"middle", b"big\n", b"big             ", b"little, or is it big?"]
 )
-def test_a_shard_in_another_byte_order_is_not_read(order: bytes, tmp_path: Path) -> None:
+def test_a_byte_order_that_torch_does_not_know_is_not_read(order: bytes, tmp_path: Path) -> None:
     save(tmp_path, {"a": torch.ones(3)})
     folder = rewrite(tmp_path, {"byteorder": order})
-    with pytest.raises(ValueError, match="ndian"):  # torch does not read them either, but for "big"
-        torch.load(tmp_path / FILE) if b"big" != order.strip() else int("endian")
+    with pytest.raises(ValueError, match="endian"):
+        torch.load(tmp_path / FILE)
     with pytest.raises((UnsupportedFile, CorruptFile), match=r"^consolidated\.00\.pth: "):
         meta.read_tensors(folder, FILE)
 

@@ -104,7 +104,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 GUARDED = """
 import resource, sys
-resource.setrlimit(resource.RLIMIT_CPU, (10, 10))
+resource.setrlimit(resource.RLIMIT_CPU, (5, 5))
 from llamainspect.errors import CorruptFile
 from llamainspect.formats.strict_json import read_json_object
 from llamainspect.sources import Folder

@@ -26,17 +26,30 @@ def view(report: Report, terminal: bool) -> RenderableType:
 def nbytes_text(nbytes: int) -> str:
     """4.56 GiB; a smaller unit where GiB would say next to nothing."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if nbytes >= size / 10:
+        if nbytes >= max(size / 10, 2**10):
             return f"{nbytes / size:,.2f} {unit}"
     return f"{nbytes:,} bytes"
 
 
-def count_text(number: int) -> str:
-    """8,030,261,248 (8.03 B); without the short form below a million."""
+def exact_nbytes_text(nbytes: int) -> str:
+    """16,060,522,496 bytes (14.96 GiB)."""
+    short = nbytes_text(nbytes)
+    exact = f"{nbytes:,} bytes"
+    return exact if short == exact else f"{exact} ({short})"
+
+
+def short_count(number: int) -> str:
+    """8.03 B; nothing below a million, where the number itself is short."""
     for letter, size in (("T", 10**12), ("B", 10**9), ("M", 10**6)):
         if number >= size:
-            return f"{number:,} ({number / size:.2f} {letter})"
-    return f"{number:,}"
+            return f"{number / size:.2f} {letter}"
+    return ""
+
+
+def count_text(number: int) -> str:
+    """8,030,261,248 (8.03 B)."""
+    short = short_count(number)
+    return f"{number:,} ({short})" if short else f"{number:,}"
 
 
 def shape_text(shape: Iterable[int]) -> str:

@@ -10,6 +10,7 @@ from llamainspect.render.printable import printable
 from llamainspect.render.text.common import (
     bar,
     count_text,
+    exact_nbytes_text,
     facts,
     findings_view,
     nbytes_text,
@@ -17,6 +18,7 @@ from llamainspect.render.text.common import (
     safe,
     section,
     shape_text,
+    short_count,
     view,
 )
 from llamainspect.reports import (
@@ -112,7 +114,9 @@ def _files(report: Summary) -> str:
 def _config(config: dict[str, Any]) -> Table:
     grid = Table.grid(padding=(0, 2))
     cells = [
-        (label, _config_value(key, config)) for key, label in CONFIG_LABELS.items() if key in config
+        (label, printable(_config_value(key, config)))
+        for key, label in CONFIG_LABELS.items()
+        if key in config
     ]
     short = [cell for cell in cells if len(cell[1]) <= 12]
     rows = -(-len(short) // 3)
@@ -166,11 +170,15 @@ def _parameters(parameters: Parameters, terminal: bool) -> Table:
     table.add_column(justify="right", no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     table.add_column()
-    table.add_row("total", Text(count_text(total), style="bold"), "", "")
-    if parameters.stored != total:
-        table.add_row("sum over names", Text(f"{parameters.stored:,}"), "", Text(""))
-    if parameters.active is not None:
-        table.add_row("active per token", Text(count_text(parameters.active)), "", "")
+    heads = {
+        "total": total,
+        "sum over names": parameters.stored if parameters.stored != total else None,
+        "active per token": parameters.active,
+    }
+    for label, number in heads.items():
+        if number is not None:
+            style = "bold" if label == "total" else ""
+            table.add_row(label, Text(f"{number:,}", style=style), short_count(number), "")
     for name, number in parameters.by_component.items():
         label = name.replace("_", " ")
         share = Text(percent_text(number, total))
@@ -223,7 +231,7 @@ def _(report: TensorList, terminal: bool) -> RenderableType:
             table.add_row("", shape_text(part.shape), part.dtype, f"{part.nbytes:,}", Text(place))
     total = (
         f"\n{report.count:,} weights, {count_text(report.elements)} elements, "
-        f"{nbytes_text(report.nbytes)} ({report.nbytes:,} bytes)"
+        f"{exact_nbytes_text(report.nbytes)}"
     )
     parts: list[RenderableType] = [table] if report.tensors else []
     parts.append(Text(total.lstrip() if not report.tensors else total, style="bold"))
@@ -235,11 +243,8 @@ def _(report: TensorList, terminal: bool) -> RenderableType:
 def _cut(entry: TensorEntry) -> str:
     if len(entry.files) == 1:
         return ""
-    return (
-        f"{len(entry.files)} copies"
-        if entry.axis is None
-        else f"{len(entry.files)} x axis {entry.axis}"
-    )
+    parts = len(entry.files)
+    return f"{parts} copies" if entry.axis is None else f"{parts} parts, axis {entry.axis}"
 
 
 # --- show -----------------------------------------------------------------------------------------
@@ -249,12 +254,9 @@ def _cut(entry: TensorEntry) -> str:
 def _(report: TensorDetail, terminal: bool) -> RenderableType:
     entry = report.tensor
     rows: list[tuple[str, RenderableType]] = [
-        (
-            "shape",
-            Text(f"{shape_text(entry.shape)} ({count_text(_product(entry.shape))} elements)"),
-        ),
+        ("shape", Text(f"{shape_text(entry.shape)}, {_product(entry.shape):,} elements")),
         ("dtype", Text(entry.dtype)),
-        ("bytes", Text(f"{entry.nbytes:,} ({nbytes_text(entry.nbytes)})")),
+        ("size", Text(exact_nbytes_text(entry.nbytes))),
         ("component", Text(entry.component.replace("_", " ") + _layer(entry))),
         ("stored", _places(entry)),
     ]

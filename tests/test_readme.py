@@ -1,0 +1,80 @@
+"""The README says what is so: its commands run, their output is current, CI runs the same text.
+
+python tests/test_readme.py     writes the current output of each command into the README
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+TEXT = README.read_text(encoding="utf-8")
+
+SETUP, TESTS = re.findall(r"```sh\n(.+)\n```", TEXT)
+CONSOLE = re.compile(r"```console\n\$ (?P<command>.+)\n(?P<output>[\s\S]*?)```")
+PYTHON = re.findall(r"```python\n([\s\S]+?)```", TEXT)
+INLINE = re.findall(r"`(llamainspect [a-z-]+ examples/[^`]+)`", TEXT)
+
+
+def run(command):
+    """A README command, as this interpreter's llamainspect; exit code and output."""
+    words = shlex.split(command)
+    assert words[0] == "llamainspect"
+    done = subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={name: value for name, value in os.environ.items() if name != "LLAMAINSPECT_MODEL"},
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("block", list(CONSOLE.finditer(TEXT)), ids=lambda m: m["command"])
+def test_the_output_shown_is_what_the_command_prints(block):
+    assert run(block["command"]) == (0, block["output"])
+
+
+@pytest.mark.parametrize("command", INLINE)
+def test_commands_in_sentences_work(command):
+    assert run(command)[0] == 0
+
+
+@pytest.mark.parametrize("code", PYTHON)
+def test_python_examples_run(code, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    exec(compile(code, "README.md", "exec"), {})
+    assert "229952 True" in capsys.readouterr().out
+
+
+def test_the_first_command_ends_with_one_that_works():
+    assert SETUP.startswith("python3 -m venv .venv && . .venv/bin/activate && pip install -q . && ")
+    assert run(SETUP.rpartition(" && ")[2])[0] == 0
+
+
+def test_ci_runs_the_test_command_as_printed():
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert TESTS in lines
+    assert lines.index("rm -rf .venv") < lines.index(TESTS)
+    assert {"ruff check", "ruff format --check", "mypy"} <= set(lines)
+
+
+def test_every_command_is_shown():
+    from llamainspect.cli import app
+
+    names = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert names == {block["command"].split()[1] for block in CONSOLE.finditer(TEXT)}
+
+
+if __name__ == "__main__":
+    README.write_text(
+        CONSOLE.sub(lambda m: f"```console\n$ {m['command']}\n{run(m['command'])[1]}```", TEXT),
+        encoding="utf-8",
+    )
