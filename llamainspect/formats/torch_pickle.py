@@ -239,7 +239,7 @@ def _tensor(args: tuple[Any, ...], dtype: DType | None = None, metadata: Any = N
             f"a tensor of shape {list(shape)} needs {dtype.nbytes(offset + span):,} bytes of "
             f"storage {storage.key[:40]!r}, which has {storage.nbytes:,}"
         )
-    kept = None if contiguous or span <= 1 else strides
+    kept = None if contiguous or count(shape) <= 1 else strides
     start = dtype.nbytes(offset)
     if metadata is None:
         return TensorRef(storage, dtype, start, shape, kept, span)
