@@ -49,7 +49,7 @@ class Weight(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes of the whole, each element once."""
-        return self.parts[0].dtype.nbytes(self.elements)
+        return self.parts[0].dtype.nbytes(self.shape)
 
     @property
     def complete(self) -> bool:

@@ -20,7 +20,7 @@ class SmallFloat(NamedTuple):
 
 
 class DType(NamedTuple):
-    """One element type. A block of `block_bytes` bytes stores `block_elements` elements."""
+    """One element type. `block_bytes` bytes store `block_elements` neighbours of the last axis."""
 
     name: str
     block_bytes: int
@@ -30,9 +30,14 @@ class DType(NamedTuple):
     numpy: str | None = None  # little-endian numpy type of the stored bits, None: no numeric view
     small_float: SmallFloat | None = None  # set when those bits need decoding
 
-    def nbytes(self, elements: int) -> int:
-        """Bytes that `elements` elements take."""
-        return -(-elements // self.block_elements) * self.block_bytes
+    def nbytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes of a contiguous tensor; rows of packed types begin at a byte of their own."""
+        blocks = 1
+        for length in shape:
+            blocks *= length
+        if self.block_elements > 1 and shape and shape[-1]:
+            blocks = blocks // shape[-1] * -(-shape[-1] // self.block_elements)
+        return blocks * self.block_bytes
 
 
 BF16 = SmallFloat(8, 7, 127, has_inf=True)

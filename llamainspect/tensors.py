@@ -44,7 +44,7 @@ class TensorInfo(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes of the elements, each counted once however the strides visit them."""
-        return self.dtype.nbytes(self.elements)
+        return self.dtype.nbytes(self.shape)
 
     @property
     def whole_storage(self) -> bool:

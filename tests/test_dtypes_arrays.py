@@ -85,17 +85,20 @@ def test_numpy_types_are_as_wide_as_the_elements_and_little_endian(name: str) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "elements", "nbytes"),
+    ("name", "shape", "nbytes"),
     [
-        ("BF16", 0, 0),
-        ("BF16", 3, 6),
-        ("C128", 2, 32),
-        ("F4_E2M1_X2", 3, 3),
-        ("F64", 10**12, 8 * 10**12),
+        ("BF16", (0, 3), 0),
+        ("BF16", (3,), 6),
+        ("C128", (), 16),
+        ("F4_E2M1_X2", (3, 1), 3),
+        ("F64", (10**6, 10**6), 8 * 10**12),
+        ("QU4X2", (3, 5), 9),  # torch begins each row at a byte of its own
+        ("QU2X4", (3, 5), 6),
+        ("QU4X2", (3, 0), 0),
     ],
 )
-def test_bytes_of_elements(name: str, elements: int, nbytes: int) -> None:
-    assert DTYPES[name].nbytes(elements) == nbytes
+def test_bytes_of_a_shape(name: str, shape: tuple[int, ...], nbytes: int) -> None:
+    assert DTYPES[name].nbytes(shape) == nbytes
 
 
 # --- decoding -----------------------------------------------------------------------------------
@@ -120,7 +123,7 @@ def test_decoding_keeps_the_shape() -> None:
 
 def stored(dtype: DType, elements: int = 1, **flags: bool) -> TensorInfo:
     """A tensor that is all of its storage."""
-    storage = Storage("w.pth", "data/0", dtype.nbytes(elements), 0)
+    storage = Storage("w.pth", "data/0", dtype.nbytes((elements,)), 0)
     return TensorInfo("w", dtype, (elements,), storage, **flags)
 
 

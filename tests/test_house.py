@@ -21,6 +21,7 @@ FLOORS = [
 ORDER = [
     "errors", "dtypes", "tensors", "names", "config", "architecture", "catalog", "reports",
     "sources", "formats.strict_json", "formats.vocabulary", "formats.torch_zip",
+    "formats.symbolic_pickle",
     "formats.torch_pickle", "formats.meta", "formats", "checkpoint", "arrays",
 ]  # fmt: skip
 FACTS = FLOORS[0]

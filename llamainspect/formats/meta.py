@@ -21,6 +21,10 @@ from llamainspect.tensors import Storage, TensorInfo
 WEIGHT_FILE = re.compile(r"consolidated(?:\.(\d+))?\.pth")
 CONFIG_FILE = "params.json"
 PICKLE = "data.pkl"
+TORCHSCRIPT = "constants.pkl"
+BYTE_ORDER = "byteorder"
+LITTLE = b"little"
+MAX_EXAMPLES = 3
 
 
 def weight_files(source: Source) -> list[str]:
@@ -38,7 +42,7 @@ def read_config(source: Source) -> ModelConfig:
 
 def locate(source: Source, storage: Storage) -> int:
     """Offset of a storage's first byte: read from its zip record's local header."""
-    return locate_record(source, storage.file, storage.start, storage.nbytes)
+    return locate_record(source, storage.file, storage.key, Record(storage.start, storage.nbytes))
 
 
 def read_tensors(source: Source, file: str) -> tuple[list[TensorInfo], list[Finding]]:
@@ -66,28 +70,22 @@ def read_tensors(source: Source, file: str) -> tuple[list[TensorInfo], list[Find
 def _read_contents(
     source: Source, file: str, records: dict[str, Record]
 ) -> tuple[Contents, list[Finding]]:
+    if TORCHSCRIPT in records:
+        raise UnsupportedFile(
+            f"{file}: it is a TorchScript archive (torch.jit.save), which holds a program rather "
+            "than a state dict; save model.state_dict() with torch.save instead"
+        )
     record = records.get(PICKLE)
     if record is None:
-        if "constants.pkl" in records:
-            raise UnsupportedFile(
-                f"{file}: it is a TorchScript archive (torch.jit.save), which holds a program "
-                "rather "
-                "than a state dict; save model.state_dict() with torch.save instead"
-            )
         raise CorruptFile(
             f"{file}: it holds no {PICKLE}: not written by torch.save, or torch.save was "
-            "interrupted; "
-            "get it again"
+            "interrupted; get it again"
         )
     if record.nbytes > MAX_PICKLE_NBYTES:
         raise UnsupportedFile(f"{file}: {PICKLE} has {record.nbytes:,} bytes; that is not read")
-    if "byteorder" in records and records["byteorder"].nbytes < 16:
-        order = _read_record(source, file, records["byteorder"])
-        if order.strip() != b"little":
-            raise UnsupportedFile(
-                f"{file}: it was written on a big-endian machine; re-save it on a little-endian one"
-            )
-    data = _read_record(source, file, record)
+    if BYTE_ORDER in records:
+        _check_byte_order(source, file, records[BYTE_ORDER])
+    data = _read_record(source, file, PICKLE, record)
     damaged = []
     if record.crc32 and zlib.crc32(data) != record.crc32:
         damaged.append(
@@ -104,9 +102,18 @@ def _read_contents(
         raise type(error)(f"{file}, {PICKLE}: {error}") from error
 
 
-def _read_record(source: Source, file: str, record: Record) -> bytes:
-    offset = locate_record(source, file, record.start, record.nbytes)
-    return source.read(file, offset, record.nbytes)
+def _check_byte_order(source: Source, file: str, record: Record) -> None:
+    """Files without this record are little-endian; others say so, or are not read."""
+    order = _read_record(source, file, BYTE_ORDER, record) if record.nbytes < 16 else b""
+    if order != LITTLE:
+        what = "big-endian" if order == b"big" else "in no byte order that torch knows"
+        raise UnsupportedFile(
+            f"{file}: its numbers are {what}; re-save it with torch.save on a little-endian machine"
+        )
+
+
+def _read_record(source: Source, file: str, name: str, record: Record) -> bytes:
+    return source.read(file, locate_record(source, file, name, record), record.nbytes)
 
 
 def _check_storages(
@@ -114,24 +121,46 @@ def _check_storages(
 ) -> tuple[dict[str, Storage], list[Finding]]:
     """Storages as the zip has them, held against what the pickle says of them."""
     storages: dict[str, Storage] = {}
-    findings: list[Finding] = []
+    missing: list[StorageRef] = []
+    wrong: list[StorageRef] = []
     for ref, nbytes in contents.storages:
         key = f"data/{ref.key}"
         record = records.get(key)
         if record is None:
-            message = f"the bytes of {_users(contents, ref)} are not in the file (no record {key})"
-            findings.append(Finding("error", file, f"{message}; download it again"))
+            missing.append(ref)
             continue
+        # A CRC of 0 on bytes means that torch was told not to compute one.
         storages[ref.key] = Storage(file, key, record.nbytes, record.start, record.crc32 or None)
         if record.nbytes != nbytes:
-            findings.append(
-                Finding(
-                    "error",
-                    file,
-                    f"{_users(contents, ref)}: {nbytes:,} bytes are needed, record "
-                    f"{key} has {record.nbytes:,}; the file is damaged, download it again",
-                )
+            wrong.append(ref)
+    findings = []
+    if missing:
+        findings.append(
+            Finding(
+                "error",
+                file,
+                f"the bytes of {_users(contents, missing)} are not in the file (no record "
+                f"{listing([f'data/{ref.key}' for ref in missing])}); download it again",
             )
+        )
+    if wrong:
+        sizes = [
+            f"data/{ref.key} has {storages[ref.key].nbytes:,} bytes where {ref.nbytes:,} are needed"
+            for ref in wrong[:MAX_EXAMPLES]
+        ]
+        findings.append(
+            Finding(
+                "error",
+                file,
+                f"{_users(contents, wrong)}: {'; '.join(sizes)}; the file is damaged, download it "
+                "again",
+            )
+        )
+    return storages, findings + _check_waste(file, contents, records)
+
+
+def _check_waste(file: str, contents: Contents, records: dict[str, Record]) -> list[Finding]:
+    findings = []
     if contents.unused:
         keys = listing([f"data/{key}" for key in contents.unused])
         findings.append(
@@ -143,22 +172,22 @@ def _check_storages(
                 "with its whole storage; .clone() it before torch.save)",
             )
         )
-    orphans = [key for key in records if key.startswith("data/")]
-    if len(orphans) > len(storages):
-        known = {storage.key for storage in storages.values()}
-        orphans = [key for key in orphans if key not in known]
-        total = sum(records[key].nbytes for key in orphans)
-        findings.append(
-            Finding(
-                "warning", file, f"{len(orphans):,} storages ({total:,} bytes) belong to no tensor"
-            )
-        )
-    return storages, findings
+    orphans = [
+        record.nbytes
+        for key, record in records.items()
+        if key.startswith("data/") and key[len("data/") :] not in contents.viewed
+    ]
+    if orphans:
+        message = f"{len(orphans):,} storages ({sum(orphans):,} bytes) belong to no tensor"
+        findings.append(Finding("warning", file, message))
+    return findings
 
 
-def _users(contents: Contents, ref: StorageRef) -> str:
-    names = [name for name, tensor in contents.tensors if tensor.storage.key == ref.key]
-    return listing(names) if names else "an unused storage"
+def _users(contents: Contents, refs: list[StorageRef]) -> str:
+    """The tensors that view these storages."""
+    keys = {ref.key for ref in refs}
+    names = [name for name, tensor in contents.tensors if tensor.storage.key in keys]
+    return listing(names) if names else "unused storages"
 
 
 def _describe_contents(file: str, contents: Contents) -> list[Finding]:
@@ -173,6 +202,9 @@ def _describe_contents(file: str, contents: Contents) -> list[Finding]:
         )
         for name, position in contents.foreign
     ]
+    if contents.more_foreign:
+        message = f"its pickle names {contents.more_foreign:,} more that are no tensor constructs"
+        findings.append(Finding("error", file, message))
     findings += [
         Finding("warning", file, f"{name} is given more than once; the last one counts")
         for name in contents.repeated

@@ -31,8 +31,8 @@ HEAD_SIGNS = (
     (b"version https://git-lfs", "is a Git LFS pointer, not the file itself; run `git lfs pull`"),
     (b"\x1f\x8b", "is gzip-compressed; decompress it first"),
     (b"GGUF", "is a GGUF file, which is not read"),
-    (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", None),  # legacy torch.save: its magic number
 )
+LEGACY_MAGIC = b"l\xfc\x9cF\xf9 j\xa8P\x19"  # the first of the pickles in a legacy file
 LEGACY = (
     "was written by torch.save before torch 1.6 (or with _use_new_zipfile_serialization=False), a "
     "format that cannot be listed without unpickling; re-save it with torch.save(torch.load(path, "
@@ -45,7 +45,7 @@ class Record(NamedTuple):
 
     start: int  # of its local header
     nbytes: int
-    crc32: int
+    crc32: int = 0  # 0 on a record with bytes: not computed
 
 
 def read_directory(source: Source, file: str) -> dict[str, Record]:
@@ -65,14 +65,26 @@ def read_directory(source: Source, file: str) -> dict[str, Record]:
     return _parse_directory(file, source.read(file, start, nbytes), count, start)
 
 
-def locate_record(source: Source, file: str, start: int, nbytes: int) -> int:
-    """Offset of a record's first byte; reads its local header, which only then is needed."""
-    fixed = LOCAL.unpack(source.read(file, start, LOCAL.size))
-    if fixed[0] != b"PK\x03\x04":
-        raise CorruptFile(f"{file}: no zip record where its directory says one starts ({start:,})")
-    offset: int = start + LOCAL.size + fixed[-2] + fixed[-1]
-    if offset + nbytes > source.nbytes(file):
-        raise CorruptFile(f"{file}: the record at byte {start:,} runs past the end of the file")
+def locate_record(source: Source, file: str, name: str, record: Record) -> int:
+    """Offset of a record's first byte; reads its local header, which only then is needed.
+
+    The local header's sizes are zero in torch's files; only the lengths of its name and of its
+    padding count, and its name must be the one that the directory has.
+    """
+    size = source.nbytes(file)
+    # The name comes with the fixed part in one read, unless the file was saved under a long one.
+    header = source.read(file, record.start, min(LOCAL.size + 256, size - record.start))
+    if len(header) < LOCAL.size or header[:4] != b"PK\x03\x04":
+        raise _lies(file, f"no record stands where its directory has {name[:80]!r}")
+    name_length, extra_length = LOCAL.unpack_from(header)[-2:]
+    name_end = LOCAL.size + name_length
+    if name_end > len(header):
+        header = source.read(file, record.start, min(name_end, size - record.start))
+    if not header[LOCAL.size : name_end].endswith(b"/" + name.encode()):
+        raise _lies(file, f"record {name[:80]!r} has another name in its own header")
+    offset: int = record.start + name_end + extra_length
+    if offset + record.nbytes > size:
+        raise _lies(file, f"record {name[:80]!r} runs past the end of the file")
     return offset
 
 
@@ -81,7 +93,9 @@ def _not_a_zip(source: Source, file: str, size: int, head: bytes) -> CorruptFile
         return CorruptFile(f"{file}: the file is empty; download it again")
     for sign, text in HEAD_SIGNS:
         if head.startswith(sign):
-            return UnsupportedFile(f"{file}: it {text or LEGACY}")
+            return UnsupportedFile(f"{file}: it {text}")
+    if LEGACY_MAGIC in head[:32]:
+        return UnsupportedFile(f"{file}: it {LEGACY}")
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<error")):
         return CorruptFile(
@@ -115,10 +129,10 @@ def _locate_directory(file: str, size: int, tail: bytes) -> tuple[int, int, int]
     locator_at = end_at - END64_LOCATOR.size
     directory_end = size - END.size
     if locator_at >= 0 and tail[locator_at : locator_at + 4] == b"PK\x06\x07":
-        _, _, end64_start, disks = END64_LOCATOR.unpack_from(tail, locator_at)
+        _, end64_disk, end64_start, disks = END64_LOCATOR.unpack_from(tail, locator_at)
         end64_at = locator_at - END64.size
         directory_end = size - TAIL_NBYTES
-        if end64_at < 0 or end64_start != directory_end or disks != 1:
+        if end64_at < 0 or end64_start != directory_end or disks != 1 or end64_disk:
             raise _lies(file, "its zip64 locator points elsewhere")
         sign, length, _, _, disk64, start_disk64, here64, count64, nbytes64, start64 = (
             END64.unpack_from(tail, end64_at)
@@ -168,8 +182,7 @@ def _parse_directory(file: str, data: bytes, count: int, directory: int) -> dict
         if not raw_name.startswith(root):
             raise _lies(file, f"record {raw_name[:80]!r} lies outside the folder {root[:80]!r}")
         name = raw_name[len(root) :].decode("utf-8", "replace")
-        # ASCII without control characters, backslash or "..": all that torch writes, and no tricks.
-        if not (name.isascii() and name.isprintable()) or "\\" in name or ".." in name or not name:
+        if not _is_plain(name):
             raise _lies(file, f"a record is called {name[:80]!r}, which torch never writes")
         lower = name.lower()
         if lower in folded:
@@ -193,6 +206,20 @@ def _parse_directory(file: str, data: bytes, count: int, directory: int) -> dict
     if expected_start > directory or position != len(data):
         raise _lies(file, "its records run into its directory, or the directory has a rest")
     return records
+
+
+def _is_plain(name: str) -> bool:
+    """ASCII without control characters, backslash, ".." or empty parts: all that torch writes."""
+    return (
+        name.isascii()
+        and name.isprintable()
+        and "\\" not in name
+        and ".." not in name
+        and "//" not in name
+        and not name.startswith("/")
+        and not name.endswith("/")
+        and name != ""
+    )
 
 
 def _root(file: str, data: bytes) -> bytes:

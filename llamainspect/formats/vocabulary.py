@@ -38,8 +38,7 @@ def read_vocabulary(source: Source) -> Vocabulary:
         raise CorruptFile(f"{TOKENIZER_FILE}: {size:,} bytes are too many for a tokenizer")
     head = source.read(TOKENIZER_FILE, 0, min(size, 512))
     if head[:1] == bytes([PIECE_TAG]):
-        pieces = _count_pieces(source.read(TOKENIZER_FILE, 0, size))
-        return Vocabulary("sentencepiece", pieces, 0)
+        return _sentencepiece(source.read(TOKENIZER_FILE, 0, size))
     return _tiktoken(source, size, head)
 
 
@@ -47,28 +46,45 @@ def _tiktoken(source: Source, size: int, head: bytes) -> Vocabulary:
     """Ranks count up from 0, so the last line has the number; the file is not read for it."""
     first = head.split(b"\n", 1)[0].split()
     length = min(size, LAST_LINE_NBYTES)
-    lines = source.read(TOKENIZER_FILE, size - length, length).split()
-    if len(first) != 2 or not first[1].isdigit() or not lines[-1].isdigit():
-        kind = "a web page" if head.lstrip()[:1] == b"<" else "neither SentencePiece nor tiktoken"
-        raise CorruptFile(f"{TOKENIZER_FILE}: it is {kind}; download it again")
-    tokens = int(lines[-1][:12]) + 1
+    last = source.read(TOKENIZER_FILE, size - length, length).split()[-1:]
+    ranks = first[1:], last
+    if len(first) != 2 or not all(r and r[0].isdigit() and len(r[0]) < 10 for r in ranks):
+        raise _no_tokenizer(head)
+    tokens = int(last[0]) + 1
     return Vocabulary("tiktoken", tokens, SPECIAL_TOKENS.get(tokens))
 
 
-def _count_pieces(data: bytes) -> int:
-    """Pieces at the head of the protobuf. Raises CorruptFile when one runs past the end."""
+def _sentencepiece(data: bytes) -> Vocabulary:
+    """Counts the pieces at the head of the protobuf: each a tag, a length, and a message."""
     position, pieces, end = 0, 0, len(data)
     while position < end and data[position] == PIECE_TAG:
-        length, shift, position = 0, 0, position + 1
-        while position < end and shift < 35:
-            byte = data[position]
-            position += 1
-            length |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                break
-        position += length
+        length, message = _varint(data, position + 1)
+        position = message + length
+        if message == 0 or position > end:
+            raise CorruptFile(
+                f"{TOKENIZER_FILE}: it ends in the middle of a piece; download it again"
+            )
+        if length and data[message] != PIECE_TAG:  # the message begins with the piece's text
+            raise _no_tokenizer(data)
         pieces += 1
-    if position > end:
-        raise CorruptFile(f"{TOKENIZER_FILE}: it ends in the middle of a piece; download it again")
-    return pieces
+    return Vocabulary("sentencepiece", pieces, 0)
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    """(value, position behind it); position 0 when the data end before the number does."""
+    value = 0
+    for shift in range(0, 35, 7):
+        if position >= len(data):
+            break
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    return 0, 0
+
+
+def _no_tokenizer(data: bytes) -> CorruptFile:
+    page = data.lstrip()[:1] == b"<"
+    kind = "a web page" if page else "neither a SentencePiece nor a tiktoken model"
+    return CorruptFile(f"{TOKENIZER_FILE}: it is {kind}; download it again")

@@ -115,7 +115,7 @@ def test_records_of_a_torch_file_are_those_that_zipfile_finds(value: Any, tmp_pa
                 info.file_size,
                 info.CRC,
             )
-            offset = locate_record(folder, FILE, record.start, record.nbytes)
+            offset = locate_record(folder, FILE, name, record)
             assert folder.read(FILE, offset, record.nbytes) == archive.read(info)
 
 
@@ -127,10 +127,11 @@ def test_records_beyond_four_gibibytes_are_those_that_zipfile_finds(tmp_path: Pa
     records = read_directory(folder, FILE)
     with zipfile.ZipFile(tmp_path / FILE) as archive:
         for info in archive.infolist():
-            record = records[info.filename.partition("/")[2]]
+            name = info.filename.partition("/")[2]
+            record = records[name]
             assert (record.start, record.nbytes) == (info.header_offset, info.file_size)
             if info.file_size < 100 and not info.filename.startswith("consolidated.00/data/"):
-                offset = locate_record(folder, FILE, record.start, record.nbytes)
+                offset = locate_record(folder, FILE, name, record)
                 assert folder.read(FILE, offset, record.nbytes) == archive.read(info)
     tensors, findings = meta.read_tensors(folder, FILE)
     assert [info.storage.nbytes for info in tensors] == [2**32 + 8, 12]
@@ -156,7 +157,7 @@ def test_padding_before_the_data_is_followed(alignment: int, tmp_path: Path) -> 
         torch.utils.serialization.config.save.storage_alignment = before
     folder = write(tmp_path, data)
     record = read_directory(folder, FILE)["data/0"]
-    offset = locate_record(folder, FILE, record.start, record.nbytes)
+    offset = locate_record(folder, FILE, "data/0", record)
     assert offset % alignment == 0
     assert data[offset : offset + record.nbytes] == struct.pack("<5f", 0, 1, 2, 3, 4)
 
@@ -469,8 +470,8 @@ def test_a_record_without_a_local_header_is_refused_when_its_bytes_are_wanted(
     second = data.index(b"PK\x03\x04", 4)
     folder = write(tmp_path, data[:second] + b"XX" + data[second + 2 :])
     record = read_directory(folder, FILE)["data/0"]
-    with pytest.raises(CorruptFile, match=r"^consolidated\.00\.pth: no zip record"):
-        locate_record(folder, FILE, record.start, record.nbytes)
+    with pytest.raises(CorruptFile, match=r"^consolidated\.00\.pth: no record stands where"):
+        locate_record(folder, FILE, "data/0", record)
 
 
 def test_a_local_header_that_moves_its_bytes_out_of_the_file_is_refused(tmp_path: Path) -> None:
