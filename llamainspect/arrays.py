@@ -130,8 +130,7 @@ def _element(part: TensorInfo, index: Index) -> tuple[int, int]:
     if offset + length > part.storage.nbytes:
         raise CorruptFile(
             f"{part.file}: {part.name} reaches beyond its {part.storage.nbytes:,} stored bytes; "
-            "the "
-            "file is damaged, download it again"
+            "the file is damaged, download it again"
         )
     return offset, length
 

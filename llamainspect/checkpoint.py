@@ -173,9 +173,8 @@ def _read_config(source: Source, reader: Format) -> tuple[ModelConfig | None, li
             Finding(
                 "warning" if source.only else "error",
                 "params.json",
-                "there is none, so shapes are not "
-                "checked and shards are joined only where that is certain; it comes with the "
-                "download",
+                "there is none, so shapes are not checked and shards are joined only where that is "
+                "certain; it comes with the download",
             )
         ]
     except (LlamaInspectError, OSError) as error:
@@ -311,10 +310,9 @@ class _Joiner:
         extra = [file for file, rank in ranks.items() if rank >= self.world]
         if extra and len(extra) < len(self.shards):
             message = (
-                f"too many: the weights are cut into {self.world} shard{'s' * (self.world > 1)} "
-                "and "
-                f"{len(self.shards)} files are there; these are not counted. They belong to "
-                "another download, or params.json does"
+                f"too many: the weights are cut into {self.world} "
+                f"shard{'s' * (self.world > 1)} and {len(self.shards)} files are there; these are "
+                "not counted. They belong to another download, or params.json does"
             )
             self.findings.append(Finding("error", listing(extra), message))
             self.shards = {f: tensors for f, tensors in self.shards.items() if f not in extra}
@@ -338,8 +336,7 @@ class _Joiner:
             if whole is None and len(shape) > 1 and not _same_checksum(parts):
                 message = (
                     f"cut into {len(parts)} parts of shape {list(shape)}, and without params.json "
-                    "it "
-                    "is not certain along which axis; it is counted as one part"
+                    "it is not certain along which axis; it is counted as one part"
                 )
                 self.findings.append(Finding("error", name, message))
             else:

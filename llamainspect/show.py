@@ -12,6 +12,8 @@ from llamainspect.reports import TensorDetail
 
 T = TypeVar("T")
 CORNER = 6  # rows and columns
+MAX_COMPARED = 5_000  # names looked at for a near one; a file can hold a million
+MAX_NAME = 200
 
 
 def show_tensor(checkpoint: Checkpoint, name: str, start: tuple[int, ...] = ()) -> TensorDetail:
@@ -48,11 +50,11 @@ def _find(checkpoint: Checkpoint, name: str) -> Weight:
     if name in checkpoint.weights:
         return checkpoint.weights[name]
     names = list(checkpoint.weights)
-    near = get_close_matches(name, names, n=3, cutoff=0.5) or names[:3]
+    comparable = [other for other in names[:MAX_COMPARED] if len(other) <= MAX_NAME]
+    near = get_close_matches(name[:MAX_NAME], comparable, n=3, cutoff=0.5) or names[:3]
     raise MissingFile(
         f"{checkpoint.source.place}: no weight is called {name}; there are {len(names):,}, for "
-        "example "
-        f"{listing(near)}. `llamainspect tensors` lists them"
+        f"example {listing(near)}. `llamainspect tensors` lists them"
     )
 
 

@@ -37,17 +37,19 @@ def summarize(checkpoint: Checkpoint) -> Summary:
     config = checkpoint.config
     vocabulary, tokenizer_findings = _read_tokenizer(checkpoint)
     shape_findings = check_shapes(checkpoint)
-    tied, tie_findings = _tied_output(checkpoint)
+    shared = _find_copies(checkpoint)
+    equal = {} if shared else _output_equals_embedding(checkpoint)
+    copies = shared | equal
     identified = _identify(checkpoint)
     whole = config is not None and not any(
         finding.severity == "error" for finding in (*checkpoint.findings, *shape_findings)
     )
-    parameters, count_findings = _count(checkpoint, tied, identified)
+    parameters, count_findings = _count(checkpoint, copies, identified)
     findings = (
         *checkpoint.findings,
         *shape_findings,
         *_check_mixed_dtypes(checkpoint),
-        *tie_findings,
+        *_describe_copies(checkpoint, shared, equal),
         *count_findings,
         *tokenizer_findings,
         *check_vocabulary(config, vocabulary),
@@ -62,7 +64,7 @@ def summarize(checkpoint: Checkpoint) -> Summary:
         model=_match(identified, whole),
         config=None if config is None else _describe_config(config),
         parameters=parameters,
-        tied_output=tied,
+        tied_output=any(name.endswith(OUTPUT) for name in copies),
         nbytes=sum(nbytes_by_dtype.values()),
         nbytes_by_dtype=nbytes_by_dtype,
         tokenizer=None if vocabulary is None else _describe_vocabulary(vocabulary),
@@ -182,26 +184,24 @@ def _check_missing(
 
 def _check_unexpected(unexpected: list[str]) -> list[Finding]:
     foreign = [name for name in unexpected if name.startswith(HF_NAMES)]
+    rest = [name for name in unexpected if not name.startswith(HF_NAMES)]
     findings = []
     if foreign:
         findings.append(
             Finding(
                 "error",
                 listing(compress(foreign)),
-                f"Hugging Face names in Meta's container "
-                f"(in number: {len(foreign):,}), with q and k rows in another order; convert the "
-                "checkpoint back or use the folder it came from",
+                f"Hugging Face names in Meta's container (in number: {len(foreign):,}), with q "
+                "and k rows in another order; convert the checkpoint back or use the folder it "
+                "came from",
             )
         )
-    rest = [name for name in unexpected if name not in set(foreign)]
     return findings + [
         Finding(
             "warning" if component_of(names[0]) == "vision" else "error",
             pattern,
-            "unexpected: the "
-            "configuration asks for no such weight. Likely cause: params.json is of another "
-            "model, or "
-            "something was added to it",
+            "unexpected: the configuration asks for no such weight. Likely cause: params.json is "
+            "of another model, or something was added to the weights",
         )
         for pattern, names in _by_pattern(rest).items()
     ]
@@ -297,7 +297,7 @@ def _check_mixed_dtypes(checkpoint: Checkpoint) -> list[Finding]:
 def _nbytes_by_dtype(checkpoint: Checkpoint) -> dict[str, int]:
     """Bytes of all tensors in all files, bytes that two tensors share counted once."""
     views = {
-        (part.file, part.storage.key, part.offset): part
+        (part.file, part.storage.key, part.offset, part.shape): part
         for weight in checkpoint.weights.values()
         for part in weight.parts
     }
@@ -310,48 +310,60 @@ def _nbytes_by_dtype(checkpoint: Checkpoint) -> dict[str, int]:
 # --- counts ---------------------------------------------------------------------------------------
 
 
-def _tied_output(checkpoint: Checkpoint) -> tuple[bool, list[Finding]]:
-    """Whether output and embedding are one weight: the same bytes, or equal by checksum."""
-    found = [
+def _find_copies(checkpoint: Checkpoint) -> dict[str, str]:
+    """Weights that are another one's bytes under a second name, each with that other's name."""
+    weights = checkpoint.weights
+    first: dict[tuple[object, ...], str] = {}
+    copies: dict[str, str] = {}
+    # The embedding keeps its name and the output is the copy, whichever the file lists first.
+    for weight in sorted(weights.values(), key=lambda weight: weight.name.endswith(OUTPUT)):
+        part = weight.parts[0]
+        key = part.file, part.storage.key, part.offset, weight.shape
+        other = weights[first.setdefault(key, weight.name)]
+        if weight.elements and other is not weight and _views(weight) == _views(other):
+            copies[weight.name] = other.name
+    return copies
+
+
+def _views(weight: Weight) -> list[tuple[object, ...]]:
+    return [(part.storage, part.offset, part.strides) for part in weight.parts]
+
+
+def _output_equals_embedding(checkpoint: Checkpoint) -> dict[str, str]:
+    """The output, when it is stored beside an embedding with the same checksum in every shard."""
+    output, embedding = (
         next((w for name, w in checkpoint.weights.items() if name.endswith(end)), None)
         for end in (OUTPUT, EMBEDDING)
-    ]
-    output, embedding = found
-    if output is None or embedding is None or output.shape != embedding.shape:
-        return False, []
-    pairs = list(zip(output.parts, embedding.parts, strict=False))
-    if all(
-        a.storage == b.storage and a.offset == b.offset and a.strides == b.strides for a, b in pairs
-    ):
-        return True, [
-            Finding(
-                "note",
-                f"{output.name}, {embedding.name}",
-                "tied: two names for the same bytes, so the "
-                f"{output.elements:,} parameters count once; a sum over names counts them twice",
-            )
-        ]
-    same = all(
-        a.whole_storage
-        and b.whole_storage
-        and a.storage.crc32
-        and a.storage.crc32 == b.storage.crc32
-        for a, b in pairs
     )
-    if same:
-        return True, [
-            Finding(
-                "note",
-                f"{output.name}, {embedding.name}",
-                "tied, yet stored twice: the two have the "
-                f"same CRC-32, so the {output.elements:,} parameters count once",
-            )
-        ]
-    return False, []
+    if output is None or embedding is None or output.shape != embedding.shape:
+        return {}
+    sums = [
+        [part.storage.crc32 if part.whole_storage else None for part in weight.parts]
+        for weight in (output, embedding)
+    ]
+    return {output.name: embedding.name} if sums[0] == sums[1] and None not in sums[0] else {}
+
+
+def _describe_copies(
+    checkpoint: Checkpoint, shared: dict[str, str], equal: dict[str, str]
+) -> list[Finding]:
+    return [
+        Finding(
+            "note",
+            f"{name}, {other}",
+            f"{how}, so the {checkpoint.weights[name].elements:,} parameters count once; a sum "
+            "over names counts them twice",
+        )
+        for copies, how in (
+            (shared, "tied: two names for the same bytes"),
+            (equal, "tied, yet stored twice: the two have the same CRC-32"),
+        )
+        for name, other in copies.items()
+    ]
 
 
 def _count(
-    checkpoint: Checkpoint, tied: bool, identified: Identified | None
+    checkpoint: Checkpoint, copies: dict[str, str], identified: Identified | None
 ) -> tuple[Parameters, list[Finding]]:
     by_component: Counter[str] = Counter()
     by_layer: Counter[int] = Counter()
@@ -362,7 +374,7 @@ def _count(
         unique = _unique_elements(weight, checkpoint, identified)
         if unique < weight.stored_elements:
             repeated.append(weight.name)
-        if component in NOT_PARAMETERS or (tied and weight.name.endswith(OUTPUT)):
+        if component in NOT_PARAMETERS or weight.name in copies:
             continue
         by_component[component] += unique
         if (layer := layer_of(weight.name)) is not None:
@@ -373,8 +385,8 @@ def _count(
             Finding(
                 "note",
                 listing(compress(repeated)),
-                f"{checkpoint.shards} ranks are more than the KV "
-                "heads, so each head is stored more than once; the count takes it once",
+                f"{checkpoint.shards} ranks are more than the KV heads, so each head is stored "
+                "more than once; the count takes it once",
             )
         )
     total = sum(by_component.values())

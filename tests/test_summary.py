@@ -344,3 +344,15 @@ def test_a_vision_checkpoint_counts_its_tower_and_says_what_is_not_checked(tmp_p
     assert report.parameters.by_component["vision"] == sum(
         torch.Size(shape).numel() for shape in tower.values()
     )
+
+
+def test_any_weight_that_stands_there_under_two_names_counts_once(tiny):
+    def share(weights):
+        weights["layers.1.ffn_norm.weight"] = weights["layers.0.ffn_norm.weight"]
+
+    change(tiny, share)
+    report = summary_of(tiny)
+    assert report.parameters.total == TINY_PARAMETERS - 64
+    assert report.parameters.stored == TINY_PARAMETERS
+    assert report.tied_output is False
+    assert report.findings[0].where == "layers.1.ffn_norm.weight, layers.0.ffn_norm.weight"
