@@ -195,9 +195,9 @@ def _describe_contents(file: str, contents: Contents) -> list[Finding]:
         Finding(
             "error",
             file,
-            f"its pickle names {name} (at byte {position:,}), which is no tensor construct: loading "
-            "the file the ordinary way would import it and may run it; nothing was run here. Load "
-            "it only with torch.load(..., weights_only=True)",
+            f"its pickle names {name} (at byte {position:,}), which is no tensor construct: "
+            "loading the file the ordinary way would import it and may run it; nothing was run "
+            "here. Load it only with torch.load(..., weights_only=True)",
         )
         for name, position in contents.foreign
     ]
