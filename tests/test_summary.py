@@ -356,3 +356,22 @@ def test_any_weight_that_stands_there_under_two_names_counts_once(tiny):
     assert report.parameters.stored == TINY_PARAMETERS
     assert report.tied_output is False
     assert report.findings[0].where == "layers.1.ffn_norm.weight, layers.0.ffn_norm.weight"
+
+
+def test_a_sparse_llama_3_2_1b_counts_its_tied_embedding_once(tmp_path):
+    shapes = dense_shapes(LLAMA_3_2_1B, 8192)
+    weights = {name: torch.empty(shape, dtype=torch.bfloat16) for name, shape in shapes.items()}
+    weights["output.weight"] = weights["tok_embeddings.weight"]
+    report = summary_of(write_native(tmp_path, LLAMA_3_2_1B, [weights], sparse=True))
+    assert (report.model.name, report.model.match) == ("llama-3.2-1b", "exact")
+    assert report.parameters.total == 1_235_814_400
+    assert report.parameters.stored == 1_498_482_688
+    assert report.tied_output
+    assert report.nbytes == 2 * 1_235_814_400
+
+
+LLAMA_3_2_1B = {
+    "dim": 2048, "n_layers": 16, "n_heads": 32, "n_kv_heads": 8, "vocab_size": 128256,
+    "ffn_dim_multiplier": 1.5, "multiple_of": 256, "norm_eps": 1e-05, "rope_theta": 500000.0,
+    "use_scaled_rope": True,
+}  # fmt: skip
