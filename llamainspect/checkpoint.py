@@ -96,6 +96,9 @@ def open_checkpoint(path: str) -> Checkpoint:
     names = {name for tensors in shards.values() for name in tensors}
     known = config is not None and config.vocab_size is not None
     expected = expected_weights(config, names) if config and known else {}
+    if config and not known:
+        message = "it leaves vocab_size open, and no embedding tells it: shapes are not checked"
+        findings.append(Finding("error", "params.json", message))
     joiner = _Joiner(source, reader, shards, expected)
     weights = joiner.join()
     changed = source.changed() if isinstance(source, Folder) else []

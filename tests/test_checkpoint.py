@@ -94,6 +94,27 @@ def test_an_extra_shard_is_named_and_not_counted(tiny2):
     assert len(checkpoint.weights["output.weight"].parts) == 2
 
 
+def test_swapped_shards_are_noticed(tiny2):
+    first, second = (tiny2 / f"consolidated.0{rank}.pth" for rank in (0, 1))
+    first.rename(tiny2 / "first")
+    second.rename(first)
+    (tiny2 / "first").rename(second)
+    found = [f for f in open_checkpoint(str(tiny2)).findings if f.severity == "warning"]
+    assert [(f.where, f.message.split(":")[0]) for f in found] == [
+        ("consolidated.00.pth", "torch saved it as consolidated.01.pth"),
+        ("consolidated.01.pth", "torch saved it as consolidated.00.pth"),
+    ]
+
+
+def test_a_vocabulary_size_that_nothing_tells_is_said_so(tiny):
+    weights = torch.load(tiny / "consolidated.00.pth", weights_only=True)
+    del weights["tok_embeddings.weight"]
+    write_native(tiny, TINY | {"vocab_size": -1}, [weights])
+    assert errors(open_checkpoint(str(tiny))) == [
+        "params.json: it leaves vocab_size open, and no embedding tells it: shapes are not checked"
+    ]
+
+
 def test_one_unreadable_shard_leaves_the_others(tiny2):
     (tiny2 / "consolidated.01.pth").write_bytes(b"<!DOCTYPE html><html>Access denied</html>")
     checkpoint = open_checkpoint(str(tiny2))

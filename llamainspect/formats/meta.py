@@ -12,7 +12,12 @@ from llamainspect.formats.torch_pickle import (
     StorageRef,
     read_pickle,
 )
-from llamainspect.formats.torch_zip import Record, locate_record, read_directory
+from llamainspect.formats.torch_zip import (
+    Record,
+    locate_record,
+    read_directory,
+    read_root,
+)
 from llamainspect.names import listing
 from llamainspect.reports import Finding
 from llamainspect.sources import Source
@@ -64,7 +69,8 @@ def read_tensors(source: Source, file: str) -> tuple[list[TensorInfo], list[Find
         for name, tensor in contents.tensors
         if tensor.storage.key in storages
     ]
-    return tensors, [*damaged, *_describe_contents(file, contents), *findings]
+    renamed = _check_rank(file, read_root(source, file))
+    return tensors, [*damaged, *renamed, *_describe_contents(file, contents), *findings]
 
 
 def _read_contents(
@@ -100,6 +106,18 @@ def _read_contents(
         return read_pickle(data), damaged
     except LlamaInspectError as error:
         raise type(error)(f"{file}, {PICKLE}: {error}") from error
+
+
+def _check_rank(file: str, saved_as: str) -> list[Finding]:
+    """torch keeps the name a file was saved under, so a shard in another's place shows."""
+    here, there = WEIGHT_FILE.fullmatch(file), WEIGHT_FILE.fullmatch(f"{saved_as}.pth")
+    if not here or not there or int(here[1] or 0) == int(there[1] or 0):
+        return []
+    message = (
+        f"torch saved it as {saved_as}.pth: it was renamed, and shards in another order give "
+        "another model"
+    )
+    return [Finding("warning", file, message)]
 
 
 def _check_byte_order(source: Source, file: str, record: Record) -> None:

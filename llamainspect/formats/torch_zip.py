@@ -88,6 +88,14 @@ def locate_record(source: Source, file: str, name: str, record: Record) -> int:
     return offset
 
 
+def read_root(source: Source, file: str) -> str:
+    """The folder that all records lie in: the stem of the name under which torch saved the file."""
+    head = source.read(file, 0, min(512, source.nbytes(file)))
+    name_length = LOCAL.unpack_from(head)[-2]
+    name = head[LOCAL.size : LOCAL.size + name_length]
+    return name.partition(b"/")[0].decode("utf-8", "replace")
+
+
 def _not_a_zip(source: Source, file: str, size: int, head: bytes) -> CorruptFile | UnsupportedFile:
     if size == 0:
         return CorruptFile(f"{file}: the file is empty; download it again")
