@@ -95,6 +95,7 @@ class TensorPart(NamedTuple):
     file: str
     shape: tuple[int, ...]
     strides: tuple[int, ...]  # in elements
+    contiguous: bool
     dtype: str
     offset: int  # of the first element, from the start of the file
     nbytes: int
@@ -107,6 +108,7 @@ class TensorEntry(NamedTuple):
     name: str
     shape: tuple[int, ...]
     dtype: str
+    elements: int
     nbytes: int  # of the whole, each element once
     axis: int | None  # along which shards cut it; null: not cut (one file, or copies)
     files: tuple[str, ...]

@@ -254,7 +254,7 @@ def _cut(entry: TensorEntry) -> str:
 def _(report: TensorDetail, terminal: bool) -> RenderableType:
     entry = report.tensor
     rows: list[tuple[str, RenderableType]] = [
-        ("shape", Text(f"{shape_text(entry.shape)}, {_product(entry.shape):,} elements")),
+        ("shape", Text(f"{shape_text(entry.shape)}, {entry.elements:,} elements")),
         ("dtype", Text(entry.dtype)),
         ("size", Text(exact_nbytes_text(entry.nbytes))),
         ("component", Text(entry.component.replace("_", " ") + _layer(entry))),
@@ -282,25 +282,9 @@ def _places(entry: TensorEntry) -> RenderableType:
     lines = [f"{cut}:"] if cut else []
     for part in entry.parts:
         shape = f" {shape_text(part.shape)}" if cut else ""
-        strides = "" if _contiguous(part.shape, part.strides) else f" strides {list(part.strides)}"
+        strides = "" if part.contiguous else f" strides {list(part.strides)}"
         lines.append(f"{printable(part.file)} @ {part.offset:,}{shape}{strides}")
     return Text("\n".join(lines))
-
-
-def _contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    expected = 1
-    for length, step in zip(reversed(shape), reversed(strides), strict=True):
-        if length > 1 and step != expected:
-            return False
-        expected *= length
-    return True
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    elements = 1
-    for length in shape:
-        elements *= length
-    return elements
 
 
 def _grid(rows: list[list[str]]) -> Table:
