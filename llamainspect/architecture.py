@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from llamainspect.config import CrossAttentionConfig, ModelConfig, MoEConfig, VisionConfig
-from llamainspect.names import NOT_PARAMETERS, component_of
+from llamainspect.names import NOT_PARAMETERS, component_of, layer_pattern
 from llamainspect.tensors import count
 
 MLLAMA_VISION_DIM = 1280  # Llama 3.2 Vision: constants of the reference code, not in params.json
@@ -42,9 +42,15 @@ def expected_weights(config: ModelConfig, present: Collection[str] = ()) -> dict
     `config.vocab_size` must be known. Buffers that some releases carry are listed as not required.
     """
     weights: dict[str, WeightSpec] = {}
+    usual: dict[str, int] = {}  # spelling that earlier layers use, for a layer that has none
     for slot in _slots(config):
-        spelling = next((s for s in slot if any(name in present for name in s)), slot[0])
-        weights.update(spelling)
+        if len(slot) == 1:
+            weights.update(slot[0])
+            continue
+        kind = layer_pattern(next(iter(slot[0])))[0]
+        found = (i for i, spelling in enumerate(slot) if any(n in present for n in spelling))
+        usual[kind] = next(found, usual.get(kind, 0))
+        weights.update(slot[usual[kind]])
     return weights
 
 
@@ -58,13 +64,18 @@ def count_parameters(config: ModelConfig, tied_output: bool = False) -> int:
     return total - (config.vocab_size or 0) * config.dim if tied_output else total
 
 
-def inactive_parameters(config: ModelConfig) -> int:
-    """Parameters of routed experts that one token does not visit."""
+def inactive_parameters(config: ModelConfig, expert_parameters: int | None = None) -> int:
+    """Parameters of routed experts that one token does not visit.
+
+    `expert_parameters` are all that routed experts have; by default what the configuration says.
+    """
     moe = config.moe
     if moe is None:
         return 0
-    routed_layers = sum(is_moe_layer(moe, layer) for layer in range(config.n_layers))
-    return routed_layers * 3 * (moe.num_experts - moe.top_k) * config.dim * moe.hidden_dim
+    if expert_parameters is None:
+        routed_layers = sum(is_moe_layer(moe, layer) for layer in range(config.n_layers))
+        expert_parameters = routed_layers * 3 * moe.num_experts * config.dim * moe.hidden_dim
+    return expert_parameters * (moe.num_experts - moe.top_k) // moe.num_experts
 
 
 def is_moe_layer(moe: MoEConfig | None, layer: int) -> bool:

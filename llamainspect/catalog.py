@@ -77,11 +77,30 @@ def identify(
         return None
     fewest = min(len(differences) for differences, _ in rows)
     best = [row for differences, row in rows if len(differences) == fewest]
+    best.sort(key=lambda row: row.form != form)
     if shard_nbytes is not None and any(shard_nbytes == row.pth_nbytes for row in best):
         # A published size that differs rules a row out; rows without one stay possible.
         best = [row for row in best if row.pth_nbytes in (shard_nbytes, None)]
         best.sort(key=lambda row: row.pth_nbytes is None)
     return Identified(best[0], tuple(best[1:]), _differences(best[0], config, shards, form))
+
+
+def identify_by_shapes(
+    dim: int, n_layers: int, hidden_dim: int, kv_rows: int, vocab_size: int
+) -> OfficialModel | None:
+    """The first official text model whose weights have these sizes, whatever a configuration says."""
+    sizes = (dim, n_layers, hidden_dim, kv_rows, vocab_size)
+    for row in OFFICIAL_MODELS:
+        fields = row.fields
+        if sizes == (
+            fields["dim"],
+            fields["n_layers"],
+            fields["hidden_dim"],
+            fields["n_kv_heads"] * fields["head_dim"],
+            fields["vocab_size"],
+        ):
+            return row
+    return None
 
 
 def _same_architecture(row: OfficialModel, config: ModelConfig) -> bool:

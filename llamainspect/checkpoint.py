@@ -22,6 +22,8 @@ WRAPPERS = (
     "model_state_dict",
     "module",
 )  # {"model": {...}, "optimizer": ...}
+# Their matrices are cut in every model-parallel set; routers and position embeddings are not.
+CUT_COMPONENTS = {"attention", "feed_forward", "experts", "shared_experts", "output"}
 COMPARE_NBYTES = 256 * 2**10  # copies without a checksum are read when all of them fit in this
 
 
@@ -71,8 +73,12 @@ class Checkpoint(NamedTuple):
 
     @property
     def problems(self) -> tuple[Finding, ...]:
-        """The findings without mere notes: what concerns a person who looks at single weights."""
-        return tuple(finding for finding in self.findings if finding.severity != "note")
+        """What concerns a person who looks at single weights: no notes, nothing on the config."""
+        return tuple(
+            finding
+            for finding in self.findings
+            if finding.severity != "note" and finding.where != "params.json"
+        )
 
     @property
     def reader(self) -> Format:
@@ -90,7 +96,7 @@ def open_checkpoint(path: str) -> Checkpoint:
     reader = FORMATS[name]
     config, findings = _read_config(source, reader)
     shards, entries, problems = _read_files(source, reader, files)
-    findings += problems
+    findings += problems + _check_neighbours(source, files)
     if config is not None and config.vocab_size is None:
         config = config._replace(vocab_size=_rows_of_embedding(shards, config.dim))
     names = {name for tensors in shards.values() for name in tensors}
@@ -99,7 +105,8 @@ def open_checkpoint(path: str) -> Checkpoint:
     if config and not known:
         message = "it leaves vocab_size open, and no embedding tells it: shapes are not checked"
         findings.append(Finding("error", "params.json", message))
-    joiner = _Joiner(source, reader, shards, expected)
+    unreadable = {entry.file for entry in entries if not entry.readable}
+    joiner = _Joiner(source, reader, shards, unreadable, expected)
     weights = joiner.join()
     changed = source.changed() if isinstance(source, Folder) else []
     findings += joiner.findings
@@ -153,10 +160,16 @@ def _find(path: str) -> tuple[Source, str, list[str]]:
         for name, reader in FORMATS.items():
             if files := reader.weight_files(candidate):
                 return candidate, name, files
-    raise NotACheckpoint(_nothing_there(path, source.files()))
+    raise NotACheckpoint(_nothing_there(path, source))
 
 
-def _nothing_there(path: str, files: tuple[str, ...]) -> str:
+def _nothing_there(path: str, source: Source) -> str:
+    files = source.files()
+    irregular = [
+        name
+        for name in (os.listdir(path) if os.path.isdir(path) else ())
+        if WEIGHT_FILE.fullmatch(name) and name not in files
+    ]
     text = f"{path}: no consolidated.*.pth here or in {NATIVE_SUBFOLDER}/"
     others = [file for file in files if file.endswith((".pth", ".pt", ".bin"))]
     if any(file.endswith(".safetensors") for file in files):
@@ -164,6 +177,8 @@ def _nothing_there(path: str, files: tuple[str, ...]) -> str:
             f"{text}, but safetensors files, a layout that this version does not read; Meta's "
             f"files of the same model are in the {NATIVE_SUBFOLDER}/ folder of its hub repository"
         )
+    if irregular:
+        return f"{text}, but {listing(irregular)} is no regular file (a link to nothing?)"
     if others:
         return f"{text}; to read {listing(others)}, give the path of that file"
     return f"{text}; give a directory that Meta's download made, or one weight file"
@@ -217,6 +232,17 @@ def _read_files(
     return shards, entries, findings
 
 
+def _check_neighbours(source: Source, files: list[str]) -> list[Finding]:
+    """Files like "consolidated.03 (1).pth", which no loader reads."""
+    if source.only:
+        return []
+    return [
+        Finding("warning", file, "its name is not consolidated.NN.pth, so it is not read")
+        for file in source.files()
+        if file.startswith("consolidated") and file.endswith(".pth") and file not in files
+    ]
+
+
 def _nbytes(source: Source, file: str) -> int:
     try:
         return source.nbytes(file)
@@ -255,26 +281,36 @@ class _Joiner:
         source: Source,
         reader: Format,
         shards: dict[str, dict[str, TensorInfo]],
+        unreadable: set[str],
         expected: dict[str, WeightSpec],
     ) -> None:
         self.source = source
         self.reader = reader
         self.shards = shards
+        self.unreadable = unreadable
         self.expected = expected
         self.findings: list[Finding] = []
         self.copies: list[Weight] = []
+        self._check_ranks()
+        # What most shards say of a weight counts; a shard that differs is named, not believed.
+        self.shapes = {
+            name: _most_common([t[name].shape for t in self.shards.values() if name in t])
+            for name in dict.fromkeys(name for t in self.shards.values() for name in t)
+        }
+        self.odd: dict[str, list[str]] = {}
         self.world = self._world()
-        norm = next(iter(shards.values())).get("norm.weight")
-        self.dim = norm.shape[0] if norm and len(norm.shape) == 1 else None
+        norm = self.shapes.get("norm.weight", ())
+        self.dim = norm[0] if len(norm) == 1 else None
 
     def join(self) -> dict[str, Weight]:
         """All weights, in the order of the first file that has them."""
         self._check_set()
-        names = dict.fromkeys(name for tensors in self.shards.values() for name in tensors)
-        weights = {name: self._join(name) for name in names}
+        weights = {name: self._join(name) for name in self.shapes}
+        self._check_odd()
         self._check_presence(weights)
         self._check_dtypes(weights)
         self._check_copies()
+        self._check_duplicates(weights)
         return weights
 
     def _world(self) -> int:
@@ -284,26 +320,34 @@ class _Joiner:
         """
         votes: Counter[int] = Counter()
         matrices = 0
-        for name, tensor in next(iter(self.shards.values())).items():
+        for name, shape in self.shapes.items():
             spec = self.expected.get(name)
             if spec and spec.shape and len(spec.shape) > 1:
                 matrices += 1
-                if tensor.shape == spec.shape:
+                if shape == spec.shape:
                     votes[1] += 1
-                elif (axis := _cut_axis(tensor.shape, spec.shape)) is not None:
-                    votes[spec.shape[axis] // tensor.shape[axis]] += 1
+                elif (axis := _cut_axis(shape, spec.shape)) is not None:
+                    votes[spec.shape[axis] // shape[axis]] += 1
         ratio, agreeing = votes.most_common(1)[0] if votes else (0, 0)
         return ratio if 2 * agreeing > matrices else len(self.shards)
 
+    def _check_ranks(self) -> None:
+        """Of two files for one rank (consolidated.3.pth beside consolidated.03.pth) one counts."""
+        first: dict[int, str] = {}
+        for file in list(self.shards):
+            rank = _rank(file)
+            if rank is not None and first.setdefault(rank, file) != file:
+                message = f"it has the number of {first[rank]}, which is read instead; remove one"
+                self.findings.append(Finding("error", file, message))
+                del self.shards[file]
+
     def _check_set(self) -> None:
         """Names the shards that are missing or too many; those too many are not joined."""
-        ranks = {
-            file: int(match[1])
-            for file in self.shards
-            if (match := WEIGHT_FILE.fullmatch(file)) and match[1]
-        }
-        absent = sorted(set(range(self.world)) - set(ranks.values()))
-        if self.world > len(self.shards) or (ranks and self.world > 1 and absent):
+        ranks = {file: rank for file in self.shards if (rank := _rank(file)) is not None}
+        unreadable = {_rank(file) for file in self.unreadable}
+        absent = sorted(set(range(self.world)) - set(ranks.values()) - unreadable)
+        found = len(self.shards) + len(self.unreadable)
+        if self.world > found or (ranks and self.world > 1 and absent):
             names = [f"consolidated.{rank:02d}.pth" for rank in absent] if ranks else []
             message = (
                 f"the weights are cut into {self.world} shards and {len(self.shards)} can be read; "
@@ -323,17 +367,23 @@ class _Joiner:
             self.shards = {f: tensors for f, tensors in self.shards.items() if f not in extra}
 
     def _join(self, name: str) -> Weight:
-        parts = tuple(tensors[name] for tensors in self.shards.values() if name in tensors)
-        shape = parts[0].shape
+        shape = self.shapes[name]
+        parts = []
+        for file, tensors in self.shards.items():
+            part = tensors.get(name)
+            if part is not None and part.shape == shape:
+                parts.append(part)
+            elif part is not None:
+                self.odd.setdefault(file, []).append(name)
+        return self._join_parts(name, shape, tuple(parts))
+
+    def _join_parts(
+        self, name: str, shape: tuple[int, ...], parts: tuple[TensorInfo, ...]
+    ) -> Weight:
         spec = self.expected.get(name)
         blocks = spec.blocks if spec else ()
         if self.world == 1:
             return Weight(name, shape, parts[:1], blocks=blocks)
-        if any(part.shape != shape for part in parts):
-            shapes = sorted({str(list(part.shape)) for part in parts})
-            message = f"its parts have different shapes ({listing(shapes)}); shards of two models?"
-            self.findings.append(Finding("error", name, message))
-            return Weight(name, shape, parts[:1])
         whole = spec.shape if spec else None
         axis = self._axis(shape, whole)
         if axis is None:
@@ -344,11 +394,18 @@ class _Joiner:
                     "it is not certain along which axis; it is counted as one part"
                 )
                 self.findings.append(Finding("error", name, message))
+            elif component_of(name) in CUT_COMPONENTS and len(shape) > 1:
+                message = f"every one of {self.world} shards holds it whole, {list(shape)}; no "
+                message += "model-parallel loader takes that, the others are cut"
+                self.findings.append(Finding("error", name, message))
             else:
                 self.copies.append(weight)
             return weight
         length = shape[axis] * self.world
         repeat = _repeat(name, parts, length, whole[axis] if whole else length)
+        if repeat > 1:
+            for first in range(0, len(parts), repeat):
+                self.copies.append(Weight(name, shape, parts[first : first + repeat]))
         joined = (*shape[:axis], length // repeat, *shape[axis + 1 :])
         return Weight(name, joined, parts, axis, self.world, repeat, blocks)
 
@@ -369,11 +426,31 @@ class _Joiner:
         cut = [axis for axis in others if part[axis] * self.world == self.dim]
         return cut[0] if len(cut) == 1 else None
 
+    def _check_odd(self) -> None:
+        for file, names in self.odd.items():
+            name = names[0]
+            message = (
+                f"{len(names):,} of its {len(self.shards[file]):,} tensors have other shapes than "
+                f"in the other shards ({name}: {list(self.shards[file][name].shape)}, there "
+                f"{list(self.shapes[name])}); it is of another model"
+            )
+            self.findings.append(Finding("error", file, message))
+
     def _check_presence(self, weights: dict[str, Weight]) -> None:
+        holders = {
+            name: sum(name in tensors for tensors in self.shards.values()) for name in weights
+        }
+        usual = {name for name, n in holders.items() if 2 * n >= len(self.shards)}
         for file, tensors in self.shards.items():
-            if absent := [name for name in weights if name not in tensors]:
-                message = f"it lacks {listing(compress(absent))}, which other shards have"
-                self.findings.append(Finding("error", file, message))
+            absent = [name for name in weights if name in usual and name not in tensors]
+            alone = [name for name in tensors if name not in usual]
+            for names, what in (
+                (absent, "it lacks {}, which other shards have"),
+                (alone, "it has {}, which other shards have not"),
+            ):
+                if names:
+                    message = what.format(listing(compress(names)))
+                    self.findings.append(Finding("error", file, message))
 
     def _check_dtypes(self, weights: dict[str, Weight]) -> None:
         mixed = [w.name for w in weights.values() if len({part.dtype.name for part in w.parts}) > 1]
@@ -382,23 +459,42 @@ class _Joiner:
             self.findings.append(Finding("error", name, message))
 
     def _check_copies(self) -> None:
-        """Weights that every rank stores must be equal: by checksum, else by reading small ones."""
-        verdicts = {weight.name: _same_checksum(weight.parts) for weight in self.copies}
-        unknown = [weight for weight in self.copies if verdicts[weight.name] is None]
+        """Weights that several ranks store must be equal: by checksum, or small ones by reading."""
+        verdicts = [(weight, _same_checksum(weight.parts)) for weight in self.copies]
+        unknown = [weight for weight, same in verdicts if same is None]
         nbytes = sum(part.nbytes for weight in unknown for part in weight.parts)
         if nbytes <= COMPARE_NBYTES:
-            verdicts |= {weight.name: self._same_bytes(weight.parts) for weight in unknown}
-        for name in compress([name for name, same in verdicts.items() if same is False]):
+            verdicts = [
+                (weight, self._same_bytes(weight.parts) if same is None else same)
+                for weight, same in verdicts
+            ]
+        for name in compress([weight.name for weight, same in verdicts if same is False]):
             message = (
-                "every shard keeps a copy and the copies differ; shards of two models, or damage"
+                "several shards keep a copy and the copies differ; shards of two models, or damage"
             )
             self.findings.append(Finding("error", name, message))
-        if unchecked := [name for name, same in verdicts.items() if same is None]:
+        if unchecked := [weight.name for weight, same in verdicts if same is None]:
             message = (
-                f"{len(unchecked):,} weights stand in every shard and were not compared: the files "
-                f"record no checksum of their own for them, and they have {nbytes:,} bytes"
+                f"{len(set(unchecked)):,} weights stand in several shards and were not compared: "
+                f"the files record no checksum for them alone, and they have {nbytes:,} bytes"
             )
             self.findings.append(Finding("note", listing(compress(unchecked)), message))
+
+    def _check_duplicates(self, weights: dict[str, Weight]) -> None:
+        """A shard whose cut parts all have the checksums of another's is that other one."""
+        sums: dict[str, list[int | None]] = {file: [] for file in self.shards}
+        for weight in weights.values():
+            if weight.axis is not None:
+                for part in weight.parts:
+                    sums[part.file].append(part.storage.crc32 if part.whole_storage else None)
+        first: dict[tuple[int | None, ...], str] = {}
+        for file, found in sums.items():
+            if found and None not in found and first.setdefault(tuple(found), file) != file:
+                message = (
+                    f"it holds the same weights as {first[tuple(found)]} (all checksums are "
+                    "equal): one shard was copied over another; download it again"
+                )
+                self.findings.append(Finding("error", file, message))
 
     def _same_bytes(self, parts: tuple[TensorInfo, ...]) -> bool | None:
         values = set()
@@ -408,6 +504,19 @@ class _Joiner:
             start = self.reader.locate(self.source, part.storage) + part.offset
             values.add(self.source.read(part.file, start, part.nbytes))
         return len(values) == 1
+
+
+def _rank(file: str) -> int | None:
+    match = WEIGHT_FILE.fullmatch(file)
+    return int(match[1]) if match and match[1] else None
+
+
+def _most_common(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """The shape that most shards have; the first of those that as many have."""
+    first = shapes[0]
+    if all(shape == first for shape in shapes):
+        return first
+    return Counter(shapes).most_common(1)[0][0]
 
 
 def _cut_axis(part: tuple[int, ...], whole: tuple[int, ...]) -> int | None:

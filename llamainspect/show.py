@@ -61,7 +61,8 @@ def _find(checkpoint: Checkpoint, name: str) -> Weight:
 def _window(weight: Weight, start: tuple[int, ...]) -> tuple[range, ...]:
     """One range per axis: CORNER long on the last two, a single index on the others."""
     axes = len(weight.shape)
-    if len(start) > axes or any(i >= n for i, n in zip(start, weight.shape, strict=False)):
+    inside = all(0 <= i < n for i, n in zip(start, weight.shape, strict=False))
+    if len(start) > axes or not inside:
         raise MissingFile(
             f"{weight.name}: there is nothing at {list(start)}, its shape is {list(weight.shape)}"
         )

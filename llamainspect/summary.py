@@ -1,10 +1,18 @@
 """What a checkpoint is: the official model it matches, its parameters, and what is wrong."""
 
 from collections import Counter
+from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 from llamainspect.architecture import WeightSpec, inactive_parameters
-from llamainspect.catalog import Form, Identified, identify
+from llamainspect.catalog import (
+    Form,
+    Identified,
+    OfficialModel,
+    identify,
+    identify_by_shapes,
+)
 from llamainspect.checkpoint import Checkpoint, Weight
 from llamainspect.config import ModelConfig
 from llamainspect.errors import LlamaInspectError, MissingFile
@@ -26,9 +34,15 @@ from llamainspect.reports import (
     Severity,
     Summary,
 )
-from llamainspect.tensors import count
+from llamainspect.tensors import TensorInfo, count
 
 HF_NAMES = ("model.layers.", "model.embed_tokens.", "lm_head.")
+PUBLISHED_DTYPES = ("BF16", "F16")
+MAX_FINDINGS = 100  # of each severity
+MAX_SPECIAL_TOKENS = 2_048  # Llama 4 adds most to the tokens in its file
+TIED = "tied: two names for the same bytes"
+PARTLY = "overlapping: two names for some of the same bytes"
+EQUAL = "tied, yet stored twice: the two have the same CRC-32"
 OUTPUT, EMBEDDING = "output.weight", "tok_embeddings.weight"
 
 
@@ -37,23 +51,22 @@ def summarize(checkpoint: Checkpoint) -> Summary:
     config = checkpoint.config
     vocabulary, tokenizer_findings = _read_tokenizer(checkpoint)
     shape_findings = check_shapes(checkpoint)
-    shared = _find_copies(checkpoint)
-    equal = {} if shared else _output_equals_embedding(checkpoint)
-    copies = shared | equal
+    unique, copies, copy_findings = _find_copies(checkpoint)
     identified = _identify(checkpoint)
-    whole = config is not None and not any(
-        finding.severity == "error" for finding in (*checkpoint.findings, *shape_findings)
-    )
-    parameters, count_findings = _count(checkpoint, copies, identified)
-    findings = (
-        *checkpoint.findings,
-        *shape_findings,
+    parameters, count_findings = _count(checkpoint, unique, identified)
+    tied = any(name.endswith(OUTPUT) for name in copies)
+    structural = (*checkpoint.findings, *shape_findings)
+    model = _match(checkpoint, identified, parameters, tied, structural)
+    findings = [
+        *structural,
+        *_check_other_model(checkpoint, model),
         *_check_mixed_dtypes(checkpoint),
-        *_describe_copies(checkpoint, shared, equal),
+        *_check_broadcasts(checkpoint),
+        *copy_findings,
         *count_findings,
         *tokenizer_findings,
         *check_vocabulary(config, vocabulary),
-    )
+    ]
     order = {"error": 0, "warning": 1, "note": 2}
     nbytes_by_dtype = _nbytes_by_dtype(checkpoint)
     return Summary(
@@ -61,15 +74,27 @@ def summarize(checkpoint: Checkpoint) -> Summary:
         format=checkpoint.format,
         shards=checkpoint.shards,
         files=checkpoint.files,
-        model=_match(identified, whole),
+        model=model,
         config=None if config is None else _describe_config(config),
         parameters=parameters,
-        tied_output=any(name.endswith(OUTPUT) for name in copies),
+        tied_output=tied,
         nbytes=sum(nbytes_by_dtype.values()),
         nbytes_by_dtype=nbytes_by_dtype,
         tokenizer=None if vocabulary is None else _describe_vocabulary(vocabulary),
-        findings=tuple(sorted(findings, key=lambda finding: order[finding.severity])),
+        findings=_cap(sorted(findings, key=lambda finding: order[finding.severity])),
     )
+
+
+def _cap(findings: list[Finding]) -> tuple[Finding, ...]:
+    """At most MAX_FINDINGS of each severity, and how many more there are."""
+    kept: list[Finding] = []
+    for severity, group in groupby(findings, key=lambda finding: finding.severity):
+        rows = list(group)
+        kept += rows[:MAX_FINDINGS]
+        if len(rows) > MAX_FINDINGS:
+            more = f"{len(rows) - MAX_FINDINGS:,} more of this kind are not shown"
+            kept.append(Finding(severity, "…", more))
+    return tuple(kept)
 
 
 # --- which model ----------------------------------------------------------------------------------
@@ -94,19 +119,79 @@ def _form(checkpoint: Checkpoint) -> Form:
     return "int8" if "I8" in dtypes else "plain"
 
 
-def _match(identified: Identified | None, whole: bool) -> ModelMatch:
-    if identified is None:
+def _match(
+    checkpoint: Checkpoint,
+    identified: Identified | None,
+    parameters: Parameters,
+    tied: bool,
+    findings: tuple[Finding, ...],
+) -> ModelMatch:
+    """`exact` is a strong word: settings, shards, every shape, dtype and unique parameters."""
+    if identified is None or not _shapes_agree(checkpoint):
         return ModelMatch(None, "none", (), (), None, None)
-    model = identified.model
-    exact = whole and not identified.differences
+    row = identified.model
+    differences = [*identified.differences, *_stored_otherwise(checkpoint, row, parameters, tied)]
+    whole = not any(finding.severity == "error" for finding in findings)
+    tower = not any(component_of(finding.where) == "vision" and finding.severity == "warning"
+                    for finding in findings)  # fmt: skip
     return ModelMatch(
-        name=model.id,
-        match="exact" if exact else "architecture",
+        name=row.id,
+        match="exact" if whole and tower and not differences else "architecture",
         same_configuration=tuple(other.id for other in identified.same),
-        differences=identified.differences,
-        repository=model.repository,
-        context_length=model.context_length,
+        differences=tuple(differences),
+        repository=row.repository,
+        context_length=row.context_length,
     )
+
+
+def _shapes_agree(checkpoint: Checkpoint) -> bool:
+    """Whether most weights that the configuration asks for are there with the shape it says."""
+    required = [(n, s) for n, s in checkpoint.expected.items() if s.required and s.shape]
+    agreeing = sum(
+        name in checkpoint.weights and checkpoint.weights[name].shape == spec.shape
+        for name, spec in required
+    )
+    return 2 * agreeing > len(required)
+
+
+def _stored_otherwise(
+    checkpoint: Checkpoint, row: OfficialModel, parameters: Parameters, tied: bool
+) -> list[str]:
+    if row.form != "plain":
+        return []
+    found = []
+    dtypes = {
+        weight.parts[0].dtype.name
+        for weight in checkpoint.weights.values()
+        if component_of(weight.name) not in NOT_PARAMETERS
+    }
+    if not any(dtypes <= {dtype} for dtype in PUBLISHED_DTYPES):
+        found.append(f"stored as {', '.join(sorted(dtypes))}, {row.id} has 16-bit floats")
+    if tied != row.tied_output:
+        tying = "tied" if tied else "not tied"
+        found.append(f"output and embedding are {tying}, unlike in {row.id}")
+    elif row.config.cross_attention is None and parameters.total != (
+        row.params_unique or row.params_total
+    ):
+        found.append(f"{parameters.total:,} unique parameters, {row.params_total:,} in {row.id}")
+    return found
+
+
+def _check_other_model(checkpoint: Checkpoint, model: ModelMatch) -> list[Finding]:
+    """When the weights contradict params.json: whose they are by their shapes alone."""
+    shapes = [
+        weight.shape if (weight := checkpoint.weights.get(name)) else ()
+        for name in (EMBEDDING, "layers.0.feed_forward.w1.weight", "layers.0.attention.wk.weight")
+    ]
+    if model.name or checkpoint.config is None or any(len(shape) != 2 for shape in shapes):
+        return []
+    (vocab_size, dim), (hidden_dim, _), (kv_rows, _) = shapes
+    layers = {layer_of(name) for name in checkpoint.weights} - {None}
+    row = identify_by_shapes(dim, len(layers), hidden_dim, kv_rows, vocab_size)
+    if row is None:
+        return []
+    message = f"the weights have the shapes of {row.id}; params.json is another model's"
+    return [Finding("error", "params.json", message)]
 
 
 def _describe_config(config: ModelConfig) -> dict[str, Any]:
@@ -162,7 +247,8 @@ def _check_missing(
     layers = {layer_of(name) for name in checkpoint.weights} - {None}
     findings = []
     for pattern, names in _by_pattern(missing).items():
-        shape = list(expected[names[0]].shape or ())
+        spec = expected[names[0]]
+        shape = f"; expected with shape {list(spec.shape)}" if spec.shape else ""
         cause = "the file is incomplete, or params.json is of another model"
         if pattern.endswith(OUTPUT):
             cause = (
@@ -174,11 +260,7 @@ def _check_missing(
                 f"the files hold {len(layers)} layers: params.json is of another model, or they "
                 "were cut down"
             )
-        findings.append(
-            Finding(
-                "error", pattern, f"missing; expected with shape {shape}. Likely cause: {cause}"
-            )
-        )
+        findings.append(Finding("error", pattern, f"missing{shape}. Likely cause: {cause}"))
     return findings
 
 
@@ -239,7 +321,7 @@ def _cause(
         return "it was saved transposed"
     if count(shape) == count(expected):
         return "it was saved reshaped, or packed for another program"
-    if config and expected[:1] == (config.vocab_size,) and shape[1:] == expected[1:]:
+    if name.endswith((EMBEDDING, OUTPUT)) and shape[1:] == expected[1:]:
         return f"the vocabulary was resized to {shape[0]:,}, or vocab_size in params.json is wrong"
     if config and config.quantization and count(expected) % max(count(shape), 1) == 0:
         return (
@@ -294,76 +376,103 @@ def _check_mixed_dtypes(checkpoint: Checkpoint) -> list[Finding]:
     ]
 
 
-def _nbytes_by_dtype(checkpoint: Checkpoint) -> dict[str, int]:
-    """Bytes of all tensors in all files, bytes that two tensors share counted once."""
-    views = {
-        (part.file, part.storage.key, part.offset, part.shape): part
+def _check_broadcasts(checkpoint: Checkpoint) -> list[Finding]:
+    """Views that repeat stored elements (stride 0): no checkpoint of weights has them."""
+    names = [
+        weight.name
         for weight in checkpoint.weights.values()
-        for part in weight.parts
-    }
+        if weight.parts[0].strides is not None and weight.parts[0].span < weight.parts[0].nbytes
+    ]
+    if not names:
+        return []
+    message = (
+        f"fewer elements are stored than the shape has (strides of 0 repeat them; in number: "
+        f"{len(names):,}); these are no trained weights"
+    )
+    return [Finding("error", listing(compress(names)), message)]
+
+
+def _nbytes_by_dtype(checkpoint: Checkpoint) -> dict[str, int]:
+    """Bytes that the tensors of all files take; what several views share counts once."""
+    views = [part for weight in checkpoint.weights.values() for part in weight.parts]
     nbytes: Counter[str] = Counter()
-    for part in views.values():
-        nbytes[part.dtype.name] += part.nbytes
+    for part, fresh, _ in _sweep(views):
+        nbytes[part.dtype.name] += fresh
     return dict(nbytes.most_common())
+
+
+def _sweep(views: list[TensorInfo]) -> Iterator[tuple[TensorInfo, int, TensorInfo]]:
+    """Each view with the bytes that no earlier one of its storage covers, and that earlier one."""
+    by_storage: dict[tuple[str, str], list[TensorInfo]] = {}
+    for part in views:
+        by_storage.setdefault((part.file, part.storage.key), []).append(part)
+    for parts in by_storage.values():
+        if len(parts) == 1:
+            yield parts[0], min(parts[0].nbytes, parts[0].span), parts[0]
+            continue
+        # The embedding keeps its bytes and the output is the copy, whichever comes first.
+        parts.sort(key=lambda part: (part.offset, -part.span, part.name.endswith(OUTPUT)))
+        reached, holder = 0, parts[0]
+        for part in parts:
+            end = part.offset + part.span
+            yield part, min(part.nbytes, max(0, end - max(part.offset, reached))), holder
+            if end > reached:
+                reached, holder = end, part
 
 
 # --- counts ---------------------------------------------------------------------------------------
 
 
-def _find_copies(checkpoint: Checkpoint) -> dict[str, str]:
-    """Weights that are another one's bytes under a second name, each with that other's name."""
-    weights = checkpoint.weights
-    first: dict[tuple[object, ...], str] = {}
-    copies: dict[str, str] = {}
-    # The embedding keeps its name and the output is the copy, whichever the file lists first.
-    for weight in sorted(weights.values(), key=lambda weight: weight.name.endswith(OUTPUT)):
-        part = weight.parts[0]
-        key = part.file, part.storage.key, part.offset, weight.shape
-        other = weights[first.setdefault(key, weight.name)]
-        if weight.elements and other is not weight and _views(weight) == _views(other):
-            copies[weight.name] = other.name
-    return copies
+def _find_copies(checkpoint: Checkpoint) -> tuple[dict[str, int], set[str], list[Finding]]:
+    """Unique elements of each weight, which weights have none of their own, and words on these.
+
+    Shards of one set share storages alike, so the first part of each weight speaks for it.
+    """
+    first = {id(weight.parts[0]): weight for weight in checkpoint.weights.values()}
+    unique: dict[str, int] = {}
+    pairs: dict[tuple[str, str, str], list[tuple[Weight, Weight]]] = {}
+    for part, fresh, holder in _sweep([weight.parts[0] for weight in first.values()]):
+        weight = first[id(part)]
+        unique[weight.name] = weight.elements * fresh // part.nbytes if part.nbytes else 0
+        if fresh < part.nbytes and holder is not part:
+            how = PARTLY if fresh else TIED
+            kind = layer_pattern(weight.name)[0], layer_pattern(first[id(holder)].name)[0], how
+            pairs.setdefault(kind, []).append((weight, first[id(holder)]))
+    equal = _output_equals_embedding(checkpoint)
+    if equal and unique[equal[0].name]:
+        unique[equal[0].name] = 0
+        pairs[equal[0].name, equal[1].name, EQUAL] = [equal]
+    findings = [
+        Finding(
+            "note",
+            f"{', '.join(compress([a.name for a, _ in group]))}, "
+            f"{listing(compress([b.name for _, b in group]))}",
+            f"{how}, so the {sum(a.elements - unique[a.name] for a, _ in group):,} parameters "
+            "count once; a sum over names counts them twice",
+        )
+        for (_, _, how), group in pairs.items()
+    ]
+    copies = {a.name for group in pairs.values() for a, _ in group if not unique[a.name]}
+    return unique, copies, findings
 
 
-def _views(weight: Weight) -> list[tuple[object, ...]]:
-    return [(part.storage, part.offset, part.strides) for part in weight.parts]
-
-
-def _output_equals_embedding(checkpoint: Checkpoint) -> dict[str, str]:
-    """The output, when it is stored beside an embedding with the same checksum in every shard."""
+def _output_equals_embedding(checkpoint: Checkpoint) -> tuple[Weight, Weight] | None:
+    """The two, when every shard stores an output with the checksum of its embedding."""
     output, embedding = (
         next((w for name, w in checkpoint.weights.items() if name.endswith(end)), None)
         for end in (OUTPUT, EMBEDDING)
     )
     if output is None or embedding is None or output.shape != embedding.shape:
-        return {}
+        return None
     sums = [
         [part.storage.crc32 if part.whole_storage else None for part in weight.parts]
         for weight in (output, embedding)
     ]
-    return {output.name: embedding.name} if sums[0] == sums[1] and None not in sums[0] else {}
-
-
-def _describe_copies(
-    checkpoint: Checkpoint, shared: dict[str, str], equal: dict[str, str]
-) -> list[Finding]:
-    return [
-        Finding(
-            "note",
-            f"{name}, {other}",
-            f"{how}, so the {checkpoint.weights[name].elements:,} parameters count once; a sum "
-            "over names counts them twice",
-        )
-        for copies, how in (
-            (shared, "tied: two names for the same bytes"),
-            (equal, "tied, yet stored twice: the two have the same CRC-32"),
-        )
-        for name, other in copies.items()
-    ]
+    return (output, embedding) if sums[0] == sums[1] and None not in sums[0] else None
 
 
 def _count(
-    checkpoint: Checkpoint, copies: dict[str, str], identified: Identified | None
+    checkpoint: Checkpoint, unique: dict[str, int], identified: Identified | None
 ) -> tuple[Parameters, list[Finding]]:
     by_component: Counter[str] = Counter()
     by_layer: Counter[int] = Counter()
@@ -371,22 +480,23 @@ def _count(
     for weight in checkpoint.weights.values():
         stored += weight.stored_elements
         component = component_of(weight.name)
-        unique = _unique_elements(weight, checkpoint, identified)
-        if unique < weight.stored_elements:
+        once = _without_repeats(weight, checkpoint, identified)
+        if once < weight.stored_elements:
             repeated.append(weight.name)
-        if component in NOT_PARAMETERS or weight.name in copies:
+        if component in NOT_PARAMETERS or not unique[weight.name]:
             continue
-        by_component[component] += unique
+        elements = min(once, unique[weight.name])
+        by_component[component] += elements
         if (layer := layer_of(weight.name)) is not None:
-            by_layer[layer] += unique
+            by_layer[layer] += elements
     findings = []
     if repeated:
         findings.append(
             Finding(
                 "note",
                 listing(compress(repeated)),
-                f"{checkpoint.shards} ranks are more than the KV heads, so each head is stored "
-                "more than once; the count takes it once",
+                f"each KV head is stored more than once, so that every one of {checkpoint.shards} "
+                "ranks has one; the count takes it once",
             )
         )
     total = sum(by_component.values())
@@ -396,12 +506,12 @@ def _count(
         stored=stored,
         by_component={name: by_component[name] for name in COMPONENTS if name in by_component},
         by_layer=tuple(LayerCount(layer, n) for layer, n in sorted(by_layer.items())),
-        active=_active(config, total, by_component["vision"]),
+        active=_active(config, total, by_component),
     )
     return parameters, findings
 
 
-def _unique_elements(weight: Weight, checkpoint: Checkpoint, identified: Identified | None) -> int:
+def _without_repeats(weight: Weight, checkpoint: Checkpoint, identified: Identified | None) -> int:
     """Elements without repeated KV heads: seen in the files, or known of the identified release."""
     config = checkpoint.config
     is_kv = weight.name.endswith((".attention.wk.weight", ".attention.wv.weight"))
@@ -412,8 +522,11 @@ def _unique_elements(weight: Weight, checkpoint: Checkpoint, identified: Identif
     return weight.elements
 
 
-def _active(config: ModelConfig | None, total: int, vision: int) -> int | None:
-    return total - vision - inactive_parameters(config) if config and config.moe else None
+def _active(config: ModelConfig | None, total: int, by_component: Counter[str]) -> int | None:
+    if config is None or config.moe is None:
+        return None
+    inactive = inactive_parameters(config, by_component["experts"])
+    return total - by_component["vision"] - inactive
 
 
 # --- tokenizer ------------------------------------------------------------------------------------
@@ -444,7 +557,7 @@ def check_vocabulary(config: ModelConfig | None, vocabulary: Vocabulary | None) 
         return []
     rows, tokens = config.vocab_size, vocabulary.vocab_size
     if tokens is None:
-        fits = vocabulary.base_tokens <= rows
+        fits = 0 <= rows - vocabulary.base_tokens <= MAX_SPECIAL_TOKENS
         there = f"at least {vocabulary.base_tokens:,}"
     else:
         fits = tokens == rows

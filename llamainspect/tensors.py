@@ -47,6 +47,14 @@ class TensorInfo(NamedTuple):
         return self.dtype.nbytes(self.shape)
 
     @property
+    def span(self) -> int:
+        """Bytes from the first to the last element; fewer than `nbytes` where strides repeat."""
+        if self.strides is None or 0 in self.shape:
+            return self.nbytes
+        last = sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
+        return (last + 1) * self.dtype.block_bytes
+
+    @property
     def whole_storage(self) -> bool:
         """True when the tensor is all of its storage in order, so the storage's CRC is its own."""
         return self.strides is None and self.nbytes == self.storage.nbytes

@@ -119,15 +119,15 @@ def test_one_unreadable_shard_leaves_the_others(tiny2):
     (tiny2 / "consolidated.01.pth").write_bytes(b"<!DOCTYPE html><html>Access denied</html>")
     checkpoint = open_checkpoint(str(tiny2))
     assert [entry.readable for entry in checkpoint.files] == [True, False]
+    assert len(errors(checkpoint)) == 1
     assert "consolidated.01.pth: it is a web page" in errors(checkpoint)[0]
-    assert "consolidated.01.pth missing" in errors(checkpoint)[1]
 
 
 def test_a_shard_of_another_model_is_found_by_its_copies(tiny2, tmp_path):
     other = random_weights(dense_shapes(TINY, TINY_HIDDEN), seed=1)
     torch.save(cut(other, 2)[1], tiny2 / "consolidated.01.pth")
     assert errors(open_checkpoint(str(tiny2))) == [
-        f"{name}: every shard keeps a copy and the copies differ; shards of two models, or damage"
+        f"{name}: several shards keep a copy and the copies differ; shards of two models, or damage"
         for name in (
             "layers.{0-1}.attention_norm.weight",
             "layers.{0-1}.ffn_norm.weight",
@@ -296,3 +296,79 @@ def test_unknown_keys_are_kept_and_listed(tiny):
     checkpoint = open_checkpoint(str(tiny))
     assert checkpoint.config.unknown == {"surprise": 1, "x": "…"}
     assert checkpoint.findings[0].message.endswith(": surprise, x")
+
+
+@pytest.fixture
+def tiny4(tmp_path):
+    """Four shards, one KV head for every two ranks."""
+    whole = random_weights(dense_shapes(TINY, TINY_HIDDEN))
+    stored = {
+        name: tensor.view(2, 16, 64).repeat_interleave(2, 0).reshape(64, 64)
+        if name.endswith(("wk.weight", "wv.weight"))
+        else tensor
+        for name, tensor in whole.items()
+    }
+    return write_native(tmp_path / "tiny4", TINY, cut(stored, 4))
+
+
+def test_a_shard_copied_over_another_is_named(tiny4):
+    shutil.copy(tiny4 / "consolidated.03.pth", tiny4 / "consolidated.02.pth")
+    found = errors(open_checkpoint(str(tiny4)))
+    assert any(e.startswith("consolidated.03.pth: it holds the same weights as") for e in found)
+
+
+def test_repeated_kv_heads_that_differ_are_an_error(tiny4):
+    shard = torch.load(tiny4 / "consolidated.03.pth", weights_only=True)
+    shard["layers.0.attention.wk.weight"] += 1
+    torch.save(shard, tiny4 / "consolidated.03.pth")
+    assert errors(open_checkpoint(str(tiny4))) == [
+        "layers.0.attention.wk.weight: several shards keep a copy and the copies differ; shards of "
+        "two models, or damage"
+    ]
+
+
+def test_the_one_shard_of_another_model_is_named_and_the_rest_believed(tiny4):
+    other = random_weights(dense_shapes(TINY | {"vocab_size": 256}, 256))
+    torch.save(cut(other, 4)[0], tiny4 / "consolidated.00.pth")
+    checkpoint = open_checkpoint(str(tiny4))
+    odd = [e for e in errors(checkpoint) if "other shapes" in e]
+    assert len(odd) == 1
+    assert odd[0].startswith("consolidated.00.pth: 12 of its 21 tensors have other shapes")
+    assert checkpoint.weights["output.weight"].shape == (128, 64)
+
+
+def test_a_tensor_that_one_shard_alone_has_blames_that_shard(tiny4):
+    shard = torch.load(tiny4 / "consolidated.02.pth", weights_only=True)
+    torch.save(shard | {"rope.freqs": torch.ones(8)}, tiny4 / "consolidated.02.pth")
+    assert errors(open_checkpoint(str(tiny4))) == [
+        "consolidated.02.pth: it has rope.freqs, which other shards have not"
+    ]
+
+
+def test_two_files_of_one_rank_are_an_error(tiny2):
+    shutil.copy(tiny2 / "consolidated.01.pth", tiny2 / "consolidated.1.pth")
+    shutil.copy(tiny2 / "consolidated.01.pth", tiny2 / "consolidated.01 (1).pth")
+    checkpoint = open_checkpoint(str(tiny2))
+    assert errors(checkpoint) == [
+        "consolidated.1.pth: it has the number of consolidated.01.pth, which is read instead; "
+        "remove one"
+    ]
+    warned = [f.where for f in checkpoint.findings if f.severity == "warning"]
+    assert warned == ["consolidated.01 (1).pth"]
+
+
+def test_a_matrix_that_every_shard_holds_whole_is_an_error(tmp_path):
+    whole = random_weights(dense_shapes(TINY, TINY_HIDDEN))
+    shards = cut(whole, 2)
+    for shard in shards:
+        shard["layers.0.feed_forward.w1.weight"] = whole["layers.0.feed_forward.w1.weight"]
+    found = errors(open_checkpoint(str(write_native(tmp_path, TINY, shards))))
+    assert found[0].startswith(
+        "layers.0.feed_forward.w1.weight: every one of 2 shards holds it whole, [192, 64]"
+    )
+
+
+def test_a_dangling_link_is_called_that(tmp_path):
+    (tmp_path / "consolidated.00.pth").symlink_to("nowhere")
+    with pytest.raises(NotACheckpoint, match=r"consolidated\.00\.pth is no regular file"):
+        open_checkpoint(str(tmp_path))

@@ -99,7 +99,7 @@ def test_an_error_finding_exits_1_and_still_answers(tiny2):
 @pytest.mark.parametrize(
     "arguments",
     [["--nonsense"], ["summary", "--nonsense"], ["tensors", "--sort", "color"], ["nonsense"],
-     ["show", ".", "norm.weight", "--at", "x,y"], ["show"]],
+     ["show", ".", "norm.weight", "--at", "x,y"], ["show"], ["show", "."]],
     ids=" ".join,
 )  # fmt: skip
 def test_a_wrong_command_line_exits_2(arguments):
@@ -157,6 +157,15 @@ def test_a_terminal_gets_no_line_that_is_too_long(tiny, columns):
     for command, (arguments, _) in COMMANDS.items():
         output = in_terminal(command, tiny, *arguments, "--no-color", columns=columns)
         assert max(map(len, output.splitlines())) <= columns, output
+
+
+def test_numbers_are_never_cut_short(tmp_path):
+    numbers = torch.full((3, 6), 1.2345678901234567e-20, dtype=torch.float64)
+    torch.save({"x": numbers}, tmp_path / "x.pth")
+    for columns in (40, 80):
+        output = in_terminal("show", tmp_path / "x.pth", "x", "--no-color", columns=columns)
+        numbers = [word for word in output.split() if word.startswith("1.23")]
+        assert set(numbers) == {"1.2345678901234567e-20", "1.23456791e-20"}
 
 
 def test_a_closed_pipe_is_no_error(tiny):

@@ -104,3 +104,15 @@ def test_a_weight_with_a_missing_part_is_refused(tiny2):
     (tiny2 / "consolidated.01.pth").unlink()
     with pytest.raises(MissingFile, match="1 of its 2 parts can be read"):
         show_tensor(open_checkpoint(str(tiny2)), "output.weight")
+
+
+def test_scalars_and_empty_weights_are_shown_from_the_command_line(tmp_path):
+    import subprocess
+    import sys
+
+    write_native(tmp_path, None, [{"scalar": torch.tensor(2.5), "empty": torch.empty(0, 4)}])
+    for name in ("scalar", "empty"):
+        command = [sys.executable, "-m", "llamainspect", "show", str(tmp_path), name]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert ("2.5" in done.stdout) == (name == "scalar")

@@ -375,3 +375,78 @@ LLAMA_3_2_1B = {
     "ffn_dim_multiplier": 1.5, "multiple_of": 256, "norm_eps": 1e-05, "rope_theta": 500000.0,
     "use_scaled_rope": True,
 }  # fmt: skip
+
+
+def official_1b(path, **replaced):
+    """A sparse Llama 3.2 1B with some weights replaced."""
+    shapes = dense_shapes(LLAMA_3_2_1B, 8192)
+    weights = {name: torch.empty(shape, dtype=torch.bfloat16) for name, shape in shapes.items()}
+    weights["output.weight"] = weights["tok_embeddings.weight"]
+    weights.update(replaced)
+    return write_native(path, LLAMA_3_2_1B, [weights], sparse=True)
+
+
+def test_another_dtype_is_not_an_exact_match(tmp_path):
+    norm = torch.empty(2048, dtype=torch.float32)
+    model = summary_of(official_1b(tmp_path, **{"norm.weight": norm})).model
+    assert (model.match, model.differences) == (
+        "architecture",
+        ("stored as BF16, F32, llama-3.2-1b has 16-bit floats",),
+    )
+
+
+def test_an_untied_copy_of_a_tied_model_is_not_an_exact_match(tmp_path):
+    output = torch.empty(128256, 2048, dtype=torch.bfloat16)
+    model = summary_of(official_1b(tmp_path, **{"output.weight": output})).model
+    assert (model.match, model.differences) == (
+        "architecture",
+        ("output and embedding are not tied, unlike in llama-3.2-1b",),
+    )
+
+
+def test_broadcast_weights_are_an_error_and_not_counted(tmp_path):
+    wide = torch.zeros(1, dtype=torch.bfloat16).expand(8192, 2048)
+    path = official_1b(tmp_path, **{"layers.0.feed_forward.w1.weight": wide})
+    report = summary_of(path)
+    assert "fewer elements are stored than the shape has" in findings(path)[0]
+    assert report.model.match == "architecture"
+    assert report.parameters.total == 1_235_814_400 - 8192 * 2048 + 1
+
+
+def test_weights_that_contradict_params_json_are_recognised_by_their_shapes(tmp_path):
+    path = official_1b(tmp_path)
+    (path / "params.json").write_text(json.dumps(LLAMA_3_70B))
+    report = summary_of(path)
+    assert report.model.match == "none"
+    assert (
+        "params.json: the weights have the shapes of llama-3.2-1b; params.json is another model's"
+        in findings(path)
+    )
+
+
+def test_overlapping_views_count_their_bytes_once(tmp_path):
+    base = torch.arange(1000.0)
+    report = summary_of(write_native(tmp_path, None, [{"a": base[:], "b": base[:50]}]))
+    assert (report.parameters.total, report.parameters.stored) == (1000, 1050)
+    assert report.nbytes == 4000
+    assert report.findings[-1].message.startswith("tied: two names for the same bytes, so the 50")
+
+
+def test_active_parameters_are_never_negative(tmp_path):
+    params = TINY_MOE | {"moe_args": TINY_MOE["moe_args"] | {"interleave_moe_layer_step": 1}}
+    report = summary_of(write_native(tmp_path, params, [random_weights(moe_shapes(TINY_MOE))]))
+    assert 0 < report.parameters.active < report.parameters.total
+
+
+def test_a_tiktoken_file_that_is_far_too_small_is_an_error(tiny):
+    (tiny / "tokenizer.model").write_bytes(b"IQ== 0\nIg== 1\n")
+    (tiny / "params.json").write_text(json.dumps(TINY | {"vocab_size": 128256}))
+    assert any("it has at least 2 tokens, the model has 128,256" in f for f in findings(tiny))
+
+
+def test_very_many_findings_are_cut_short(tmp_path):
+    weights = {f"x{i}": torch.ones(1).bfloat16() for i in range(300)}
+    write_native(tmp_path, TINY, [weights | random_weights(dense_shapes(TINY, TINY_HIDDEN))])
+    report = summary_of(tmp_path)
+    assert len(report.findings) == 101
+    assert report.findings[-1].message == "200 more of this kind are not shown"

@@ -59,13 +59,15 @@ def tensors(
     "show", rich_help_panel=PANEL, epilog="Example: llamainspect show Llama3.1-8B output.weight"
 )
 def show_weight(
-    path: Annotated[str, typer.Argument(metavar="[PATH]", help="As for summary; may be left out.")],
+    path: Annotated[
+        str | None, typer.Argument(metavar="[PATH]", help="As for summary; may be left out.")
+    ] = None,
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="The weight, by its full name.")
     ] = None,
     at: Annotated[
-        str, typer.Option(metavar="ROW,COLUMN", help="Index of the first value to show.")
-    ] = "0",
+        str | None, typer.Option(metavar="ROW,COLUMN", help="Index of the first value to show.")
+    ] = None,
     json: Json = False,
     no_color: NoColor = False,
 ) -> None:
@@ -73,7 +75,9 @@ def show_weight(
     from llamainspect.checkpoint import open_checkpoint
     from llamainspect.show import show_tensor
 
-    start = _index(at)
+    start = () if at is None else _index(at)
+    if path is None or (name is None and os.path.lexists(path)):
+        raise typer.BadParameter("which weight? Give its name", param_hint="NAME")
     if name is None:
         path, name = _default_path(), path
     show(show_tensor(open_checkpoint(path), name, start), json, no_color)

@@ -7,6 +7,7 @@ from typing import Any
 from llamainspect.errors import CorruptFile
 from llamainspect.sources import Source
 
+JSON_KINDS = {list: "a list", str: "text", bool: "true or false", type(None): "null"}
 MAX_JSON_NBYTES = 16 * 2**20
 
 
@@ -35,9 +36,12 @@ def read_json_object(source: Source, file: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise CorruptFile(f"{file}: it is not UTF-8 text; download it again") from error
     except ValueError as error:
+        if "int_max_str_digits" in str(error):
+            raise CorruptFile(f"{file}: it holds a number of thousands of digits") from error
         raise CorruptFile(f"{file}: it is not valid JSON ({error}); download it again") from error
     if not isinstance(value, dict):
-        raise CorruptFile(f"{file}: it holds a {type(value).__name__} where an object belongs")
+        kind = JSON_KINDS.get(type(value), "a number")
+        raise CorruptFile(f"{file}: it holds {kind} where an object belongs")
     return value
 
 

@@ -128,6 +128,8 @@ def _not_a_zip(source: Source, file: str, size: int, head: bytes) -> CorruptFile
 def _locate_directory(file: str, size: int, tail: bytes) -> tuple[int, int, int]:
     """(start, nbytes, records) of the central directory, from the end records that must agree."""
     end_at = len(tail) - END.size
+    if 0 <= tail.rfind(b"PK\x05\x06") < end_at:
+        raise _lies(file, "something was appended behind its end")
     if end_at < 0 or tail[end_at : end_at + 4] != b"PK\x05\x06":
         raise CorruptFile(
             f"{file}: its end is missing (a torch zip ends with its directory), so the file of "

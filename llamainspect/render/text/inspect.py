@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -60,7 +60,7 @@ CONFIG_LABELS = {
 def _(report: Summary, terminal: bool) -> RenderableType:
     parts: list[RenderableType] = [_headline(report), _overview(report)]
     if report.config is not None:
-        parts.append(section("Configuration", _config(report.config)))
+        parts.append(section("Configuration", _Config(report.config)))
     parts.append(section("Parameters", _parameters(report.parameters, terminal)))
     parts.append(findings_view(report.findings))
     return Group(*parts)
@@ -100,7 +100,9 @@ def _overview(report: Summary) -> Table:
 
 
 def _same(model: ModelMatch) -> str:
-    return ", ".join(model.same_configuration) + " (the same headers; files cannot tell them apart)"
+    names = ", ".join(model.same_configuration)
+    apart = " (the same headers; files cannot tell them apart)" * (model.match == "exact")
+    return names + apart
 
 
 def _files(report: Summary) -> str:
@@ -111,28 +113,31 @@ def _files(report: Summary) -> str:
     return f"{report.format}, {shards}: {', '.join(shown)} ({nbytes_text(total)})"
 
 
-def _config(config: dict[str, Any]) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    cells = [
-        (label, printable(_config_value(key, config)))
-        for key, label in CONFIG_LABELS.items()
-        if key in config
-    ]
-    short = [cell for cell in cells if len(cell[1]) <= 12]
-    rows = -(-len(short) // 3)
-    for _ in range(3):
-        grid.add_column(style="dim", no_wrap=True)
-        grid.add_column(no_wrap=True, min_width=10)
-    for row in range(rows):
-        columns = [short[i] for i in range(row, len(short), rows)]
-        grid.add_row(*(Text(text) for cell in columns for text in cell))
-    long = [(label, Text(text)) for label, text in cells if len(text) > 12]
-    if not long:
-        return grid
-    both = Table.grid()
-    both.add_row(grid)
-    both.add_row(facts(long))
-    return both
+class _Config:
+    """Labels and values in as many columns as fit."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        cells = [
+            (label, printable(_config_value(key, config)))
+            for key, label in CONFIG_LABELS.items()
+            if key in config
+        ]
+        self.short = [cell for cell in cells if len(cell[1]) <= 12]
+        self.long = [cell for cell in cells if len(cell[1]) > 12]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        columns = max(1, min(3, options.max_width // 30))
+        rows = -(-len(self.short) // columns)
+        grid = Table.grid(padding=(0, 2))
+        for _ in range(columns):
+            grid.add_column(style="dim", no_wrap=True)
+            grid.add_column(no_wrap=True, min_width=10)
+        for row in range(rows):
+            across = [self.short[i] for i in range(row, len(self.short), rows)]
+            grid.add_row(*(Text(text) for cell in across for text in cell))
+        yield grid
+        if self.long:
+            yield facts([(label, Text(text)) for label, text in self.long])
 
 
 def _config_value(key: str, config: dict[str, Any]) -> str:
@@ -169,7 +174,7 @@ def _parameters(parameters: Parameters, terminal: bool) -> Table:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
-    table.add_column()
+    table.add_column(no_wrap=True, overflow="crop")
     heads = {
         "total": total,
         "sum over names": parameters.stored if parameters.stored != total else None,
@@ -263,11 +268,11 @@ def _(report: TensorDetail, terminal: bool) -> RenderableType:
     parts: list[RenderableType] = [safe(entry.name, "bold"), facts(rows)]
     where = f"from {list(report.start)}" if any(report.start) else "first"
     title = f"Values as {entry.dtype}, {where} ({report.nbytes_read:,} bytes read)"
-    parts.append(section(title, _grid([list(row) for row in report.stored])))
+    parts.append(section(title, _Grid([list(row) for row in report.stored])))
     if report.float32 is not None and entry.dtype != "F32":
         # Nine significant digits tell every float32 from its neighbours.
         numbers = [["-" if v is None else f"{v:.9g}" for v in row] for row in report.float32]
-        parts.append(section("The same as float32", _grid(numbers)))
+        parts.append(section("The same as float32", _Grid(numbers)))
     if report.findings:
         parts.append(findings_view(report.findings))
     return Group(*parts)
@@ -287,10 +292,24 @@ def _places(entry: TensorEntry) -> RenderableType:
     return Text("\n".join(lines))
 
 
-def _grid(rows: list[list[str]]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    for _ in range(max((len(row) for row in rows), default=0)):
-        table.add_column(justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table
+class _Grid:
+    """Numbers in columns: as many as fit, since part of a number is another number."""
+
+    def __init__(self, rows: list[list[str]]) -> None:
+        self.rows = rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        widths = [max(map(len, column)) for column in zip(*self.rows, strict=True)]
+        fitting, used = 0, 0
+        while fitting < len(widths) and used + widths[fitting] <= options.max_width:
+            used += widths[fitting] + 2
+            fitting += 1
+        fitting = max(fitting, 1)
+        grid = Table.grid(padding=(0, 2))
+        for _ in range(fitting):
+            grid.add_column(justify="right", overflow="fold")
+        for row in self.rows:
+            grid.add_row(*(Text(cell) for cell in row[:fitting]))
+        yield grid
+        if fitting < len(widths):
+            yield Text(f"({len(widths) - fitting} more columns in a wider terminal)", style="dim")
