@@ -482,17 +482,16 @@ class _Joiner:
 
     def _check_duplicates(self, weights: dict[str, Weight]) -> None:
         """A shard whose cut parts all have the checksums of another's is that other one."""
-        sums: dict[str, list[int | None]] = {file: [] for file in self.shards}
-        for weight in weights.values():
-            if weight.axis is not None:
-                for part in weight.parts:
-                    sums[part.file].append(part.storage.crc32 if part.whole_storage else None)
-        first: dict[tuple[int | None, ...], str] = {}
-        for file, found in sums.items():
-            if found and None not in found and first.setdefault(tuple(found), file) != file:
+        cut = [weight.parts for weight in weights.values() if weight.axis is not None]
+        first: dict[tuple[int, ...], str] = {}
+        for file in self.shards if cut and cut[0][0].storage.crc32 else ():
+            sums = tuple(
+                part.storage.crc32 or 0 for parts in cut for part in parts if part.file == file
+            )
+            if sums and 0 not in sums and first.setdefault(sums, file) != file:
                 message = (
-                    f"it holds the same weights as {first[tuple(found)]} (all checksums are "
-                    "equal): one shard was copied over another; download it again"
+                    f"it holds the same weights as {first[sums]} (all checksums are equal): one "
+                    "shard was copied over another; download it again"
                 )
                 self.findings.append(Finding("error", file, message))
 

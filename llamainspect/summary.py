@@ -1,9 +1,8 @@
 """What a checkpoint is: the official model it matches, its parameters, and what is wrong."""
 
 from collections import Counter
-from collections.abc import Iterator
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from llamainspect.architecture import WeightSpec, inactive_parameters
 from llamainspect.catalog import (
@@ -34,7 +33,7 @@ from llamainspect.reports import (
     Severity,
     Summary,
 )
-from llamainspect.tensors import TensorInfo, count
+from llamainspect.tensors import count
 
 HF_NAMES = ("model.layers.", "model.embed_tokens.", "lm_head.")
 PUBLISHED_DTYPES = ("BF16", "F16")
@@ -51,7 +50,8 @@ def summarize(checkpoint: Checkpoint) -> Summary:
     config = checkpoint.config
     vocabulary, tokenizer_findings = _read_tokenizer(checkpoint)
     shape_findings = check_shapes(checkpoint)
-    unique, copies, copy_findings = _find_copies(checkpoint)
+    shares = _shares(checkpoint)
+    unique, copies, copy_findings = _find_copies(checkpoint, shares)
     identified = _identify(checkpoint)
     parameters, count_findings = _count(checkpoint, unique, identified)
     tied = any(name.endswith(OUTPUT) for name in copies)
@@ -68,7 +68,7 @@ def summarize(checkpoint: Checkpoint) -> Summary:
         *check_vocabulary(config, vocabulary),
     ]
     order = {"error": 0, "warning": 1, "note": 2}
-    nbytes_by_dtype = _nbytes_by_dtype(checkpoint)
+    nbytes_by_dtype = _nbytes_by_dtype(checkpoint, shares)
     return Summary(
         path=checkpoint.source.place,
         format=checkpoint.format,
@@ -392,52 +392,60 @@ def _check_broadcasts(checkpoint: Checkpoint) -> list[Finding]:
     return [Finding("error", listing(compress(names)), message)]
 
 
-def _nbytes_by_dtype(checkpoint: Checkpoint) -> dict[str, int]:
-    """Bytes that the tensors of all files take; what several views share counts once."""
-    views = [part for weight in checkpoint.weights.values() for part in weight.parts]
-    nbytes: Counter[str] = Counter()
-    for part, fresh, _ in _sweep(views):
-        nbytes[part.dtype.name] += fresh
-    return dict(nbytes.most_common())
-
-
-def _sweep(views: list[TensorInfo]) -> Iterator[tuple[TensorInfo, int, TensorInfo]]:
-    """Each view with the bytes that no earlier one of its storage covers, and that earlier one."""
-    by_storage: dict[tuple[str, str], list[TensorInfo]] = {}
-    for part in views:
-        by_storage.setdefault((part.file, part.storage.key), []).append(part)
-    for parts in by_storage.values():
-        if len(parts) == 1:
-            yield parts[0], min(parts[0].nbytes, parts[0].span), parts[0]
-            continue
-        # The embedding keeps its bytes and the output is the copy, whichever comes first.
-        parts.sort(key=lambda part: (part.offset, -part.span, part.name.endswith(OUTPUT)))
-        reached, holder = 0, parts[0]
-        for part in parts:
-            end = part.offset + part.span
-            yield part, min(part.nbytes, max(0, end - max(part.offset, reached))), holder
-            if end > reached:
-                reached, holder = end, part
-
-
 # --- counts ---------------------------------------------------------------------------------------
 
 
-def _find_copies(checkpoint: Checkpoint) -> tuple[dict[str, int], set[str], list[Finding]]:
-    """Unique elements of each weight, which weights have none of their own, and words on these.
+class _Share(NamedTuple):
+    """How much of a weight's bytes no other weight has, and which one has the rest."""
 
-    Shards of one set share storages alike, so the first part of each weight speaks for it.
-    """
-    first = {id(weight.parts[0]): weight for weight in checkpoint.weights.values()}
+    nbytes: int  # in the first of its parts; shards of one set share storages alike
+    holder: Weight
+
+
+def _shares(checkpoint: Checkpoint) -> dict[str, _Share]:
+    """Every weight's own share of the storages that the weights view."""
+    by_storage: dict[tuple[str, str], list[Weight]] = {}
+    for weight in checkpoint.weights.values():
+        part = weight.parts[0]
+        by_storage.setdefault((part.file, part.storage.key), []).append(weight)
+    shares: dict[str, _Share] = {}
+    for weights in by_storage.values():
+        # The embedding keeps its bytes and the output is the copy, whichever comes first.
+        weights.sort(key=lambda w: (w.parts[0].offset, -w.parts[0].span, w.name.endswith(OUTPUT)))
+        reached, holder = 0, weights[0]
+        for weight in weights:
+            part = weight.parts[0]
+            end = part.offset + part.span
+            own = min(part.nbytes, max(0, end - max(part.offset, reached)))
+            shares[weight.name] = _Share(own, holder)
+            if end > reached:
+                reached, holder = end, weight
+    return shares
+
+
+def _nbytes_by_dtype(checkpoint: Checkpoint, shares: dict[str, _Share]) -> dict[str, int]:
+    """Bytes that the tensors of all files take; what several views share counts once."""
+    nbytes: Counter[str] = Counter()
+    for weight in checkpoint.weights.values():
+        dtype = weight.parts[0].dtype.name
+        nbytes[dtype] += shares[weight.name].nbytes * len(weight.parts)
+    return dict(nbytes.most_common())
+
+
+def _find_copies(
+    checkpoint: Checkpoint, shares: dict[str, _Share]
+) -> tuple[dict[str, int], set[str], list[Finding]]:
+    """Unique elements of each weight, which weights have none of their own, and words on these."""
     unique: dict[str, int] = {}
     pairs: dict[tuple[str, str, str], list[tuple[Weight, Weight]]] = {}
-    for part, fresh, holder in _sweep([weight.parts[0] for weight in first.values()]):
-        weight = first[id(part)]
-        unique[weight.name] = weight.elements * fresh // part.nbytes if part.nbytes else 0
-        if fresh < part.nbytes and holder is not part:
-            how = PARTLY if fresh else TIED
-            kind = layer_pattern(weight.name)[0], layer_pattern(first[id(holder)].name)[0], how
-            pairs.setdefault(kind, []).append((weight, first[id(holder)]))
+    for weight in checkpoint.weights.values():
+        own, holder = shares[weight.name]
+        nbytes = weight.parts[0].nbytes
+        unique[weight.name] = weight.elements * own // nbytes if nbytes else 0
+        if own < nbytes and holder is not weight:
+            how = PARTLY if own else TIED
+            kind = layer_pattern(weight.name)[0], layer_pattern(holder.name)[0], how
+            pairs.setdefault(kind, []).append((weight, holder))
     equal = _output_equals_embedding(checkpoint)
     if equal and unique[equal[0].name]:
         unique[equal[0].name] = 0
