@@ -18,6 +18,7 @@ from llamainspect.config import (
     QuantizationConfig,
     VisionConfig,
 )
+from llamainspect.names import counted
 
 Form = Literal["plain", "fp8", "int4", "int8"]
 
@@ -135,7 +136,7 @@ def _differences(
     if form != row.form:
         found.append(f"stored as {form}, {row.form} in {row.id}")
     if row.shards is not None and shards != row.shards:
-        found.append(f"{shards} shard{'s' * (shards != 1)}, {row.shards} in {row.id}")
+        found.append(f"{counted(shards, 'shard')}, {row.shards} in {row.id}")
     return tuple(found)
 
 

@@ -10,7 +10,7 @@ from llamainspect.config import ModelConfig
 from llamainspect.errors import LlamaInspectError, MissingFile, NotACheckpoint
 from llamainspect.formats import FORMATS, Format
 from llamainspect.formats.meta import WEIGHT_FILE
-from llamainspect.names import component_of, compress, layer_of, listing
+from llamainspect.names import component_of, compress, counted, layer_of, listing
 from llamainspect.reports import FileEntry, Finding, TensorEntry, TensorPart
 from llamainspect.sources import Folder, Source, open_source
 from llamainspect.tensors import TensorInfo, contiguous_strides, count
@@ -359,8 +359,8 @@ class _Joiner:
         extra = [file for file, rank in ranks.items() if rank >= self.world]
         if extra and len(extra) < len(self.shards):
             message = (
-                f"too many: the weights are cut into {self.world} "
-                f"shard{'s' * (self.world > 1)} and {len(self.shards)} files are there; these are "
+                f"too many: the weights are cut into {counted(self.world, 'shard')} and "
+                f"{len(self.shards)} files are there; these are "
                 "not counted. They belong to another download, or params.json does"
             )
             self.findings.append(Finding("error", listing(extra), message))
@@ -475,7 +475,7 @@ class _Joiner:
             self.findings.append(Finding("error", name, message))
         if unchecked := [weight.name for weight, same in verdicts if same is None]:
             message = (
-                f"{len(set(unchecked)):,} weights stand in several shards and were not compared: "
+                f"{counted(len(set(unchecked)), 'weight')} in several shards, not compared: "
                 f"the files record no checksum for them alone, and they have {nbytes:,} bytes"
             )
             self.findings.append(Finding("note", listing(compress(unchecked)), message))

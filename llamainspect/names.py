@@ -104,6 +104,11 @@ def _ranges(numbers: list[int]) -> str:
     return text if len(runs) == 1 and runs[0][0] == runs[0][1] else f"{{{text}}}"
 
 
+def counted(number: int, noun: str) -> str:
+    """1 shard, 2 shards."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def listing(names: Sequence[str], limit: int = 3) -> str:
     """The first names and how many more: "a, b, c and 4 more"."""
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""

@@ -45,7 +45,7 @@ class ModelMatch(NamedTuple):
     """Which official model this is."""
 
     name: str | None  # catalog id
-    match: Match  # exact: configuration, shapes and shards; architecture: shapes only
+    match: Match  # exact: settings, every shape, dtype, count and shards; architecture: shapes
     same_configuration: tuple[str, ...]  # other ids that the files alone cannot tell apart
     differences: tuple[str, ...]  # from `name`, when the match is of the architecture only
     repository: str | None  # on the Hugging Face hub

@@ -18,7 +18,7 @@ from llamainspect.formats.torch_zip import (
     read_directory,
     read_root,
 )
-from llamainspect.names import listing
+from llamainspect.names import counted, listing
 from llamainspect.reports import Finding
 from llamainspect.sources import Source
 from llamainspect.tensors import Storage, TensorInfo
@@ -186,7 +186,7 @@ def _check_waste(file: str, contents: Contents, records: dict[str, Record]) -> l
                 "warning",
                 file,
                 f"{sum(contents.unused.values()):,} bytes are stored and no tensor uses them: "
-                f"the storages {keys} are larger than the views into them (a slice was saved "
+                f"in {keys} there is more than the views into it show (a slice was saved "
                 "with its whole storage; .clone() it before torch.save)",
             )
         )
@@ -196,7 +196,7 @@ def _check_waste(file: str, contents: Contents, records: dict[str, Record]) -> l
         if key.startswith("data/") and key[len("data/") :] not in contents.viewed
     ]
     if orphans:
-        message = f"{len(orphans):,} storages ({sum(orphans):,} bytes) belong to no tensor"
+        message = f"{counted(len(orphans), 'storage')} of no tensor: {sum(orphans):,} bytes"
         findings.append(Finding("warning", file, message))
     return findings
 

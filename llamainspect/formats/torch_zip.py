@@ -30,7 +30,7 @@ ZIP64_EXTRA = 1
 HEAD_SIGNS = (
     (b"version https://git-lfs", "is a Git LFS pointer, not the file itself; run `git lfs pull`"),
     (b"\x1f\x8b", "is gzip-compressed; decompress it first"),
-    (b"GGUF", "is a GGUF file, which is not read"),
+    (b"GGUF", "is a GGUF file, which is not read; inspect the checkpoint it was made from"),
 )
 LEGACY_MAGIC = b"l\xfc\x9cF\xf9 j\xa8P\x19"  # the first of the pickles in a legacy file
 LEGACY = (
@@ -113,7 +113,10 @@ def _not_a_zip(source: Source, file: str, size: int, head: bytes) -> CorruptFile
     if head[257:262] == b"ustar":
         return UnsupportedFile(f"{file}: it {LEGACY}")
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
-        return UnsupportedFile(f"{file}: it looks like a safetensors file under another name")
+        return UnsupportedFile(
+            f"{file}: it looks like a safetensors file under another name, a layout that is not read; "
+            "inspect Meta's .pth files of the same model"
+        )
     if head[:1] == b"\x80":
         return UnsupportedFile(f"{file}: it is a bare pickle, not a checkpoint; do not load it")
     if not head.strip(b"\0"):

@@ -72,7 +72,7 @@ def _headline(report: Summary) -> Text:
     line.append("  ")
     if model.match == "exact":
         line.append(f"{model.name}", style="bold green")
-        line.append("  exact match: configuration, shapes and shards", style="green")
+        line.append("  exact match: configuration, shapes, dtype and shards", style="green")
     elif model.match == "architecture":
         line.append(f"like {model.name}", style="bold yellow")
         line.append("  same architecture", style="yellow")
@@ -235,7 +235,8 @@ def _(report: TensorList, terminal: bool) -> RenderableType:
             place = f"{printable(part.file)} @ {part.offset:,}"
             table.add_row("", shape_text(part.shape), part.dtype, f"{part.nbytes:,}", Text(place))
     total = (
-        f"\n{report.count:,} weights, {count_text(report.elements)} elements, "
+        f"\n{report.count:,} weight{'s' * (report.count != 1)}, "
+        f"{count_text(report.elements)} elements, "
         f"{exact_nbytes_text(report.nbytes)}"
     )
     parts: list[RenderableType] = [table] if report.tensors else []
