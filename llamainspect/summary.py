@@ -452,13 +452,13 @@ def _find_copies(
         pairs[equal[0].name, equal[1].name, EQUAL] = [equal]
     findings = [
         Finding(
-            "note",
+            "note" if name.endswith(OUTPUT) and other.endswith(EMBEDDING) else "warning",
             f"{', '.join(compress([a.name for a, _ in group]))}, "
             f"{listing(compress([b.name for _, b in group]))}",
             f"{how}, so the {sum(a.elements - unique[a.name] for a, _ in group):,} parameters "
             "count once; a sum over names counts them twice",
         )
-        for (_, _, how), group in pairs.items()
+        for (name, other, how), group in pairs.items()
     ]
     copies = {a.name for group in pairs.values() for a, _ in group if not unique[a.name]}
     return unique, copies, findings
