@@ -24,7 +24,6 @@ ORDER = [
     "formats.symbolic_pickle",
     "formats.torch_pickle", "formats.meta", "formats", "checkpoint", "arrays",
 ]  # fmt: skip
-FACTS = FLOORS[0]
 HEAVY = {
     "numpy": {"arrays"},
     "rich": {"render.text"},
