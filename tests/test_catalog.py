@@ -71,3 +71,9 @@ def test_quantised_releases_are_told_apart():
 
 def test_an_unknown_architecture_is_none():
     assert identify(ModelConfig(64, 2, 4, 2, 16, 192, 128), 1, "plain") is None
+
+
+def test_another_form_of_storage_is_named():
+    found = identify(ModelConfig.from_params(LLAMA_3_1_8B), 1, "fp8")
+    assert found.model.id == "llama-3.1-8b"
+    assert found.differences == ("stored as fp8, plain in llama-3.1-8b",)

@@ -450,3 +450,13 @@ def test_very_many_findings_are_cut_short(tmp_path):
     report = summary_of(tmp_path)
     assert len(report.findings) == 101
     assert report.findings[-1].message == "200 more of this kind are not shown"
+
+
+def test_the_output_is_the_copy_even_when_it_is_listed_first(tmp_path):
+    weights = random_weights(dense_shapes(TINY, TINY_HIDDEN))
+    weights["output.weight"] = weights["tok_embeddings.weight"]
+    weights.move_to_end("output.weight", last=False)
+    report = summary_of(write_native(tmp_path, TINY, [weights]))
+    assert report.tied_output
+    assert report.parameters.by_component["token_embedding"] == 128 * 64
+    assert "output" not in report.parameters.by_component
