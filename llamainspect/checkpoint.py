@@ -292,11 +292,7 @@ class _Joiner:
         self.findings: list[Finding] = []
         self.copies: list[Weight] = []
         self._check_ranks()
-        # What most shards say of a weight counts; a shard that differs is named, not believed.
-        self.shapes = {
-            name: _most_common([t[name].shape for t in self.shards.values() if name in t])
-            for name in dict.fromkeys(name for t in self.shards.values() for name in t)
-        }
+        self.shapes = _usual_shapes(self.shards)
         self.odd: dict[str, list[str]] = {}
         self.world = self._world()
         norm = self.shapes.get("norm.weight", ())
@@ -365,6 +361,7 @@ class _Joiner:
             )
             self.findings.append(Finding("error", listing(extra), message))
             self.shards = {f: tensors for f, tensors in self.shards.items() if f not in extra}
+            self.shapes = _usual_shapes(self.shards)
 
     def _join(self, name: str) -> Weight:
         shape = self.shapes[name]
@@ -508,6 +505,14 @@ class _Joiner:
 def _rank(file: str) -> int | None:
     match = WEIGHT_FILE.fullmatch(file)
     return int(match[1]) if match and match[1] else None
+
+
+def _usual_shapes(shards: dict[str, dict[str, TensorInfo]]) -> dict[str, tuple[int, ...]]:
+    """What most shards say of a weight counts; a shard that differs is named, not believed."""
+    return {
+        name: _most_common([tensors[name].shape for tensors in shards.values() if name in tensors])
+        for name in dict.fromkeys(name for tensors in shards.values() for name in tensors)
+    }
 
 
 def _most_common(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:

@@ -372,3 +372,14 @@ def test_a_dangling_link_is_called_that(tmp_path):
     (tmp_path / "consolidated.00.pth").symlink_to("nowhere")
     with pytest.raises(NotACheckpoint, match=r"consolidated\.00\.pth is no regular file"):
         open_checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_extra_shard_with_tensors_of_its_own_leaves_no_trace(tmp_path, ranks):
+    shards = cut(random_weights(dense_shapes(TINY, TINY_HIDDEN)), ranks)
+    alone = shards[-1] | {"only.here": torch.ones(3), "norm.weight": torch.ones(7)}
+    path = write_native(tmp_path, TINY, [*shards, alone])
+    checkpoint = open_checkpoint(str(path))
+    assert set(checkpoint.weights) == set(shards[0])
+    assert checkpoint.weights["norm.weight"].shape == (64,)
+    assert any(": too many:" in error for error in errors(checkpoint))
