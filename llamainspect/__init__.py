@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 # Where each public name lives.
 _HOME = {
     "Checkpoint": "llamainspect.checkpoint",
+    "ChecksumReport": "llamainspect.reports",
     "CorruptFile": "llamainspect.errors",
     "LlamaInspectError": "llamainspect.errors",
     "MissingFile": "llamainspect.errors",
@@ -29,6 +30,7 @@ _HOME = {
     "show_tensor": "llamainspect.show",
     "summarize": "llamainspect.summary",
     "to_json": "llamainspect.render.json",
+    "verify_checksums": "llamainspect.checksums",
 }
 
 __all__ = ["__version__", *_HOME]
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from llamainspect.checkpoint import Checkpoint as Checkpoint
     from llamainspect.checkpoint import Weight as Weight
     from llamainspect.checkpoint import open_checkpoint as open_checkpoint
+    from llamainspect.checksums import verify_checksums as verify_checksums
     from llamainspect.config import ModelConfig as ModelConfig
     from llamainspect.errors import CorruptFile as CorruptFile
     from llamainspect.errors import LlamaInspectError as LlamaInspectError
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
     from llamainspect.errors import UnsupportedFile as UnsupportedFile
     from llamainspect.inventory import list_tensors as list_tensors
     from llamainspect.render.json import to_json as to_json
+    from llamainspect.reports import ChecksumReport as ChecksumReport
     from llamainspect.reports import Summary as Summary
     from llamainspect.reports import TensorDetail as TensorDetail
     from llamainspect.reports import TensorList as TensorList

@@ -104,6 +104,22 @@ def identify_by_shapes(
     return None
 
 
+def published_sizes(config: ModelConfig, nbytes: int) -> dict[int | None, list[str]]:
+    """Ids of the official models of this architecture by the published size of one shard in bytes.
+
+    Those of unknown size stand under None, unless some model has exactly `nbytes`. A vocabulary
+    that params.json leaves to the tokenizer may be any.
+    """
+    sizes: dict[int | None, list[str]] = {}
+    for row in OFFICIAL_MODELS:
+        vocab_size = config.vocab_size or row.fields.get("vocab_size")
+        if _same_architecture(row, config._replace(vocab_size=vocab_size)):
+            sizes.setdefault(row.pth_nbytes, []).append(row.id)
+    if nbytes in sizes:
+        sizes.pop(None, None)
+    return sizes
+
+
 def _same_architecture(row: OfficialModel, config: ModelConfig) -> bool:
     for key in _ARCHITECTURE:
         here, there = getattr(config, key), row.fields.get(key)

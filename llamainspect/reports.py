@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 Severity = Literal["error", "warning", "note"]
 Match = Literal["exact", "architecture", "none"]
+FileStatus = Literal["ok", "mismatch", "missing", "unlisted", "unreadable", "unchecked"]
+DamageState = Literal["differs", "cut", "absent"]
 
 
 class Finding(NamedTuple):
@@ -145,3 +147,64 @@ class TensorDetail(Report):
     float32: tuple[tuple[float | None, ...], ...] | None  # null where not finite
     nbytes_read: int
     findings: tuple[Finding, ...]
+
+
+class FileProgress(NamedTuple):
+    """How far one file has been read; what a progress bar shows."""
+
+    file: str
+    done: int  # bytes
+    nbytes: int
+
+
+class Damage(NamedTuple):
+    """A record of a weight file whose bytes are not those that were saved."""
+
+    record: str  # the format's name: "data/17" in a .pth
+    tensors: tuple[str, ...]  # names that view it; empty when it holds no tensor
+    layer: int | None
+    start: int  # range of bytes in the file: what differs, or what is there of a cut record
+    end: int
+    state: DamageState
+
+
+class FileChecksum(NamedTuple):
+    """One file held against one digest, or against what it says of itself."""
+
+    file: str  # relative to the directory
+    nbytes: int | None  # null where there is no such file
+    algorithm: str | None  # "md5", "sha256", "git-blob-sha1", ...; "crc32": by its own sums alone
+    expected: str | None  # hex
+    actual: str | None
+    status: FileStatus
+    message: str
+    damaged: tuple[str, ...]  # names of tensors
+    damage: tuple[Damage, ...]
+    origin: str | None  # who says what is expected: "checklist.chk, line 3"
+
+
+class DigestList(NamedTuple):
+    """A place that digests come from."""
+
+    name: str  # "checklist.chk"
+    digests: int
+
+
+@dataclass(frozen=True)
+class ChecksumReport(Report):
+    """`verify-checksums`: whether every byte is what was published."""
+
+    NAME: ClassVar[str] = "verify-checksums"
+
+    path: str
+    files: tuple[FileChecksum, ...]
+    lists: tuple[DigestList, ...]
+    conclusion: str  # what was established, and what was not
+    written: str | None  # the list that was made
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Good when nothing differs, is missing or unreadable, and no finding is an error."""
+        bad = {"mismatch", "missing", "unreadable"}
+        return super().ok and not any(row.status in bad for row in self.files)

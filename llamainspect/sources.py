@@ -6,9 +6,25 @@ reported. Only regular files are opened, and without blocking, so a FIFO cannot 
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from queue import SimpleQueue
+from threading import Thread
 from typing import Protocol
 
 from llamainspect.errors import CorruptFile, MissingFile, NotACheckpoint
+
+BLOCK_NBYTES = 2**18  # of a stream: hashing finds it in the processor's cache
+AHEAD_NBYTES = 2**19  # of each of the two blocks when a thread reads ahead
+WINDOW_NBYTES = 64 * 2**20  # of the page cache that is given back at a time; beyond any read-ahead
+
+_NOT_REGULAR = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 
 class Source(Protocol):
@@ -62,6 +78,42 @@ class Folder:
         with os.scandir(self.directory) as entries:
             return tuple(sorted(entry.name for entry in entries if entry.is_file()))
 
+    def names(self, directory: str = "") -> list[str]:
+        """Everything in the directory, or in one below it, that is not a directory."""
+        try:
+            with os.scandir(os.path.join(self.directory, directory)) as entries:
+                return sorted(entry.name for entry in entries if not entry.is_dir())
+        except OSError:
+            return []
+
+    def folders(self) -> list[str]:
+        """Directories in this one, links to directories left out."""
+        with os.scandir(self.directory) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+
+    def walk(self, directory: str) -> Iterator[str]:
+        """Names of all files at any depth below `directory`, which need not be there."""
+        for root, _, files in os.walk(os.path.join(self.directory, directory)):
+            inside = os.path.relpath(root, self.directory).replace(os.sep, "/")
+            yield from (f"{inside}/{file}" for file in sorted(files))
+
+    def parent(self) -> "Folder":
+        """The directory above."""
+        return Folder(os.path.join(self.directory, os.pardir))
+
+    def holds(self, directory: str) -> bool:
+        """Whether a directory below this one is really there, and not where a link leads."""
+        here = os.path.realpath(self.directory)
+        there = os.path.realpath(os.path.join(self.directory, directory))
+        return os.path.commonpath((here, there)) == here
+
+    def link_target(self, file: str) -> str | None:
+        """Where a link leads, as it is written; None when `file` is no link."""
+        try:
+            return os.readlink(os.path.join(self.directory, file))
+        except OSError:
+            return None
+
     def nbytes(self, file: str) -> int:
         """Length in bytes. Raises MissingFile for what is not a regular file."""
         return self._signature(file)[0]
@@ -87,9 +139,65 @@ class Folder:
             raise CorruptFile(f"{file}: it became shorter while it was read; try again")
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def stream(self, file: str, ahead: bool = False) -> Iterator[memoryview]:
+        """The whole file in order, in blocks. A block is valid until the next is asked for.
+
+        `ahead`: a thread of its own reads the next block, which pays where the caller is slow and a
+        core is idle. Raises CorruptFile when the file turns out shorter or longer than it was.
+        """
+        nbytes = self._signature(file)[0]
+        descriptor = self._open(file)
+        done = 0
+        try:
+            for block in (_read_ahead if ahead else _blocks)(descriptor, nbytes):
+                done += len(block)
+                yield block
+        finally:
+            os.close(descriptor)
+        if done != nbytes or self._look(file) != self._stat[file]:
+            raise CorruptFile(f"{file}: it changed while it was read; try again")
+
+    def obstacle(self, file: str) -> str | None:
+        """Why `file` cannot be read as a file ("it is a FIFO"); None when it can."""
+        path = os.path.join(self.directory, file)
+        try:
+            mode = os.stat(path).st_mode
+            if stat.S_ISREG(mode):
+                os.close(self._open(file))
+                return None
+        except FileNotFoundError:
+            if os.path.islink(path):
+                return f"it is a link to {os.readlink(path)}, which does not exist"
+            return "there is no such file"
+        except OSError as error:
+            return f"it cannot be opened: {error.strerror or error}"
+        kind = next((text for test, text in _NOT_REGULAR if test(mode)), "no regular file")
+        return f"it is {kind}"
+
     def changed(self) -> list[str]:
         """Files that were read and have another length or modification time by now."""
         return [file for file, before in self._stat.items() if self._look(file) != before]
+
+    def refuses_writing(self) -> bool:
+        """Whether this user may not make files here."""
+        return not os.access(self.directory, os.W_OK)
+
+    def write(self, file: str, text: str) -> None:
+        """A whole new file at once: a reader, or an interrupt, never sees half of it."""
+        path = os.path.join(self.directory, file)
+        temporary = f"{path}.{os.getpid()}.tmp"
+        try:
+            with open(
+                temporary, "x", encoding="utf-8", errors="surrogateescape", newline=""
+            ) as new:
+                new.write(text)
+                new.flush()
+                os.fsync(new.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                os.remove(temporary)
+            raise
 
     def _signature(self, file: str) -> tuple[int, int, int]:
         if file not in self._stat:
@@ -114,12 +222,123 @@ class Folder:
         return os.open(os.path.join(self.directory, file), flags)
 
 
+def _blocks(descriptor: int, nbytes: int) -> Iterator[memoryview]:
+    """A file in blocks, all of them in one buffer that is small enough to stay in the cache."""
+    cache = _PageCache(descriptor, nbytes)
+    buffer = memoryview(bytearray(min(BLOCK_NBYTES, nbytes + 1)))
+    with open(descriptor, "rb", buffering=0, closefd=False) as file:
+        while length := file.readinto(buffer):
+            yield buffer[:length]
+            cache.read(length)
+    cache.read(0)
+
+
+def _read_ahead(descriptor: int, nbytes: int) -> Iterator[memoryview]:
+    """The same in two buffers: while the caller has one, a thread fills the other."""
+    free: SimpleQueue[bytearray | None] = SimpleQueue()
+    full: SimpleQueue[memoryview | OSError] = SimpleQueue()
+    for _ in range(2):
+        free.put(bytearray(min(AHEAD_NBYTES, nbytes + 1)))
+
+    def fill() -> None:
+        cache = _PageCache(descriptor, nbytes)
+        with open(descriptor, "rb", buffering=0, closefd=False) as file:
+            while (buffer := free.get()) is not None:
+                try:
+                    length = file.readinto(buffer)
+                except OSError as error:
+                    full.put(error)
+                    return
+                full.put(memoryview(buffer)[:length])
+                cache.read(length)
+                if not length:
+                    return
+
+    thread = Thread(target=fill, daemon=True)
+    thread.start()
+    try:
+        while block := full.get():
+            if isinstance(block, OSError):
+                raise block
+            yield block
+            free.put(block.obj)  # type: ignore[arg-type]  # the bytearray that it views
+    finally:
+        free.put(None)
+        thread.join()
+
+
+class _PageCache:
+    """Gives memory back to the system as a file is read: what was cached before stays cached.
+
+    A look through 140 GB would else push everything out that the machine keeps at hand. Whether a
+    window of the file was there before is asked of two of its pages, with a read that may not wait
+    (preadv2 with RWF_NOWAIT), before anything in it is read. Linux only; elsewhere nothing is done.
+    """
+
+    def __init__(self, descriptor: int, nbytes: int) -> None:
+        self.descriptor = descriptor
+        self.nbytes = nbytes
+        self.position = 0
+        self.start = 0  # of the window
+        self.supported = hasattr(os, "RWF_NOWAIT") and nbytes > 2**20
+        if self.supported:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            self.cached = self._is_cached()
+
+    def read(self, length: int) -> None:
+        """Call after each read, with its length; 0 at the end of the file."""
+        if not self.supported:
+            return
+        self.position += length
+        if length and self.position - self.start < WINDOW_NBYTES:
+            return
+        if not self.cached:
+            os.posix_fadvise(
+                self.descriptor, self.start, self.position - self.start, os.POSIX_FADV_DONTNEED
+            )
+        self.start = self.position
+        self.cached = self._is_cached()
+
+    def _is_cached(self) -> bool:
+        length = min(WINDOW_NBYTES, self.nbytes - self.start)
+        places = (self.start + 3 * length // 4, self.start + length - 1)
+        return length <= 0 or any(self._page_is_cached(place) for place in places)
+
+    def _page_is_cached(self, place: int) -> bool:
+        try:
+            os.preadv(self.descriptor, [bytearray(1)], place, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:  # not supported by this file system: leave the cache as it is
+            return True
+        return True
+
+
 def open_source(path: str) -> Folder:
-    """The directory at `path`, or the one file. Raises NotACheckpoint when it is neither."""
+    """The directory at `path`, or the one file. Raises NotACheckpoint when it is neither.
+
+    Of a model's folder in the hub's cache (blobs/, refs/, snapshots/) the snapshot is meant.
+    """
     if os.path.isdir(path):
+        snapshots = os.path.join(path, "snapshots")
+        if os.path.isdir(snapshots) and os.path.isdir(os.path.join(path, "blobs")):
+            return Folder(os.path.join(snapshots, _revision(path, snapshots)))
         return Folder(path)
     if os.path.isfile(path):
         directory, name = os.path.split(path)
         return Folder(directory or ".", only=name)
     what = "is not a regular file or directory" if os.path.lexists(path) else "does not exist"
     raise NotACheckpoint(f"{path}: it {what}; give a checkpoint directory or a weight file")
+
+
+def _revision(path: str, snapshots: str) -> str:
+    """The snapshot that `main` stands for, or the only one."""
+    found = sorted(os.listdir(snapshots))
+    with suppress(OSError), open(os.path.join(path, "refs", "main"), encoding="ascii") as main:
+        revision = main.read(100).strip()
+        if revision in found:
+            return revision
+    if len(found) == 1:
+        return found[0]
+    which = f"several snapshots ({', '.join(found[:3])}, ...)" if found else "no snapshot"
+    raise NotACheckpoint(f"{path}: there is {which} in snapshots/; give the path of one")

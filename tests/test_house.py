@@ -11,28 +11,32 @@ PACKAGE = Path(__file__).parent.parent / "llamainspect"
 
 # Each module may import those named, and any module of a floor below it.
 FLOORS = [
-    {"errors", "tensors", "dtypes", "names", "config", "architecture", "catalog", "reports"},
-    {"sources", "formats", "checkpoint", "arrays"},
-    {"summary", "inventory", "show"},
+    {"errors", "tensors", "dtypes", "names", "config", "architecture", "catalog", "reports",
+     "published"},
+    {"sources", "formats", "checkpoint", "arrays", "checklists", "hub", "integrity", "examination"},
+    {"summary", "inventory", "show", "checksums"},
     {"render"},
     {"cli"},
 ]
 # On one floor, what stands to the left may not import what stands to the right of it.
 ORDER = [
     "errors", "dtypes", "tensors", "names", "config", "architecture", "catalog", "reports",
-    "sources", "formats.strict_json", "formats.vocabulary", "formats.torch_zip",
-    "formats.symbolic_pickle",
+    "published", "sources", "formats.signatures", "formats.strict_json", "formats.vocabulary",
+    "formats.torch_zip", "formats.symbolic_pickle",
     "formats.torch_pickle", "formats.meta", "formats", "checkpoint", "arrays",
+    "formats.torch_scan", "formats.safetensors_header",
+    "checklists", "hub", "integrity", "examination",
 ]  # fmt: skip
 HEAVY = {
     "numpy": {"arrays"},
-    "rich": {"render.text"},
+    "rich": {"render.text", "render.progress"},
     "torch": set(),
     "typer": {"cli"},
     "json": {"formats.strict_json", "render.json"},
     "pickle": set(),
     "zipfile": set(),
     "safetensors": set(),
+    "zlib_ng": {"formats.torch_scan"},
 }
 
 

@@ -4,13 +4,16 @@ import gc
 import io
 import os
 import sys
-from typing import Annotated, NoReturn
+from collections.abc import Generator
+from typing import Annotated, NoReturn, TypeVar
 
 import typer
 
 from llamainspect import __version__
 from llamainspect.errors import LlamaInspectError
-from llamainspect.reports import Report
+from llamainspect.reports import FileProgress, Report
+
+R = TypeVar("R", bound=Report)
 
 # A command is short and makes few cycles: looking for them took a tenth of a summary's time.
 GC_THRESHOLD = 200_000
@@ -73,6 +76,23 @@ def show(report: Report, json: bool, no_color: bool) -> None:
         raise typer.Exit(EXIT_NO)
 
 
+def track(progress: Generator[tuple[FileProgress, ...], None, R], json: bool, no_color: bool) -> R:
+    """Drive a long answer to its end; on a terminal with progress bars on stderr.
+
+    rich is loaded behind the first step, when threads are at work and it costs no time.
+    """
+    next(progress)
+    if sys.stderr is not None and sys.stderr.isatty():
+        from llamainspect.render.progress import with_bars
+
+        return with_bars(progress, plain=no_color)
+    if not json:
+        import llamainspect.render.text  # noqa: F401
+    from llamainspect.examination import finish
+
+    return finish(progress)
+
+
 def _write(text: str) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -109,4 +129,4 @@ def _options(
     """
 
 
-from llamainspect.cli import inspect  # noqa: E402, F401  the commands need `app`
+from llamainspect.cli import inspect, verify  # noqa: E402, F401  the commands need `app`

@@ -16,7 +16,11 @@ def read_json_object(source: Source, file: str) -> dict[str, Any]:
     size = source.nbytes(file)
     if size > MAX_JSON_NBYTES:
         raise CorruptFile(f"{file}: {size:,} bytes are too many for a configuration file")
-    data = source.read(file, 0, size)
+    return parse_json_object(source.read(file, 0, size), file)
+
+
+def parse_json_object(data: bytes, file: str) -> dict[str, Any]:
+    """The object that `data` holds. Raises CorruptFile, in the name of `file`, for all else."""
     if not data.strip():
         raise CorruptFile(f"{file}: the file is empty; download it again")
     if data.lstrip()[:1] == b"<":

@@ -11,6 +11,7 @@ import struct
 from typing import NamedTuple
 
 from llamainspect.errors import CorruptFile, UnsupportedFile
+from llamainspect.formats.signatures import HEAD_NBYTES, LFS_POINTER, describe_stand_in
 from llamainspect.sources import Source
 
 END = struct.Struct("<4s4H2LH")  # end of central directory
@@ -28,7 +29,6 @@ ALLOWED_FLAGS = 0x0808  # sizes in a data descriptor, UTF-8 names
 ZIP64_EXTRA = 1
 
 HEAD_SIGNS = (
-    (b"version https://git-lfs", "is a Git LFS pointer, not the file itself; run `git lfs pull`"),
     (b"\x1f\x8b", "is gzip-compressed; decompress it first"),
     (b"GGUF", "is a GGUF file, which is not read; inspect the checkpoint it was made from"),
 )
@@ -54,15 +54,20 @@ def read_directory(source: Source, file: str) -> dict[str, Record]:
     Two or three reads at the end of the file, whatever its length. Raises CorruptFile or
     UnsupportedFile with a sentence for everything that is not a torch zip.
     """
+    return read_directory_and_start(source, file)[0]
+
+
+def read_directory_and_start(source: Source, file: str) -> tuple[dict[str, Record], int]:
+    """The same, and where the directory begins: behind the last record."""
     size = source.nbytes(file)
-    head = source.read(file, 0, min(size, 512))
+    head = source.read(file, 0, min(size, HEAD_NBYTES))
     if not head.startswith(b"PK\x03\x04"):
         raise _not_a_zip(source, file, size, head)
     tail = source.read(file, max(0, size - TAIL_NBYTES), min(size, TAIL_NBYTES))
     start, nbytes, count = _locate_directory(file, size, tail)
     if nbytes > MAX_DIRECTORY_NBYTES:
         raise UnsupportedFile(f"{file}: its zip directory has {nbytes:,} bytes; that is not read")
-    return _parse_directory(file, source.read(file, start, nbytes), count, start)
+    return _parse_directory(file, source.read(file, start, nbytes), count, start), start
 
 
 def locate_record(source: Source, file: str, name: str, record: Record) -> int:
@@ -97,19 +102,14 @@ def read_root(source: Source, file: str) -> str:
 
 
 def _not_a_zip(source: Source, file: str, size: int, head: bytes) -> CorruptFile | UnsupportedFile:
-    if size == 0:
-        return CorruptFile(f"{file}: the file is empty; download it again")
+    if stand_in := describe_stand_in(head, size):
+        kind = UnsupportedFile if head.startswith(LFS_POINTER) else CorruptFile
+        return kind(f"{file}: {stand_in}")
     for sign, text in HEAD_SIGNS:
         if head.startswith(sign):
             return UnsupportedFile(f"{file}: it {text}")
     if LEGACY_MAGIC in head[:32]:
         return UnsupportedFile(f"{file}: it {LEGACY}")
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<error")):
-        return CorruptFile(
-            f"{file}: it is a web page of {size:,} bytes, not weights: the download was refused or "
-            "needs a login; log in, accept the licence and download it again"
-        )
     if head[257:262] == b"ustar":
         return UnsupportedFile(f"{file}: it {LEGACY}")
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
@@ -119,8 +119,6 @@ def _not_a_zip(source: Source, file: str, size: int, head: bytes) -> CorruptFile
         )
     if head[:1] == b"\x80":
         return UnsupportedFile(f"{file}: it is a bare pickle, not a checkpoint; do not load it")
-    if not head.strip(b"\0"):
-        return CorruptFile(f"{file}: it begins with zeros; the download never wrote it")
     return CorruptFile(
         f"{file}: it is not a zip archive, as torch.save writes (it begins with "
         f"{head[:8].hex(' ')}); "

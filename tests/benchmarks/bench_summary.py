@@ -15,18 +15,17 @@ files of the checkpoint (strace, when it is installed).
 
 import argparse
 import json
-import os
 import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-# Run as a process of its own: a child's peak memory cannot read below that of its parent, so this
-# one must stay small and not import torch.
+from measuring import environment, measure
+
+# Run as a process of its own, so that this one stays small.
 WRITE_SCRIPT = """
 import sys
 from pathlib import Path
@@ -49,26 +48,6 @@ for file in sorted(Path(sys.argv[1]).glob("consolidated.*.pth")):
     total += sum(tensor.numel() for tensor in shard.values())
 print(total)
 """
-
-
-def measure(command: list[str]) -> tuple[float, int, str]:
-    """Seconds, peak bytes and standard output of one process; raises when it fails."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment())
-    assert process.stdout is not None
-    output = process.stdout.read().decode()
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return seconds, usage.ru_maxrss * unit, output
-
-
-def environment() -> dict[str, str]:
-    """As a user has it: bytecode may be cached, as pip caches it on installation."""
-    return {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
 
 
 def bytes_read(command: list[str], directory: Path) -> int | None:

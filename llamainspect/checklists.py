@@ -1,0 +1,259 @@
+"""Lists of checksums: which digest every file should have.
+
+They come in GNU's form (`HASH  name`, `HASH *name`), BSD's (`MD5 (name) = HASH`), or as a bare
+digest in `name.sha256`. The algorithm follows from the length of each digest: Meta's
+`checklist.chk` holds MD5, and hashing with anything else reports every good file as broken. What a
+list says is data: names that lead out of its directory are reported and never opened.
+"""
+
+import os
+import posixpath
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from llamainspect.errors import LlamaInspectError
+from llamainspect.formats.signatures import HEAD_NBYTES, is_web_page
+from llamainspect.names import counted
+from llamainspect.reports import DigestList, Finding
+from llamainspect.sources import Folder
+
+CHECKLIST = "checklist.chk"
+LIST_FILE = re.compile(
+    r".*checklist\.chk"
+    r"|(md5|sha(1|224|256|384|512)|check)sums?(\.txt|\.md5|\.sha256)?"
+    r"|.+\.(md5|sha(1|224|256|384|512))(sums?)?(\.txt)?",
+    re.IGNORECASE,
+)
+PARENT_LISTS = (CHECKLIST, "tokenizer_checklist.chk")  # Llama 1 keeps one above the weights
+MAX_LIST_NBYTES = 16 * 2**20
+MAX_NAME = 4096
+MAX_BAD_LINES = 5  # named one by one
+
+ALGORITHMS = {32: "md5", 40: "sha1", 56: "sha224", 64: "sha256", 96: "sha384", 128: "sha512"}
+
+GNU_LINE = re.compile(r"(?P<escaped>\\?)(?P<digest>[0-9A-Fa-f]+)[ \t]+\*?(?P<name>.+)")
+BSD_LINE = re.compile(
+    r"(?P<escaped>\\?)(?P<tag>[A-Za-z0-9/-]+) ?\((?P<name>.+)\) ?= ?(?P<digest>[0-9A-Fa-f]+)"
+)
+BARE_LINE = re.compile(r"(?P<digest>[0-9A-Fa-f]+)")
+DIGITS = re.compile(r"[0-9A-Fa-f]{16}")  # a line that holds these was meant as a checksum
+ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
+UNESCAPES = {"\\\\": "\\", "\\n": "\n", "\\r": "\r"}
+
+
+class Digest(NamedTuple):
+    """What one file should have."""
+
+    file: str  # relative to the directory, with "/"
+    algorithm: str
+    digest: str  # lower-case hex
+    origin: str  # "checklist.chk, line 3"
+
+
+class Digests(NamedTuple):
+    """All that is known of what the files should be."""
+
+    digests: tuple[Digest, ...]
+    lists: tuple[DigestList, ...]
+    findings: tuple[Finding, ...]
+
+
+def is_list(file: str) -> bool:
+    """Whether a file of this name is a list of checksums."""
+    return LIST_FILE.fullmatch(posixpath.basename(file)) is not None
+
+
+def read_lists(folder: Folder, directories: list[str], without: str | None = None) -> Digests:
+    """All lists in `directories` of the folder and one level above it, but for `without`.
+
+    Where the person named one list, that one alone.
+    """
+    if folder.only and is_list(folder.only):
+        return _read_list(folder, folder.only)
+    files = [
+        posixpath.join(directory, name)
+        for directory in directories
+        for name in folder.names(directory)
+        if is_list(name)
+    ]
+    return join_digests(
+        *(_read_list(folder, file) for file in files if file != without),
+        *(_read_parent_list(folder, name) for name in PARENT_LISTS),
+    )
+
+
+def join_digests(*found: Digests) -> Digests:
+    """Several as one."""
+    return Digests(
+        tuple(digest for part in found for digest in part.digests),
+        tuple(entry for part in found for entry in part.lists),
+        tuple(finding for part in found for finding in part.findings),
+    )
+
+
+def contradictions(digests: tuple[Digest, ...]) -> Iterator[tuple[Digest, Digest]]:
+    """Pairs that name one file and one algorithm, and different digests."""
+    first: dict[tuple[str, str], Digest] = {}
+    for digest in digests:
+        other = first.setdefault((digest.file, digest.algorithm), digest)
+        if other.digest != digest.digest:
+            yield other, digest
+
+
+def format_line(digest: str, name: str) -> str:
+    """A line of a list, as md5sum writes it."""
+    escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+    return f"{chr(92) * (escaped != name)}{digest}  {escaped}\n"
+
+
+# --- one list ------------------------------------------------------------------------------------
+
+
+def _read_list(folder: Folder, file: str) -> Digests:
+    """One list. Trouble with it is a finding; the good lines count."""
+    try:
+        text = _read_text(folder, file)
+    except (LlamaInspectError, OSError) as error:
+        reason = (
+            str(error).removeprefix(f"{file}: ")
+            if isinstance(error, LlamaInspectError)
+            else (f"it cannot be read: {error.strerror or error}")
+        )
+        return Digests((), (DigestList(file, 0),), (Finding("error", file, reason),))
+    digests: list[Digest] = []
+    findings: list[Finding] = []
+    bad: list[tuple[int, str]] = []
+    base = posixpath.dirname(file)
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.rstrip("\r")
+        if not line.strip() or line.lstrip().startswith(("#", ";")):
+            continue
+        parsed = _parse_line(line, posixpath.basename(file))
+        if parsed is None:
+            bad.append((number, line))
+            continue
+        name, digest = parsed
+        problem = _leads_away(folder, base, name)
+        if problem:
+            message = f"line {number} names {name[:200]!r}, {problem}; it was not opened"
+            findings.append(Finding("error", file, message))
+            continue
+        path = posixpath.normpath(posixpath.join(base, name))
+        if path == posixpath.normpath(file):
+            message = f"line {number} names the list itself, which no list can hold; passed over"
+            findings.append(Finding("note", file, message))
+            continue
+        origin = f"{file}, line {number}"
+        digests.append(Digest(path, ALGORITHMS[len(digest)], digest.lower(), origin))
+    findings += _describe_bad_lines(file, bad, bool(digests))
+    return Digests(tuple(digests), (DigestList(file, len(digests)),), tuple(findings))
+
+
+def _read_text(folder: Folder, file: str) -> str:
+    """The text of a list. Raises LlamaInspectError when it is none."""
+    nbytes = folder.nbytes(file)
+    if not nbytes:
+        raise LlamaInspectError(f"{file}: the list is empty: its download failed; get it again")
+    if nbytes > MAX_LIST_NBYTES:
+        raise LlamaInspectError(f"{file}: {nbytes:,} bytes are too many for a list of checksums")
+    data = folder.read(file, 0, nbytes)
+    if is_web_page(data[:HEAD_NBYTES]):
+        raise LlamaInspectError(
+            f"{file}: it is a web page, not a list: the download was refused or needs a login; "
+            "get it again"
+        )
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # PowerShell's redirection writes UTF-16
+        return data.decode("utf-16", "replace")
+    if b"\0" in data:
+        raise LlamaInspectError(f"{file}: it is no text; get the list again")
+    return os.fsdecode(data.removeprefix(b"\xef\xbb\xbf"))
+
+
+def _parse_line(line: str, list_name: str) -> tuple[str, str] | None:
+    """(name, digest); None for what is no checksum."""
+    line = line.strip(" \t")
+    stem, _, _ = list_name.rpartition(".")
+    match = BSD_LINE.fullmatch(line) or GNU_LINE.fullmatch(line)
+    if match is None:
+        match = BARE_LINE.fullmatch(line)
+        name, escaped = stem, ""
+    else:
+        name, escaped = match["name"], match["escaped"]
+    if match is None or len(match["digest"]) not in ALGORITHMS or not 0 < len(name) <= MAX_NAME:
+        return None
+    tag = match.groupdict().get("tag")
+    if tag and tag.lower().replace("-", "").replace("/", "") not in _tags(len(match["digest"])):
+        return None
+    if escaped:
+        name = re.sub(r"\\[\\nr]", lambda found: UNESCAPES[found[0]], name)
+    return name, match["digest"]
+
+
+def _tags(digits: int) -> tuple[str, str]:
+    """How BSD lines call the algorithm of a digest this long: SHA256, or SHA2-256."""
+    algorithm = ALGORITHMS[digits]
+    return algorithm, algorithm.replace("sha", "sha2", 1)
+
+
+def _leads_away(folder: Folder, base: str, name: str) -> str | None:
+    """Why a name in a list is not followed; None when it stays in the list's directory."""
+    if ABSOLUTE.match(name):
+        return "an absolute path"
+    path = posixpath.normpath(name)
+    if path == ".." or path.startswith("../"):
+        return "which lies outside of its directory"
+    inside = posixpath.dirname(posixpath.join(base, path))
+    if inside and not folder.holds(inside):
+        return "which a link leads out of its directory"
+    return None
+
+
+def _describe_bad_lines(
+    file: str, bad: list[tuple[int, str]], some_are_good: bool
+) -> list[Finding]:
+    """Lines that are no checksum: errors where one was meant, since a file then goes unchecked."""
+    if not some_are_good and not bad:
+        return [Finding("error", file, "the list names no file; get it again")]
+    findings = []
+    for number, line in bad[:MAX_BAD_LINES]:
+        meant = DIGITS.search(line) is not None
+        reason = "a damaged checksum" if meant else "no checksum"
+        message = f"line {number} is {reason}: {line[:80]!r}"
+        findings.append(
+            Finding("error" if meant or not some_are_good else "warning", file, message)
+        )
+    if len(bad) > MAX_BAD_LINES:
+        meant = any(DIGITS.search(line) for _, line in bad[MAX_BAD_LINES:])
+        message = f"{counted(len(bad) - MAX_BAD_LINES, 'more line')} that are no checksums"
+        findings.append(
+            Finding("error" if meant or not some_are_good else "warning", file, message)
+        )
+    return findings
+
+
+def _read_parent_list(folder: Folder, name: str) -> Digests:
+    """A list one level up: Llama 1 keeps the tokenizer and its list beside the models' folders.
+
+    Only what concerns this directory counts: files in it, and the tokenizer where it has none.
+    """
+    if folder.only or folder.obstacle(f"../{name}"):
+        return Digests((), (), ())
+    parent = folder.parent()
+    found = _read_list(parent, name)
+    here = posixpath.basename(os.path.abspath(folder.directory))
+    own = set(folder.names())
+    listed = {digest.file for digest in found.digests}
+    # A list that names files which are all here and none there was put one level too high.
+    is_ours = bool(listed & own) and not any(not parent.obstacle(file) for file in listed)
+    digests = []
+    for digest in found.digests:
+        file = posixpath.relpath(digest.file, here) if not is_ours else digest.file
+        inside = not file.startswith("../")
+        shared = digest.file == "tokenizer.model" and digest.file not in own
+        if inside or shared:
+            digests.append(digest._replace(file=file, origin=f"../{digest.origin}"))
+    if not digests and not (found.findings and name != CHECKLIST):
+        return Digests((), (), ())
+    findings = tuple(finding._replace(where=f"../{finding.where}") for finding in found.findings)
+    return Digests(tuple(digests), (DigestList(f"../{name}", len(digests)),), findings)

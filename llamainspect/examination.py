@@ -1,0 +1,148 @@
+"""Many files read once each, on all cores: digests and the deep check in the same pass.
+
+hashlib and the CRC release Python's lock while they work on a block, so threads are enough. A
+weight file whose digest is wrong is read a second time, to find the damage in it.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Generator
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
+from typing import TypeVar
+
+from llamainspect.errors import LlamaInspectError
+from llamainspect.hub import GIT_BLOB
+from llamainspect.integrity import DeepCheck, Verdict
+from llamainspect.reports import FileProgress
+from llamainspect.sources import Folder
+
+T = TypeVar("T")
+MAX_THREADS = 16  # beyond that the disk is slower; each holds a block
+LARGE_NBYTES = 16 * 2**20  # takes longer than a blink
+POLL_SECONDS = 0.1  # between two reports of progress
+
+
+class Examination:
+    """What is to be computed of one file, and then what came out."""
+
+    def __init__(self, file: str, nbytes: int, algorithms: list[str], deep: bool) -> None:
+        self.file = file
+        self.nbytes = nbytes  # to be read
+        self.algorithms = algorithms
+        self.deep = deep
+        self.expected: dict[str, str] = {}  # algorithm -> hex; a weight file without it is searched
+        self.is_weights = False
+        self.done = 0  # bytes read so far
+        self.digests: dict[str, str] = {}
+        self.verdict: Verdict | None = None
+        self.problem: str | None = None  # why it could not be read
+
+    def run(self, folder: Folder, stop: Event, ahead: bool) -> None:
+        """Fill in the results. Whatever keeps the file from being read becomes `problem`.
+
+        `ahead`: there is an idle core, which may read while this one hashes.
+        """
+        try:
+            self._read(folder, stop, self.algorithms, self.deep, ahead)
+            wrong = any(self.digests.get(a) != digest for a, digest in self.expected.items())
+            if wrong and self.is_weights and self.verdict is None and not stop.is_set():
+                self._read(folder, stop, [], deep=True, ahead=False)
+        except LlamaInspectError as error:
+            self.problem = str(error).removeprefix(f"{self.file}: ")
+        except OSError as error:
+            self.problem = f"it cannot be read: {error.strerror or error}"
+
+    def _read(
+        self, folder: Folder, stop: Event, algorithms: list[str], deep: bool, ahead: bool
+    ) -> None:
+        check = DeepCheck(folder, self.file) if deep else None
+        hashes = {name: _new_hash(name, folder.nbytes(self.file)) for name in algorithms}
+        consumers: list[Callable[[memoryview], None]] = [h.update for h in hashes.values()]
+        if check is not None and check.needs_bytes:
+            consumers.append(check.update)
+        if consumers:
+            self.nbytes = self.done + folder.nbytes(self.file)
+            for block in folder.stream(self.file, ahead and bool(hashes)):
+                if stop.is_set():
+                    return
+                for consume in consumers:
+                    consume(block)
+                self.done += len(block)
+        self.digests |= {name: h.hexdigest() for name, h in hashes.items()}
+        if check is not None:
+            self.verdict = check.verdict()
+
+
+def _new_hash(algorithm: str, nbytes: int) -> "hashlib._Hash":
+    if algorithm == GIT_BLOB:
+        return hashlib.sha1(f"blob {nbytes}\0".encode(), usedforsecurity=False)
+    return hashlib.new(algorithm, usedforsecurity=False)
+
+
+def finish(progress: Generator[object, None, T]) -> T:
+    """Run a generator to its end and return its result."""
+    while True:
+        try:
+            next(progress)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+
+def examine(
+    folder: Folder, examinations: list[Examination]
+) -> Generator[tuple[FileProgress, ...], None, None]:
+    """Run all, the largest first. Yields once when the work has begun, then how far the files at
+    work are, at least ten times a second.
+
+    Closing the generator stops the threads at their next block.
+    """
+    waiting: SimpleQueue[Examination] = SimpleQueue()
+    finished: SimpleQueue[BaseException | None] = SimpleQueue()
+    stop = Event()
+    for examination in sorted(examinations, key=lambda e: -e.nbytes):
+        waiting.put(examination)
+    working: dict[int, Examination] = {}
+
+    def work(number: int) -> None:
+        try:
+            while not stop.is_set():
+                working[number] = waiting.get_nowait()
+                working[number].run(folder, stop, ahead=large < cores)
+                finished.put(None)
+        except Empty:
+            pass
+        except BaseException as error:  # a bug of ours must not leave the others waiting
+            finished.put(error)
+
+    cores = _cores()
+    # Files of a few bytes, as beside every set of weights, keep no core busy.
+    large = sum(examination.nbytes > LARGE_NBYTES for examination in examinations)
+    count = min(len(examinations), MAX_THREADS, cores)
+    threads = [Thread(target=work, args=(number,), daemon=True) for number in range(count)]
+    try:
+        for thread in threads:
+            thread.start()
+        yield ()
+        left = len(examinations)
+        while left:
+            try:
+                error = finished.get(timeout=POLL_SECONDS)
+                if error is not None:
+                    raise error
+                left -= 1
+            except Empty:
+                pass
+            yield tuple(FileProgress(e.file, e.done, e.nbytes) for e in working.copy().values())
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

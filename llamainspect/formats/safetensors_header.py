@@ -1,0 +1,110 @@
+"""The header of a safetensors file: which bytes belong to which tensor.
+
+8 bytes of length (little-endian), that many bytes of JSON, then the tensors' bytes without a gap.
+Format: https://github.com/huggingface/safetensors#format. Stricter than the reference reader in
+that a key may stand there once only.
+"""
+
+from typing import Any, NamedTuple
+
+from llamainspect.dtypes import DTYPES
+from llamainspect.errors import CorruptFile, UnsupportedFile
+from llamainspect.formats.signatures import HEAD_NBYTES, describe_stand_in
+from llamainspect.formats.strict_json import parse_json_object
+from llamainspect.sources import Source
+
+LENGTH_NBYTES = 8
+MAX_HEADER_NBYTES = 16 * 2**20  # a file of a thousand tensors has 0.1 MB
+METADATA = "__metadata__"
+SUB_BYTE_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}  # safetensors' own, which torch packs
+
+
+class Entry(NamedTuple):
+    """One tensor of the header; `start` and `end` from the first byte of the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+class Header(NamedTuple):
+    """All tensors in the order of their bytes, which they cover without gap or overlap."""
+
+    entries: tuple[Entry, ...]
+    end: int  # of the last tensor, and so of a whole file
+
+
+def read_header(source: Source, file: str) -> Header:
+    """The tensors of one file; the last of them end behind its end when it was cut short.
+
+    Raises CorruptFile or UnsupportedFile when the header cannot be followed or contradicts itself.
+    """
+    nbytes = source.nbytes(file)
+    head = source.read(file, 0, min(nbytes, HEAD_NBYTES))
+    if stand_in := describe_stand_in(head, nbytes):
+        raise CorruptFile(f"{file}: {stand_in}")
+    length = int.from_bytes(head[:LENGTH_NBYTES], "little")
+    if len(head) <= LENGTH_NBYTES or head[LENGTH_NBYTES : LENGTH_NBYTES + 1] != b"{":
+        raise CorruptFile(f"{file}: it does not begin like a safetensors file; download it again")
+    if length > MAX_HEADER_NBYTES:
+        raise UnsupportedFile(f"{file}: its header claims {length:,} bytes; that is not read")
+    begin = LENGTH_NBYTES + length
+    if begin > nbytes:
+        raise CorruptFile(
+            f"{file}: cut short: its header alone needs {begin:,} bytes, the file has {nbytes:,}; "
+            "download it again"
+        )
+    try:
+        table = parse_json_object(source.read(file, LENGTH_NBYTES, length), file)
+    except CorruptFile as error:
+        reason = str(error).removeprefix(f"{file}: ")
+        raise CorruptFile(f"{file}: its header is damaged: {reason}") from error
+    entries = [_entry(file, name, item, begin) for name, item in table.items() if name != METADATA]
+    entries.sort(key=lambda entry: (entry.start, entry.end))
+    position = begin
+    for entry in entries:
+        if entry.start != position:
+            what = "overlaps the one before it" if entry.start < position else "leaves a gap"
+            raise CorruptFile(f"{file}: {entry.name[:80]} {what} (byte {entry.start:,})")
+        position = entry.end
+    return Header(tuple(entries), position)
+
+
+def _entry(file: str, name: str, item: Any, begin: int) -> Entry:
+    if not isinstance(item, dict):
+        raise CorruptFile(f"{file}: the header says nothing usable of {name[:80]}")
+    dtype: Any = item.get("dtype")
+    shape: Any = item.get("shape")
+    offsets: Any = item.get("data_offsets")
+    if not isinstance(dtype, str) or not _are_sizes(shape) or not _are_sizes(offsets, 2):
+        raise CorruptFile(f"{file}: the header says nothing usable of {name[:80]}")
+    entry = Entry(name, dtype, tuple(shape), begin + offsets[0], begin + offsets[1])
+    needed = _nbytes(dtype, entry.shape)
+    if needed is None:
+        raise UnsupportedFile(f"{file}: {name[:80]} has dtype {dtype[:40]}, which is not known")
+    if entry.end - entry.start != needed:
+        raise CorruptFile(
+            f"{file}: {name[:80]} of shape {list(shape)} and dtype {dtype} needs {needed:,} bytes, "
+            f"the header gives it {entry.end - entry.start:,}"
+        )
+    return entry
+
+
+def _are_sizes(value: Any, count: int | None = None) -> bool:
+    return (
+        isinstance(value, list)
+        and all(type(item) is int and 0 <= item < 2**63 for item in value)
+        and (count is None or len(value) == count)
+    )
+
+
+def _nbytes(dtype: str, shape: tuple[int, ...]) -> int | None:
+    elements = 1
+    for length in shape:
+        elements *= length
+    if dtype in SUB_BYTE_BITS:
+        return elements * SUB_BYTE_BITS[dtype] // 8
+    known = DTYPES.get(dtype)
+    return None if known is None else known.nbytes(shape)

@@ -1,0 +1,299 @@
+"""A torch zip from its first byte to its last: every record held against its CRC-32.
+
+torch writes a CRC-32 for every record into the zip's directory and again behind the record, and
+never looks at either when it loads. Here the file goes by in blocks, in order, and what lies
+between the records (headers, padding, the second copy of the sum) is looked at as well.
+
+The directory stands at the end, so a file that was cut short has none. What is left can be followed
+all the same: `data.pkl` comes first and says how long every storage must be. Layout: see torch_zip.
+"""
+
+import struct
+from collections.abc import Generator
+from typing import Any, Literal, NamedTuple
+
+from zlib_ng.zlib_ng import crc32
+
+from llamainspect.errors import CorruptFile, LlamaInspectError
+from llamainspect.formats.torch_pickle import MAX_PICKLE_NBYTES, Contents, read_pickle
+from llamainspect.formats.torch_zip import END, LOCAL, STORED, Record
+from llamainspect.sources import Source
+
+State = Literal["intact", "differs", "unrecorded"]
+
+DESCRIPTOR = struct.Struct("<4s3L")  # signature, CRC-32, packed and plain length
+DESCRIPTOR64 = struct.Struct("<4sL2Q")
+LOCAL_SIGN, CENTRAL_SIGN, DESCRIPTOR_SIGN = b"PK\x03\x04", b"PK\x01\x02", b"PK\x07\x08"
+END_SIGN = b"PK\x05\x06"
+MAX_DIRECTORY_NBYTES = 4 * 2**20  # of a directory whose end is looked for from its front
+PADDING_FIELD = b"FB"  # an extra field full of "Z" that aligns what follows
+SMALL_NBYTES = 4096  # of records such as `version`, whose length nothing else tells
+RESYNC_NBYTES = 2**20  # looked through for the next record behind a damaged one
+PICKLE = "data.pkl"
+
+
+class ScannedRecord(NamedTuple):
+    """One record, and whether its bytes agree with its CRC-32."""
+
+    name: str
+    start: int  # of its first byte, from the start of the file
+    nbytes: int
+    state: State
+
+
+class ZipScan:
+    """Takes the blocks of a torch zip in order, from the first to the last."""
+
+    def __init__(self, records: dict[str, Record], end: int) -> None:
+        """`end`: where the last record must have ended, the start of the directory."""
+        self.records = sorted(records.items(), key=lambda item: item[1].start)
+        self.end = end
+        self.scanned: list[ScannedRecord] = []
+        self.oddities: list[tuple[int, str]] = []  # position and what is wrong there
+        self._position = 0
+        self._what, self._left = "skip", 0
+        self._taken, self._sum = bytearray(), 0
+        self._steps = self._follow()
+        self._advance(None)
+
+    def update(self, block: memoryview) -> None:
+        """The next bytes of the file."""
+        at = 0
+        while at < len(block) and self._what != "stop":
+            piece = block[at : at + self._left]
+            if self._what == "sum":
+                self._sum = crc32(piece, self._sum)
+            elif self._what == "take":
+                self._taken += piece
+            at += len(piece)
+            self._position += len(piece)
+            self._left -= len(piece)
+            if not self._left:
+                self._advance(self._result())
+
+    def _result(self) -> bytes | int:
+        result = bytes(self._taken) if self._what == "take" else self._sum
+        self._taken, self._sum = bytearray(), 0
+        return result
+
+    def _advance(self, result: bytes | int | None) -> None:
+        """To the next step that needs bytes."""
+        while True:
+            try:
+                self._what, self._left = self._steps.send(result)
+            except StopIteration:
+                self._what = "stop"
+                return
+            if self._left:
+                return
+            result = self._result()
+
+    def _follow(self) -> Generator[tuple[str, int], Any, None]:
+        """What to do with the next bytes: ("take" | "sum" | "skip", how many)."""
+        starts = [record.start for _, record in self.records[1:]] + [self.end]
+        for (name, record), next_start in zip(self.records, starts, strict=True):
+            if self._position != record.start:
+                self._odd(f"bytes before {name} that belong to no record")
+                yield "skip", record.start - self._position
+            header: bytes = yield "take", LOCAL.size
+            yield from self._skip_header(name, record, next_start, header)
+            start = self._position
+            if record.crc32 and record.nbytes:
+                found: int = yield "sum", record.nbytes
+                state: State = "intact" if found == record.crc32 else "differs"
+            else:
+                yield "skip", record.nbytes
+                state = "unrecorded" if record.nbytes else "intact"
+            self.scanned.append(ScannedRecord(name, start, record.nbytes, state))
+            behind = next_start - self._position
+            if behind > DESCRIPTOR64.size:
+                self._odd(f"bytes behind {name} that belong to no record")
+                yield "skip", behind
+            elif behind:
+                copy: bytes = yield "take", behind
+                if not _is_descriptor(copy, record):
+                    self._odd(f"the second copy of the checksum of {name}", before=behind)
+
+    def _skip_header(
+        self, name: str, record: Record, next_start: int, header: bytes
+    ) -> Generator[tuple[str, int], Any, None]:
+        """To the first byte of the record, even when its own header does not lead there."""
+        name_length, extra_length = LOCAL.unpack(header)[-2:]
+        room = next_start - self._position - record.nbytes
+        if header[:4] != LOCAL_SIGN or name_length + extra_length > room:
+            self._odd(f"the header of {name}", before=LOCAL.size)
+            tail = 0 if not record.nbytes else DESCRIPTOR.size
+            yield "skip", max(0, room - tail)
+            return
+        written: bytes = yield "take", name_length
+        if not written.endswith(b"/" + name.encode()):
+            self._odd(f"the name in the header of {name}", before=name_length)
+        extra: bytes = yield "take", extra_length
+        if extra.startswith(PADDING_FIELD) and extra[4:].strip(b"Z"):
+            self._odd(f"the padding before {name}", before=extra_length)
+
+    def _odd(self, what: str, before: int = 0) -> None:
+        self.oddities.append((self._position - before, what))
+
+
+def _is_descriptor(data: bytes, record: Record) -> bool:
+    layout = {DESCRIPTOR.size: DESCRIPTOR, DESCRIPTOR64.size: DESCRIPTOR64}.get(len(data))
+    return layout is not None and layout.unpack(data) == (
+        DESCRIPTOR_SIGN,
+        record.crc32,
+        record.nbytes,
+        record.nbytes,
+    )
+
+
+# --- files without a directory --------------------------------------------------------------------
+
+
+class Salvage(NamedTuple):
+    """What can be found of a torch zip from its front, without its directory."""
+
+    contents: Contents
+    records: dict[str, Record]  # those that are there from the first byte to the last
+    end: int  # of the last of them
+    cut: dict[str, int]  # storages that begin and do not end: bytes that are there
+    absent: dict[str, int]  # storages that are not there at all: bytes they should have
+    behind: int  # bytes that stand behind the end of the directory
+    lost: int | None  # where the trail was lost before the end of the file
+
+
+def salvage(source: Source, file: str) -> Salvage:
+    """Follow the records of a file whose directory is missing or wrong.
+
+    Raises CorruptFile when the file does not begin with a whole `data.pkl`.
+    """
+    return _Salvager(source, file).run()
+
+
+class _Salvager:
+    def __init__(self, source: Source, file: str) -> None:
+        self.source = source
+        self.file = file
+        self.nbytes = source.nbytes(file)
+        self.records: dict[str, Record] = {}
+        self.cut: dict[str, int] = {}
+
+    def run(self) -> Salvage:
+        contents, position = self._read_pickle()
+        sizes = {f"data/{ref.key}": nbytes for ref, nbytes in contents.storages}
+        behind, lost = 0, None
+        while position < self.nbytes:
+            header = self._read(position, LOCAL.size + 256)
+            if header[:4] == CENTRAL_SIGN:
+                behind = self._behind_directory(position)
+                break
+            if len(header) >= LOCAL.size and header[:4] == LOCAL_SIGN:
+                after = self._read_record(position, header, sizes)
+                if after is None:  # the file ends inside this record
+                    break
+                position = after
+            elif len(header) < LOCAL.size:
+                break
+            else:
+                lost = position
+                found = self._read(position, RESYNC_NBYTES).find(LOCAL_SIGN)
+                if found < 0:
+                    break
+                position += found
+        absent = {
+            name: nbytes
+            for name, nbytes in sizes.items()
+            if name not in self.records and name not in self.cut
+        }
+        return Salvage(contents, self.records, position, self.cut, absent, behind, lost)
+
+    def _read_pickle(self) -> tuple[Contents, int]:
+        """The first record, whose end is where a descriptor fits what stands before it."""
+        header = self._read(0, LOCAL.size + 256)
+        if len(header) < LOCAL.size:
+            raise CorruptFile(f"{self.file}: only {self.nbytes:,} bytes are there")
+        name_length, extra_length = LOCAL.unpack_from(header)[-2:]
+        name = header[LOCAL.size : LOCAL.size + name_length]
+        self.root, _, inner = name.partition(b"/")
+        if inner != PICKLE.encode():
+            raise CorruptFile(f"{self.file}: it does not begin with {PICKLE}, as torch.save writes")
+        start = LOCAL.size + name_length + extra_length
+        record, after = self._find_end(0, start, MAX_PICKLE_NBYTES)
+        if record is None:
+            raise CorruptFile(
+                f"{self.file}: cut short or damaged in its first record, {PICKLE}, so it cannot "
+                "be told what it held"
+            )
+        self.records[PICKLE] = record
+        try:
+            return read_pickle(self._read(start, record.nbytes)), after
+        except LlamaInspectError as error:
+            raise CorruptFile(f"{self.file}, {PICKLE}: {error}") from error
+
+    def _read_record(self, position: int, header: bytes, sizes: dict[str, int]) -> int | None:
+        """The position behind a record; None when the file ends first."""
+        fields = LOCAL.unpack_from(header)
+        method: int = fields[3]
+        name_length: int = fields[-2]
+        extra_length: int = fields[-1]
+        raw = self._read(position + LOCAL.size, name_length)
+        name = raw.removeprefix(self.root + b"/").decode("utf-8", "replace")
+        start = position + LOCAL.size + name_length + extra_length
+        if method != STORED:
+            raise CorruptFile(f"{self.file}: record {name[:80]!r} is compressed")
+        if name not in sizes:
+            record, after = self._find_end(position, start, SMALL_NBYTES)
+            if record is None:
+                return self._cut_or_next(start)
+            self.records[name] = record
+            return after
+        nbytes = sizes[name]
+        end = start + nbytes
+        if end > self.nbytes:
+            self.cut[name] = max(0, self.nbytes - start)
+            return None
+        crc, length = self._descriptor(end, nbytes)
+        self.records[name] = Record(position, nbytes, crc)
+        return end + length
+
+    def _cut_or_next(self, start: int) -> int | None:
+        """Behind a small record without an end: where the next one begins, if one does."""
+        found = self._read(start, RESYNC_NBYTES).find(LOCAL_SIGN)
+        return start + found if found >= 0 else None
+
+    def _descriptor(self, end: int, nbytes: int) -> tuple[int, int]:
+        """(CRC-32, length) of what stands behind a record; CRC 0 when it cannot be used."""
+        data = self._read(end, DESCRIPTOR64.size)
+        for layout in (DESCRIPTOR, DESCRIPTOR64):
+            if nbytes and len(data) >= layout.size:
+                sign, crc, packed, plain = layout.unpack_from(data)
+                if sign == DESCRIPTOR_SIGN and packed == plain == nbytes:
+                    return crc, layout.size
+        if not nbytes or data[:4] in (LOCAL_SIGN, CENTRAL_SIGN):
+            return 0, 0
+        return 0, min(DESCRIPTOR.size, len(data))
+
+    def _find_end(self, position: int, start: int, limit: int) -> tuple[Record | None, int]:
+        """A record of unknown length, up to the first descriptor whose sum and length fit it."""
+        step, data = 2**16, b""
+        while True:
+            data = self._read(start, min(limit, step))
+            at = data.find(DESCRIPTOR_SIGN)
+            while at >= 0:
+                for layout in (DESCRIPTOR, DESCRIPTOR64):
+                    if at + layout.size <= len(data):
+                        _, crc, packed, plain = layout.unpack_from(data, at)
+                        if packed == plain == at and crc in (0, crc32(data[:at])):
+                            return Record(position, at, crc), start + at + layout.size
+                at = data.find(DESCRIPTOR_SIGN, at + 1)
+            if len(data) < step or step >= limit:
+                return None, 0
+            step *= 4
+
+    def _behind_directory(self, start: int) -> int:
+        at = self._read(start, MAX_DIRECTORY_NBYTES).find(END_SIGN)
+        return 0 if at < 0 else max(0, self.nbytes - (start + at + END.size))
+
+    def _read(self, start: int, length: int) -> bytes:
+        """As much of it as the file has."""
+        length = min(length, self.nbytes - start)
+        return self.source.read(self.file, start, length) if length > 0 else b""
