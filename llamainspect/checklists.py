@@ -182,6 +182,8 @@ def _parse_line(line: str, list_name: str) -> tuple[str, str] | None:
         name, escaped = match["name"], match["escaped"]
     if match is None or len(match["digest"]) not in ALGORITHMS or not 0 < len(name) <= MAX_NAME:
         return None
+    if "\0" in name:
+        return None
     tag = match.groupdict().get("tag")
     if tag and tag.lower().replace("-", "").replace("/", "") not in _tags(len(match["digest"])):
         return None

@@ -6,37 +6,21 @@ not is said in words.
 """
 
 import posixpath
-import re
 from collections.abc import Generator
 from dataclasses import replace
-from typing import NamedTuple
 
-from llamainspect.catalog import published_sizes
-from llamainspect.checklists import (
-    CHECKLIST,
-    Digest,
-    Digests,
-    contradictions,
-    format_line,
-    is_list,
-    join_digests,
-    read_lists,
-)
-from llamainspect.checkpoint import open_checkpoint
+from llamainspect.checklists import CHECKLIST, Digest, format_line
 from llamainspect.errors import LlamaInspectError, MissingFile
 from llamainspect.examination import Examination, examine, finish
+from llamainspect.expectations import MODEL_FILES, WEIGHTS, Plan, make_plan, sizes_of_architecture
 from llamainspect.formats import meta
 from llamainspect.formats.signatures import HEAD_NBYTES, describe_stand_in
-from llamainspect.formats.strict_json import read_json_object
-from llamainspect.hub import read_hub_digests
 from llamainspect.names import counted, listing
-from llamainspect.published import PUBLISHED, PublishedDigest
+from llamainspect.published import PUBLISHED
 from llamainspect.reports import ChecksumReport, FileChecksum, FileProgress, FileStatus, Finding
-from llamainspect.sources import Folder, open_source
+from llamainspect.sources import ABSENT, Folder, open_source
 
-WEIGHTS = re.compile(r".+\.(pth|pt|bin|ckpt|safetensors)")
-INDEX = re.compile(r".+\.index\.json")
-MODEL_FILES = re.compile(r".+\.(json|model)")  # a web page in their place is told as one
+POSTED = "posted in public"  # origin of a digest that is built in
 EMPTY_DIGESTS = {  # of no bytes at all
     "d41d8cd98f00b204e9800998ecf8427e",
     "da39a3ee5e6b4b0d3255bfef95601890afd80709",
@@ -65,168 +49,21 @@ def verifying(path: str, deep: bool = False, write: bool = False, force: bool = 
     folder = open_source(path)
     if write:
         _check_writable(folder, force)
-    plan = _make_plan(folder, deep, write)
+    plan = make_plan(folder, deep, write)
     yield from examine(folder, list(plan.examinations.values()))
     report = _report(folder, plan)
     return _write(folder, plan, report) if write else report
 
 
-# --- what there is, and what it should be ---------------------------------------------------------
-
-
-class _Plan(NamedTuple):
-    """What will be read and why."""
-
-    known: Digests
-    obstacles: dict[str, str]  # files that cannot be read, and the reason
-    expected: dict[str, list[Digest]]  # by file; empty where nothing says
-    disputed: dict[str, str]  # files of which two lists say different things
-    published: dict[str, list[PublishedDigest]]  # candidates for files without a digest
-    absent: dict[str, str]  # shards that must exist and do not, and who says so
-    examinations: dict[str, Examination]
-    write: bool
-
-
-def _make_plan(folder: Folder, deep: bool, write: bool) -> _Plan:
-    directories = _directories(folder)
-    known = join_digests(
-        read_lists(folder, directories, without=CHECKLIST if write else None),
-        read_hub_digests(folder, directories),
-    )
-    present = _present(folder, directories)
-    listed = [digest for digest in known.digests if folder.only in (None, digest.file)
-              or is_list(folder.only)]  # fmt: skip
-    if folder.only and not is_list(folder.only):
-        present = [folder.only]
-    disputes = {first.file: f"{first.origin}, and {second.origin}, give different digests"
-                for first, second in contradictions(tuple(listed))}  # fmt: skip
-    expected: dict[str, list[Digest]] = {file: [] for file in present}
-    for digest in listed:
-        row = expected.setdefault(digest.file, [])
-        if digest.file not in disputes and digest.algorithm not in [d.algorithm for d in row]:
-            row.append(digest)
-    obstacles = {file: reason for file in expected if (reason := folder.obstacle(file))}
-    published = _candidates(folder, expected, obstacles)
-    examinations = {}
-    for file in expected.keys() - obstacles.keys():
-        algorithms = {digest.algorithm for digest in expected[file]}
-        algorithms |= {row.algorithm for row in published.get(file, ())}
-        algorithms |= {"md5"} if write else set()
-        is_weights = WEIGHTS.fullmatch(file) is not None
-        own = is_weights and (deep or write or not expected[file])
-        examination = Examination(file, folder.nbytes(file), sorted(algorithms), own)
-        examination.expected = {d.algorithm: d.digest for d in expected[file]}
-        examination.is_weights = is_weights
-        examinations[file] = examination
-    absent = {} if folder.only else _absent_shards(folder, directories, expected)
-    return _Plan(known, obstacles, expected, disputes, published, absent, examinations, write)
-
-
-def _directories(folder: Folder) -> list[str]:
-    """The directory itself, and those right below it that hold weights or a list."""
-    if folder.only:
-        return [""]
-    return [
-        "",
-        *(
-            name
-            for name in folder.folders()
-            if not name.startswith(".")
-            and any(is_list(file) or WEIGHTS.fullmatch(file) for file in folder.names(name))
-        ),
-    ]
-
-
-def _present(folder: Folder, directories: list[str]) -> list[str]:
-    """Files to give a row even when nothing lists them: no hidden ones, no lists.
-
-    Of the directories below, only what belongs to a model.
-    """
-    files = [
-        posixpath.join(directory, name)
-        for directory in directories
-        for name in folder.names(directory)
-        if not name.startswith(".")
-        and not is_list(name)
-        and (not directory or WEIGHTS.fullmatch(name) or MODEL_FILES.fullmatch(name))
-    ]
-    return files + [name for name in folder.folders() if WEIGHTS.fullmatch(name)]
-
-
-def _candidates(
-    folder: Folder, expected: dict[str, list[Digest]], obstacles: dict[str, str]
-) -> dict[str, list[PublishedDigest]]:
-    """Publicly known digests that a file without one may have; large files only where it may be."""
-    found = {}
-    for file, digests in expected.items():
-        rows = [row for row in PUBLISHED if row.file == posixpath.basename(file)]
-        if digests or file in obstacles or not rows:
-            continue
-        if WEIGHTS.fullmatch(file):
-            models = {model for ids in _published_sizes(folder, file).values() for model in ids}
-            rows = [row for row in rows if row.model in models]
-        if rows:
-            found[file] = rows
-    return found
-
-
-def _published_sizes(folder: Folder, file: str) -> dict[int | None, list[str]]:
-    """Official models of this architecture by the published size of a shard (None: not known)."""
-    try:
-        directory = posixpath.dirname(file)
-        there = Folder(posixpath.join(folder.directory, directory)) if directory else folder
-        return published_sizes(meta.read_config(there), folder.nbytes(file))
-    except (LlamaInspectError, OSError):
-        return {}
-
-
-def _absent_shards(
-    folder: Folder, directories: list[str], expected: dict[str, list[Digest]]
-) -> dict[str, str]:
-    """Shards that are neither here nor in a list, though the others show that they exist."""
-    absent = {}
-    for directory in directories:
-        inside = {file for file in expected if posixpath.dirname(file) == directory}
-        for file, reason in _named_by_index(folder, inside):
-            absent[posixpath.join(directory, file)] = reason
-        ranks = {posixpath.basename(file) for file in inside} & {
-            name for name in folder.names(directory) if meta.WEIGHT_FILE.fullmatch(name)
-        }
-        try:
-            shards = open_checkpoint(posixpath.join(folder.directory, directory)).shards
-        except (LlamaInspectError, OSError):
-            continue
-        for rank in range(shards if ranks and "consolidated.pth" not in ranks else 0):
-            name = f"consolidated.{rank:02d}.pth"
-            reason = f"the weights are cut into {counted(shards, 'shard')}"
-            absent[posixpath.join(directory, name)] = reason
-    return {file: reason for file, reason in absent.items() if file not in expected}
-
-
-def _named_by_index(folder: Folder, files: set[str]) -> list[tuple[str, str]]:
-    """(file, who says so) of what model.safetensors.index.json and its like name."""
-    found = []
-    for file in files:
-        if INDEX.fullmatch(file):
-            try:
-                table = read_json_object(folder, file).get("weight_map")
-            except (LlamaInspectError, OSError):
-                continue
-            names = set(table.values()) if isinstance(table, dict) else set()
-            found += [(name, f"{file} names it") for name in sorted(map(str, names))
-                      if WEIGHTS.fullmatch(name) and "/" not in name]  # fmt: skip
-    return found
-
-
 # --- judging --------------------------------------------------------------------------------------
 
 
-def _report(folder: Folder, plan: _Plan) -> ChecksumReport:
+def _report(folder: Folder, plan: Plan) -> ChecksumReport:
     rows: list[FileChecksum] = []
     for file in sorted(plan.expected):
         rows += _judge(folder, plan, file)
     rows += [
-        FileChecksum(file, None, None, None, None, "missing", reason, (), (), None)
+        _row(file, None, "missing", f"{_missing(plan, file, None)}; {reason}")
         for file, reason in plan.absent.items()
     ]
     findings = [*plan.known.findings, *_disputes(plan), *_unvouched(plan, rows)]
@@ -245,14 +82,14 @@ def _report(folder: Folder, plan: _Plan) -> ChecksumReport:
     )
 
 
-def _judge(folder: Folder, plan: _Plan, file: str) -> list[FileChecksum]:
+def _judge(folder: Folder, plan: Plan, file: str) -> list[FileChecksum]:
     """A row for each digest of the file, or one row where there is none."""
     expected = plan.expected[file]
     if file in plan.obstacles:
-        reason = plan.obstacles[file]
-        status: FileStatus = "missing" if reason == "there is no such file" else "unreadable"
         first = expected[0] if expected else None
-        return [_row(file, None, status, reason, first)]
+        if plan.obstacles[file] == ABSENT:
+            return [_row(file, None, "missing", _missing(plan, file, first), first)]
+        return [_row(file, None, "unreadable", plan.obstacles[file], first)]
     examination = plan.examinations[file]
     nbytes = folder.nbytes(file)
     if examination.problem:
@@ -263,8 +100,22 @@ def _judge(folder: Folder, plan: _Plan, file: str) -> list[FileChecksum]:
     return [_judge_digest(folder, plan, examination, digest) for digest in expected]
 
 
+def _missing(plan: Plan, file: str, digest: Digest | None) -> str:
+    """Who names an absent file, and which of its kind are there."""
+    message = f"{ABSENT}; {digest.origin} names it" if digest else ABSENT
+    directory = posixpath.dirname(file)
+    there = [
+        posixpath.basename(other)
+        for other in sorted(plan.examinations)
+        if WEIGHTS.fullmatch(other) and posixpath.dirname(other) == directory
+    ]
+    if there and WEIGHTS.fullmatch(file):
+        message = f"{message}; of the weights there are {listing(there, 8)}"
+    return message
+
+
 def _judge_digest(
-    folder: Folder, plan: _Plan, examination: Examination, digest: Digest
+    folder: Folder, plan: Plan, examination: Examination, digest: Digest
 ) -> FileChecksum:
     file, verdict = examination.file, examination.verdict
     actual = examination.digests[digest.algorithm]
@@ -281,7 +132,7 @@ def _judge_digest(
 
 
 def _explain(
-    folder: Folder, plan: _Plan, examination: Examination, digest: Digest, actual: str
+    folder: Folder, plan: Plan, examination: Examination, digest: Digest, actual: str
 ) -> str:
     """Why a file has not the digest it should have, as far as that can be known."""
     file, verdict = examination.file, examination.verdict
@@ -307,7 +158,7 @@ def _explain(
 
 
 def _judge_without_digest(
-    folder: Folder, plan: _Plan, file: str, examination: Examination
+    folder: Folder, plan: Plan, file: str, examination: Examination
 ) -> FileChecksum:
     nbytes = folder.nbytes(file)
     verdict = examination.verdict
@@ -321,7 +172,7 @@ def _judge_without_digest(
         None,
     )
     if known is not None and (verdict is None or verdict.intact is not False):
-        digest = Digest(file, known.algorithm, known.digest, f"published, {known.source}")
+        digest = Digest(file, known.algorithm, known.digest, f"{POSTED} ({known.source})")
         return _row(file, nbytes, "ok", f"the file of {known.model}", digest, known.digest)
     if file in plan.disputed:
         message = plan.disputed[file]
@@ -378,13 +229,13 @@ def _stand_in(folder: Folder, file: str) -> str | None:
 # --- findings -------------------------------------------------------------------------------------
 
 
-def _disputes(plan: _Plan) -> list[Finding]:
+def _disputes(plan: Plan) -> list[Finding]:
     return [
         Finding("error", file, f"{why}; neither was used") for file, why in plan.disputed.items()
     ]
 
 
-def _unvouched(plan: _Plan, rows: list[FileChecksum]) -> list[Finding]:
+def _unvouched(plan: Plan, rows: list[FileChecksum]) -> list[Finding]:
     """Weights that no digest and no sum of their own speaks for: not all is verified then."""
     files = [
         row.file
@@ -400,7 +251,7 @@ def _unvouched(plan: _Plan, rows: list[FileChecksum]) -> list[Finding]:
     return [Finding("error", listing(files), message)]
 
 
-def _check_sizes(folder: Folder, plan: _Plan) -> list[Finding]:
+def _check_sizes(folder: Folder, plan: Plan) -> list[Finding]:
     """Weights without a digest, by their length: a hint, since anybody may save a model again."""
     findings = []
     for file, examination in plan.examinations.items():
@@ -408,16 +259,20 @@ def _check_sizes(folder: Folder, plan: _Plan) -> list[Finding]:
         if plan.expected[file] or not meta.WEIGHT_FILE.fullmatch(name):
             continue
         nbytes = folder.nbytes(file)
-        sizes = _published_sizes(folder, file)
+        sizes = sizes_of_architecture(folder, file)
+        known = min(
+            (size for size in sizes if size), key=lambda size: abs(size - nbytes), default=0
+        )
         if nbytes in sizes:
             message = f"{nbytes:,} bytes, the size published for {listing(sizes[nbytes])}"
             findings.append(Finding("note", file, message))
-        elif known := sorted(size for size in sizes if size is not None):
-            models = listing([model for size in known for model in sizes[size]])
+        elif known:
             sound = examination.verdict is not None and examination.verdict.intact
-            cause = "it was saved again or trained further" if sound else "it is not whole"
-            published = " or ".join(f"{size:,}" for size in known[:3])
-            message = f"{nbytes:,} bytes; published were {published} ({models}): {cause}"
+            than = "fewer" if nbytes < known else "more"
+            message = (
+                f"{abs(nbytes - known):,} bytes {than} than the {known:,} published for "
+                f"{listing(sizes[known])}"
+            )
             findings.append(Finding("note" if sound else "warning", file, message))
     return findings
 
@@ -432,7 +287,7 @@ def _says_something(row: FileChecksum) -> bool:
 def _nothing_to_check(folder: Folder, rows: list[FileChecksum]) -> str:
     """Why there is no answer, and what would help."""
     weights = [row for row in rows if WEIGHTS.fullmatch(row.file)]
-    detail = f"; {weights[0].file}: {weights[0].message}" if weights else ""
+    detail = "".join(f"; {row.file}: {row.message}" for row in weights[:1] if row.message)
     return (
         f"{folder.place}: nothing to check against: no list of checksums ({CHECKLIST}, "
         f"SHA256SUMS), no digests from the hub, and no file that carries its own{detail}. Put the "
@@ -440,9 +295,10 @@ def _nothing_to_check(folder: Folder, rows: list[FileChecksum]) -> str:
     )
 
 
-def _conclude(plan: _Plan, rows: list[FileChecksum]) -> str:
+def _conclude(plan: Plan, rows: list[FileChecksum]) -> str:
     """What was established, and what was not, in a few sentences."""
-    listed = [row for row in rows if row.expected is not None]
+    posted = [row.file for row in rows if (row.origin or "").startswith(POSTED)]
+    listed = [row for row in rows if row.expected is not None and row.file not in posted]
     by_sums = [row.file for row in rows if row.algorithm == "crc32" and row.status != "mismatch"]
     bad = [row.file for row in rows if row.status in ("mismatch", "missing", "unreadable")]
     unknown = [
@@ -454,6 +310,8 @@ def _conclude(plan: _Plan, rows: list[FileChecksum]) -> str:
         parts.append(f"{good} of {counted(len(listed), 'digest')} agree")
     if not plan.known.digests:
         parts.append("No list of checksums and no digests from the hub to hold the files against")
+    if posted:
+        parts.append(f"As digests that were posted in public have it: {listing(posted)}")
     if bad:
         parts.append(f"Wrong: {listing(bad, 5)}")
     if by_sums:
@@ -473,13 +331,13 @@ def _check_writable(folder: Folder, force: bool) -> None:
     """Before hours of reading, not after."""
     if folder.only:
         raise LlamaInspectError(f"{folder.place}: a list is made for a directory; give its path")
-    if not force and folder.obstacle(CHECKLIST) != "there is no such file":
+    if not force and folder.obstacle(CHECKLIST) != ABSENT:
         raise LlamaInspectError(f"{folder.place}: there is a {CHECKLIST}; --force overwrites it")
     if folder.refuses_writing():
         raise LlamaInspectError(f"{folder.place}: no file may be made there; check its permissions")
 
 
-def _write(folder: Folder, plan: _Plan, report: ChecksumReport) -> ChecksumReport:
+def _write(folder: Folder, plan: Plan, report: ChecksumReport) -> ChecksumReport:
     """The list, unless something is wrong: a list must not bless damage."""
     files = [file for file in sorted(plan.examinations) if not file.startswith("../")]
     if not report.ok:

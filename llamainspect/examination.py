@@ -69,6 +69,8 @@ class Examination:
                 for consume in consumers:
                     consume(block)
                 self.done += len(block)
+                if check is not None and check.done and not hashes:
+                    break  # what is left cannot change the verdict
         self.digests |= {name: h.hexdigest() for name, h in hashes.items()}
         if check is not None:
             self.verdict = check.verdict()

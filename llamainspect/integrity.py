@@ -65,6 +65,11 @@ class DeepCheck:
         """Whether the blocks of the file can tell more than its headers did."""
         return self._early is None
 
+    @property
+    def done(self) -> bool:
+        """Whether no further block can tell anything."""
+        return self._archive is None or self._archive.scan.done
+
     def update(self, block: memoryview) -> None:
         """The next bytes of the file."""
         if self._archive is not None:

@@ -18,6 +18,7 @@ BLOCK_NBYTES = 2**18  # of a stream: hashing finds it in the processor's cache
 AHEAD_NBYTES = 2**19  # of each of the two blocks when a thread reads ahead
 WINDOW_NBYTES = 64 * 2**20  # of the page cache that is given back at a time; beyond any read-ahead
 
+ABSENT = "there is no such file"
 _NOT_REGULAR = (
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a FIFO"),
@@ -165,10 +166,10 @@ class Folder:
             if stat.S_ISREG(mode):
                 os.close(self._open(file))
                 return None
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             if os.path.islink(path):
                 return f"it is a link to {os.readlink(path)}, which does not exist"
-            return "there is no such file"
+            return ABSENT
         except OSError as error:
             return f"it cannot be opened: {error.strerror or error}"
         kind = next((text for test, text in _NOT_REGULAR if test(mode)), "no regular file")

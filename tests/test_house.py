@@ -11,9 +11,28 @@ PACKAGE = Path(__file__).parent.parent / "llamainspect"
 
 # Each module may import those named, and any module of a floor below it.
 FLOORS = [
-    {"errors", "tensors", "dtypes", "names", "config", "architecture", "catalog", "reports",
-     "published"},
-    {"sources", "formats", "checkpoint", "arrays", "checklists", "hub", "integrity", "examination"},
+    {
+        "errors",
+        "tensors",
+        "dtypes",
+        "names",
+        "config",
+        "architecture",
+        "catalog",
+        "reports",
+        "published",
+    },
+    {
+        "sources",
+        "formats",
+        "checkpoint",
+        "arrays",
+        "checklists",
+        "hub",
+        "integrity",
+        "examination",
+        "expectations",
+    },
     {"summary", "inventory", "show", "checksums"},
     {"render"},
     {"cli"},
@@ -25,7 +44,7 @@ ORDER = [
     "formats.torch_zip", "formats.symbolic_pickle",
     "formats.torch_pickle", "formats.meta", "formats", "checkpoint", "arrays",
     "formats.torch_scan", "formats.safetensors_header",
-    "checklists", "hub", "integrity", "examination",
+    "checklists", "hub", "integrity", "examination", "expectations",
 ]  # fmt: skip
 HEAVY = {
     "numpy": {"arrays"},

@@ -56,6 +56,11 @@ class ZipScan:
         self._steps = self._follow()
         self._advance(None)
 
+    @property
+    def done(self) -> bool:
+        """Whether the last record has gone by."""
+        return self._what == "stop"
+
     def update(self, block: memoryview) -> None:
         """The next bytes of the file."""
         at = 0

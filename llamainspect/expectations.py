@@ -1,0 +1,179 @@
+"""What is to be verified at a path: its files, the digest each should have, and what must be read.
+
+Nothing is judged here. Witnesses, in this order: lists of checksums and digests of the hub; digests
+of official files that are publicly known; and what a weight file records of itself.
+"""
+
+import posixpath
+import re
+from typing import NamedTuple
+
+from llamainspect.catalog import published_sizes
+from llamainspect.checklists import (
+    CHECKLIST,
+    Digest,
+    Digests,
+    contradictions,
+    is_list,
+    join_digests,
+    read_lists,
+)
+from llamainspect.checkpoint import open_checkpoint
+from llamainspect.errors import LlamaInspectError
+from llamainspect.examination import Examination
+from llamainspect.formats import meta
+from llamainspect.formats.strict_json import read_json_object
+from llamainspect.hub import read_hub_digests
+from llamainspect.names import counted
+from llamainspect.published import PUBLISHED, PublishedDigest
+from llamainspect.sources import Folder
+
+WEIGHTS = re.compile(r".+\.(pth|pt|safetensors|gguf)|(.+/)?(pytorch|adapter)_model.*\.bin")
+INDEX = re.compile(r".+\.index\.json")
+MODEL_FILES = re.compile(r".+\.(json|model)")
+
+
+class Plan(NamedTuple):
+    """What will be read and why."""
+
+    known: Digests
+    obstacles: dict[str, str]  # files that cannot be read, and the reason
+    expected: dict[str, list[Digest]]  # by file; empty where nothing says
+    disputed: dict[str, str]  # files of which two lists say different things
+    published: dict[str, list[PublishedDigest]]  # candidates for files without a digest
+    absent: dict[str, str]  # shards that must exist and do not, and who says so
+    examinations: dict[str, Examination]
+    write: bool
+
+
+def make_plan(folder: Folder, deep: bool, write: bool) -> Plan:
+    """Find the files, collect their digests, and set up what each has to be read for."""
+    directories = _directories(folder)
+    known = join_digests(
+        read_lists(folder, directories, without=CHECKLIST if write else None),
+        read_hub_digests(folder, directories),
+    )
+    one_list = folder.only is not None and is_list(folder.only)
+    listed = [d for d in known.digests if one_list or folder.only in (None, d.file)]
+    present = _present(folder, directories)
+    if folder.only:
+        present = [] if one_list else [folder.only]
+    disputes = {first.file: f"{first.origin}, and {second.origin}, give different digests"
+                for first, second in contradictions(tuple(listed))}  # fmt: skip
+    expected: dict[str, list[Digest]] = {file: [] for file in present}
+    for digest in listed:
+        row = expected.setdefault(digest.file, [])
+        if digest.file not in disputes and digest.algorithm not in [d.algorithm for d in row]:
+            row.append(digest)
+    obstacles = {file: reason for file in expected if (reason := folder.obstacle(file))}
+    published = _candidates(folder, expected, obstacles)
+    examinations = {}
+    for file in [file for file in expected if file not in obstacles]:
+        algorithms = {digest.algorithm for digest in expected[file]}
+        algorithms |= {row.algorithm for row in published.get(file, ())}
+        algorithms |= {"md5"} if write else set()
+        is_weights = WEIGHTS.fullmatch(file) is not None
+        own = is_weights and (deep or write or not expected[file])
+        examination = Examination(file, folder.nbytes(file), sorted(algorithms), own)
+        examination.expected = {d.algorithm: d.digest for d in expected[file]}
+        examination.is_weights = is_weights
+        examinations[file] = examination
+    absent = {} if folder.only else _absent_shards(folder, directories, expected)
+    return Plan(known, obstacles, expected, disputes, published, absent, examinations, write)
+
+
+def sizes_of_architecture(folder: Folder, file: str) -> dict[int | None, list[str]]:
+    """Official models of this architecture by the published size of a shard (None: not known)."""
+    try:
+        directory = posixpath.dirname(file)
+        there = Folder(posixpath.join(folder.directory, directory)) if directory else folder
+        return published_sizes(meta.read_config(there), folder.nbytes(file))
+    except (LlamaInspectError, OSError):
+        return {}
+
+
+def _directories(folder: Folder) -> list[str]:
+    """The directory itself, and those right below it that hold weights or a list."""
+    if folder.only:
+        return [""]
+    return [
+        "",
+        *(
+            name
+            for name in folder.folders()
+            if not name.startswith(".")
+            and any(is_list(file) or WEIGHTS.fullmatch(file) for file in folder.names(name))
+        ),
+    ]
+
+
+def _present(folder: Folder, directories: list[str]) -> list[str]:
+    """Files to give a row even when nothing lists them: no hidden ones, no lists.
+
+    Of the directories below, only what belongs to a model.
+    """
+    files = [
+        posixpath.join(directory, name)
+        for directory in directories
+        for name in folder.names(directory)
+        if not name.startswith(".")
+        and not is_list(name)
+        and (not directory or WEIGHTS.fullmatch(name) or MODEL_FILES.fullmatch(name))
+    ]
+    return files + [name for name in folder.folders() if WEIGHTS.fullmatch(name)]
+
+
+def _candidates(
+    folder: Folder, expected: dict[str, list[Digest]], obstacles: dict[str, str]
+) -> dict[str, list[PublishedDigest]]:
+    """Publicly known digests that a file without one may have; large files only where it may be."""
+    found = {}
+    for file, digests in expected.items():
+        rows = [row for row in PUBLISHED if row.file == posixpath.basename(file)]
+        if digests or file in obstacles or not rows:
+            continue
+        if WEIGHTS.fullmatch(file):
+            sizes = sizes_of_architecture(folder, file)
+            models = sizes.get(folder.nbytes(file)) or sizes.get(None, [])
+            rows = [row for row in rows if row.model in models]
+        if rows:
+            found[file] = rows
+    return found
+
+
+def _absent_shards(
+    folder: Folder, directories: list[str], expected: dict[str, list[Digest]]
+) -> dict[str, str]:
+    """Shards that are neither here nor in a list, though the others show that they exist."""
+    absent = {}
+    for directory in directories:
+        inside = {file for file in expected if posixpath.dirname(file) == directory}
+        for file, reason in _named_by_index(folder, inside):
+            absent[posixpath.join(directory, file)] = reason
+        there = set(folder.names(directory))
+        if "consolidated.pth" in there or not any(map(meta.WEIGHT_FILE.fullmatch, there)):
+            continue
+        try:
+            shards = open_checkpoint(posixpath.join(folder.directory, directory)).shards
+        except (LlamaInspectError, OSError):
+            continue
+        for rank in range(shards):
+            name = f"consolidated.{rank:02d}.pth"
+            reason = f"the weights are cut into {counted(shards, 'shard')}"
+            absent[posixpath.join(directory, name)] = reason
+    return {file: reason for file, reason in absent.items() if file not in expected}
+
+
+def _named_by_index(folder: Folder, files: set[str]) -> list[tuple[str, str]]:
+    """(file, who says so) of what model.safetensors.index.json and its like name."""
+    found = []
+    for file in files:
+        if INDEX.fullmatch(file):
+            try:
+                table = read_json_object(folder, file).get("weight_map")
+            except (LlamaInspectError, OSError):
+                continue
+            values = table.values() if isinstance(table, dict) else ()
+            names = {name for name in values if isinstance(name, str) and "/" not in name}
+            found += [(n, f"{file} names it") for n in sorted(names) if WEIGHTS.fullmatch(n)]
+    return found
