@@ -273,7 +273,8 @@ class _PageCache:
 
     A look through 140 GB would else push everything out that the machine keeps at hand. Whether a
     window of the file was there before is asked of two of its pages, with a read that may not wait
-    (preadv2 with RWF_NOWAIT), before anything in it is read. Linux only; elsewhere nothing is done.
+    (preadv2 with RWF_NOWAIT), while the window before it is being read: later, the system's own
+    read-ahead would have brought it. Linux only; elsewhere nothing is done.
     """
 
     def __init__(self, descriptor: int, nbytes: int) -> None:
@@ -284,7 +285,8 @@ class _PageCache:
         self.supported = hasattr(os, "RWF_NOWAIT") and nbytes > 2**20
         if self.supported:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-            self.cached = self._is_cached()
+            self.cached = self._is_cached(0)
+            self.next_cached = self._is_cached(WINDOW_NBYTES)
 
     def read(self, length: int) -> None:
         """Call after each read, with its length; 0 at the end of the file."""
@@ -298,11 +300,12 @@ class _PageCache:
                 self.descriptor, self.start, self.position - self.start, os.POSIX_FADV_DONTNEED
             )
         self.start = self.position
-        self.cached = self._is_cached()
+        self.cached = self.next_cached
+        self.next_cached = self._is_cached(self.start + WINDOW_NBYTES)
 
-    def _is_cached(self) -> bool:
-        length = min(WINDOW_NBYTES, self.nbytes - self.start)
-        places = (self.start + 3 * length // 4, self.start + length - 1)
+    def _is_cached(self, start: int) -> bool:
+        length = min(WINDOW_NBYTES, self.nbytes - start)
+        places = (start + 3 * length // 4, start + length - 1)
         return length <= 0 or any(self._page_is_cached(place) for place in places)
 
     def _page_is_cached(self, place: int) -> bool:

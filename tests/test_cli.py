@@ -43,10 +43,18 @@ def in_terminal(*arguments, columns=80, env=None):
     return received.decode()
 
 
+# What stands behind the path, and the same asked of the library.
 COMMANDS = {
-    "summary": ([], lambda c: li.summarize(c)),
-    "tensors": (["layers.0.*"], lambda c: li.list_tensors(c, "layers.0.*")),
-    "show": (["output.weight"], lambda c: li.show_tensor(c, "output.weight")),
+    "summary": ([], lambda path: li.summarize(li.open_checkpoint(path))),
+    "tensors": (
+        ["layers.0.*"],
+        lambda path: li.list_tensors(li.open_checkpoint(path), "layers.0.*"),
+    ),
+    "show": (
+        ["output.weight"],
+        lambda path: li.show_tensor(li.open_checkpoint(path), "output.weight"),
+    ),
+    "verify-checksums": (["--deep"], lambda path: li.verify_checksums(path, deep=True)),
 }
 
 
@@ -55,7 +63,7 @@ def test_json_equals_the_library(checkpoint_path, command):
     arguments, ask = COMMANDS[command]
     done = run(command, checkpoint_path, *arguments, "--json")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == li.to_json(ask(li.open_checkpoint(str(checkpoint_path)))) + "\n"
+    assert done.stdout == li.to_json(ask(str(checkpoint_path))) + "\n"
     answer = json.loads(done.stdout)
     assert (answer["report"], answer["schema"], answer["ok"]) == (command, 1, True)
 
@@ -74,10 +82,18 @@ def test_the_fields_that_programs_rely_on(tiny2):
     tensor = json.loads(run("tensors", tiny2, "--json").stdout)["tensors"][0]
     assert tensor["files"] == ["consolidated.00.pth", "consolidated.01.pth"]
     assert {"name", "shape", "dtype", "nbytes", "axis"} <= set(tensor)
+    (tiny2 / "checklist.chk").write_text(f"{'0' * 32}  params.json\n")
+    file = json.loads(run("verify-checksums", tiny2, "--json").stdout)["files"][2]
+    expected = {"file", "algorithm", "expected", "actual", "status", "message", "damaged"}
+    assert expected <= set(file)
+    assert (file["file"], file["status"], file["damaged"]) == ("params.json", "mismatch", [])
+
+
+HERE = [["summary"], ["tensors", "*.wq.weight"], ["show", "norm.weight"], ["verify-checksums"]]
 
 
 def test_the_current_directory_is_the_default(tiny):
-    for arguments in (["summary"], ["tensors", "*.wq.weight"], ["show", "norm.weight"]):
+    for arguments in HERE:
         done = run(*arguments, cwd=tiny)
         assert done.returncode == 0, done.stderr
     assert "layers.1.attention.wq.weight" in run("tensors", "*.wq.weight", cwd=tiny).stdout
@@ -85,7 +101,7 @@ def test_the_current_directory_is_the_default(tiny):
 
 def test_the_environment_names_the_model(tiny, tmp_path):
     env = {"LLAMAINSPECT_MODEL": str(tiny)}
-    for arguments in (["summary"], ["tensors", "*.wq.weight"], ["show", "norm.weight"]):
+    for arguments in HERE:
         assert run(*arguments, cwd=tmp_path, env=env).returncode == 0
 
 
@@ -99,7 +115,8 @@ def test_an_error_finding_exits_1_and_still_answers(tiny2):
 @pytest.mark.parametrize(
     "arguments",
     [["--nonsense"], ["summary", "--nonsense"], ["tensors", "--sort", "color"], ["nonsense"],
-     ["show", ".", "norm.weight", "--at", "x,y"], ["show"], ["show", "."]],
+     ["show", ".", "norm.weight", "--at", "x,y"], ["show"], ["show", "."],
+     ["verify-checksums", "--force"]],
     ids=" ".join,
 )  # fmt: skip
 def test_a_wrong_command_line_exits_2(arguments):
@@ -109,7 +126,7 @@ def test_a_wrong_command_line_exits_2(arguments):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ["summary", "tensors", "show"])
 def test_no_answer_exits_3_with_one_sentence(tmp_path, command):
     (tmp_path / "consolidated.00.pth").write_bytes(b"<html>please log in</html>")
     done = run(command, tmp_path, *COMMANDS[command][0])
@@ -117,6 +134,23 @@ def test_no_answer_exits_3_with_one_sentence(tmp_path, command):
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("llamainspect: consolidated.00.pth: it is a web page of 26 bytes")
+
+
+def test_nothing_to_check_against_exits_3_with_one_sentence(tmp_path):
+    done = run("verify-checksums", tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
+    assert "nothing to check against" in done.stderr
+
+
+def test_a_mismatch_exits_1_and_a_list_that_is_there_is_kept(tiny2):
+    (tiny2 / "checklist.chk").write_text(f"{'0' * 32}  params.json\n")
+    assert run("verify-checksums", tiny2).returncode == 1
+    done = run("verify-checksums", tiny2, "--write")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert (tiny2 / "checklist.chk").read_text().startswith("0")
+    done = run("verify-checksums", tiny2, "--write", "--force")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert run("verify-checksums", tiny2).returncode == 0
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -1,11 +1,12 @@
 """Text views: every report has one, and the pages look as recorded."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from checkpoints import TINY_MOE, moe_shapes, random_weights, write_native
 
-from llamainspect import list_tensors, open_checkpoint, show_tensor, summarize
+from llamainspect import list_tensors, open_checkpoint, show_tensor, summarize, verify_checksums
 from llamainspect.render.printable import printable
 from llamainspect.render.text import to_text
 from llamainspect.render.text.common import count_text, nbytes_text, view
@@ -15,9 +16,10 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "mini-llama"
 PAGES = Path(__file__).parent / "data" / "pages"
 
 REPORTS = {
-    "summary": lambda c: summarize(c),
-    "tensors": lambda c: list_tensors(c, "layers.0.*"),
-    "show": lambda c: show_tensor(c, "layers.0.attention.wk.weight"),
+    "summary": lambda path: summarize(open_checkpoint(path)),
+    "tensors": lambda path: list_tensors(open_checkpoint(path), "layers.0.*"),
+    "show": lambda path: show_tensor(open_checkpoint(path), "layers.0.attention.wk.weight"),
+    "verify-checksums": lambda path: verify_checksums(path),
 }
 
 
@@ -29,7 +31,7 @@ def test_every_report_has_a_text_view():
 @pytest.mark.parametrize("command", REPORTS)
 def test_pages_at_100_columns_are_as_recorded(command, monkeypatch):
     monkeypatch.chdir(EXAMPLE.parent.parent)
-    report = REPORTS[command](open_checkpoint("examples/mini-llama"))
+    report = REPORTS[command]("examples/mini-llama")
     page = to_text(report, terminal=True, plain=True, width=100)
     assert page == (PAGES / f"{command}.txt").read_text(encoding="utf-8")
 
@@ -85,3 +87,19 @@ def test_every_kind_of_configuration_has_a_page(tmp_path):
         "LoRA             rank 16, scale 2.0",
     ):
         assert line in page
+
+
+def test_what_is_wrong_with_files_stands_below_them(tmp_path, monkeypatch):
+    """A flipped bit, a missing shard, a web page, a directory, a bad list: the page as recorded."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(EXAMPLE, "llama")
+    data = bytearray(Path("llama/consolidated.00.pth").read_bytes())
+    data[200_000] ^= 4
+    Path("llama/consolidated.00.pth").write_bytes(data)
+    Path("llama/params.json").write_text("<html>please log in</html>")
+    Path("llama/tokenizer.model").unlink()
+    Path("llama/tokenizer.model").mkdir()
+    with Path("llama/checklist.chk").open("a") as checklist:
+        checklist.write(f"{'0' * 32}  consolidated.01.pth\n{'0' * 32}  ../etc/passwd\n\x1b[31m\n")
+    page = to_text(verify_checksums("llama"), terminal=True, plain=True, width=100)
+    assert page == (PAGES / "verify-checksums-wrong.txt").read_text(encoding="utf-8")

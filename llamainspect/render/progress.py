@@ -9,13 +9,16 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
-    TransferSpeedColumn,
 )
+from rich.text import Text
 
 from llamainspect.render.printable import printable
+from llamainspect.render.text.common import nbytes_text
 from llamainspect.reports import FileProgress
 
 T = TypeVar("T")
@@ -29,7 +32,7 @@ def with_bars(progress: Generator[tuple[FileProgress, ...], None, T], plain: boo
         TextColumn("{task.description}"),
         BarColumn(),
         DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
+        _Rate(),
         TimeRemainingColumn(compact=True),
         console=console,
         transient=True,
@@ -55,6 +58,13 @@ def with_bars(progress: Generator[tuple[FileProgress, ...], None, T], plain: boo
         if started:
             bars.stop()
         progress.close()
+
+
+class _Rate(ProgressColumn):
+    """Bytes in a second, in the units of everything else."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{nbytes_text(int(task.speed))}/s" if task.speed else "")
 
 
 def _draw(bars: Progress, tasks: dict[str, TaskID], running: tuple[FileProgress, ...]) -> None:
