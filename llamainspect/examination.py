@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from llamainspect.errors import LlamaInspectError
 from llamainspect.hub import GIT_BLOB
-from llamainspect.integrity import DeepCheck, Verdict
+from llamainspect.integrity import DeepCheck, Verdict, settle
 from llamainspect.reports import FileProgress
 from llamainspect.sources import Folder
 
@@ -48,6 +48,8 @@ class Examination:
             wrong = any(self.digests.get(a) != digest for a, digest in self.expected.items())
             if wrong and self.is_weights and self.verdict is None and not stop.is_set():
                 self._read(folder, stop, [], deep=True, ahead=False)
+            if self.verdict is not None and not stop.is_set():
+                self.verdict = settle(self.verdict, self._prove(folder, stop))
         except LlamaInspectError as error:
             self.problem = str(error).removeprefix(f"{self.file}: ")
         except OSError as error:
@@ -74,6 +76,28 @@ class Examination:
         self.digests |= {name: h.hexdigest() for name, h in hashes.items()}
         if check is not None:
             self.verdict = check.verdict()
+
+    def _prove(self, folder: Folder, stop: Event) -> bool | None:
+        """Whether one flipped bit is all: the digest of the file with that bit flipped back."""
+        wrong = [name for name, digest in self.expected.items() if self.digests[name] != digest]
+        if self.verdict is None or self.verdict.flipped_bit is None or not wrong:
+            return None
+        byte, bit = divmod(self.verdict.flipped_bit, 8)
+        algorithm = wrong[0]
+        repaired = _new_hash(algorithm, folder.nbytes(self.file))
+        self.nbytes = self.done + folder.nbytes(self.file)
+        position = 0
+        for block in folder.stream(self.file):
+            if stop.is_set():
+                return None
+            if position <= byte < position + len(block):
+                copy = bytearray(block)
+                copy[byte - position] ^= 1 << bit
+                block = memoryview(copy)
+            repaired.update(block)
+            position += len(block)
+            self.done += len(block)
+        return repaired.hexdigest() == self.expected[algorithm]
 
 
 def _new_hash(algorithm: str, nbytes: int) -> "hashlib._Hash":

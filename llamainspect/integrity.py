@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from llamainspect.errors import CorruptFile, LlamaInspectError, UnsupportedFile
+from llamainspect.formats.flipped_bit import find_flipped_bit
 from llamainspect.formats.safetensors_header import read_header
 from llamainspect.formats.signatures import HEAD_NBYTES, describe_stand_in
 from llamainspect.formats.torch_pickle import MAX_PICKLE_NBYTES, Contents, read_pickle
@@ -25,6 +26,7 @@ from llamainspect.sources import Source
 SAFETENSORS = ".safetensors"
 ZIP_SIGN = b"PK\x03\x04"
 STORAGE = "data/"
+MAX_CHANCE = 0.01  # that other damage looks like a single flipped bit
 
 
 class Verdict(NamedTuple):
@@ -33,6 +35,33 @@ class Verdict(NamedTuple):
     intact: bool | None  # None: it records nothing to hold its bytes against
     message: str
     damage: tuple[Damage, ...] = ()
+
+    @property
+    def flipped_bit(self) -> int | None:
+        """The one bit that would explain all damage, where there is one; see `settle`."""
+        return self.damage[0].flipped_bit if len(self.damage) == 1 else None
+
+
+def settle(verdict: Verdict, proof: bool | None) -> Verdict:
+    """The verdict with or without its flipped bit.
+
+    `proof`: whether the file has its digest once that bit is flipped back; None: not tried. Without
+    a proof it is believed where chance would hardly point to a single bit, in short records.
+    """
+    if verdict.flipped_bit is None:
+        return verdict
+    (damage,) = verdict.damage
+    byte, bit = divmod(verdict.flipped_bit, 8)
+    if proof:
+        words = (
+            f"one flipped bit did it, bit {bit} of byte {byte:,}: with it flipped back, the file has "
+            "its digest"
+        )
+    elif proof is None and 8 * (damage.end - damage.start) < MAX_CHANCE * 2**32:
+        words = f"as one flipped bit leaves it: bit {bit} of byte {byte:,}"
+    else:
+        return verdict._replace(damage=(damage._replace(flipped_bit=None),))
+    return verdict._replace(message=f"{verdict.message}; {words}")
 
 
 class DeepCheck:
@@ -177,6 +206,11 @@ class _TorchArchive:
             for record in scanned
             if record.state == "differs"
         ]
+        if len(differing) == 1 and not self.missing:
+            (record,) = (record for record in scanned if record.state == "differs")
+            bit = find_flipped_bit(record.recorded, record.found, record.nbytes)
+            if bit is not None:
+                differing[0] = differing[0]._replace(flipped_bit=8 * record.start + bit)
         damage = (*differing, *self.missing)
         storages = [record for record in scanned if record.name.startswith(STORAGE)]
         intact = counted(sum(record.state == "intact" for record in storages), "storage")

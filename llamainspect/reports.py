@@ -166,6 +166,7 @@ class Damage(NamedTuple):
     start: int  # range of bytes in the file: what differs, or what is there of a cut record
     end: int
     state: DamageState
+    flipped_bit: int | None = None  # 8 * byte + bit from the start of the file, when that is all
 
 
 class FileChecksum(NamedTuple):

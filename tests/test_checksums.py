@@ -163,6 +163,45 @@ def test_a_flipped_bit_is_found_by_both_checks_and_named(tiny2, listed, shard, n
     assert all(row.status in ("ok", "unchecked") for row in others)
 
 
+def test_a_single_flipped_bit_is_found_and_proved(two):
+    path = two / "consolidated.00.pth"
+    start, _ = storage_of(path, "layers.1.attention.wv.weight")
+    flip(path, start + 77, bit=6)
+    row = rows(verify_checksums(str(two)))[path.name]
+    assert row.damage[0].flipped_bit == 8 * (start + 77) + 6
+    assert row.message.endswith(
+        f"one flipped bit did it, bit 6 of byte {start + 77:,}: with it flipped back, the file has "
+        "its digest"
+    )
+    os.remove(two / "checklist.chk")
+    row = rows(verify_checksums(str(two)))[path.name]
+    assert row.damage[0].flipped_bit == 8 * (start + 77) + 6
+    assert row.message.endswith(f"as one flipped bit leaves it: bit 6 of byte {start + 77:,}")
+
+
+def test_other_damage_is_not_called_a_flipped_bit(two):
+    path = two / "consolidated.00.pth"
+    start, _ = storage_of(path, "layers.1.attention.wv.weight")
+    flip(path, start + 77, bit=6)
+    flip(path, start + 78, bit=0)
+    for _ in range(2):
+        row = rows(verify_checksums(str(two)))[path.name]
+        assert row.damage[0].flipped_bit is None
+        assert "flipped" not in row.message
+        (two / "checklist.chk").unlink(missing_ok=True)
+
+
+def test_a_flipped_bit_in_another_file_than_the_listed_one_is_not_proved(two):
+    """The sums inside point to one bit, and yet the file would not be the listed one."""
+    path = two / "consolidated.00.pth"
+    start, _ = storage_of(path, "norm.weight")
+    flip(path, start)
+    (two / "checklist.chk").write_text(f"{'0' * 32}  {path.name}\n")
+    row = rows(verify_checksums(str(two)))[path.name]
+    assert row.damaged == ("norm.weight",)
+    assert row.damage[0].flipped_bit is None
+
+
 def test_a_shard_cut_short_says_what_is_missing(two):
     path = two / "consolidated.01.pth"
     start, _ = storage_of(path, "layers.1.attention.wo.weight")

@@ -43,7 +43,7 @@ ORDER = [
     "published", "sources", "formats.signatures", "formats.strict_json", "formats.vocabulary",
     "formats.torch_zip", "formats.symbolic_pickle",
     "formats.torch_pickle", "formats.meta", "formats", "checkpoint", "arrays",
-    "formats.torch_scan", "formats.safetensors_header",
+    "formats.flipped_bit", "formats.torch_scan", "formats.safetensors_header",
     "checklists", "hub", "integrity", "examination", "expectations",
 ]  # fmt: skip
 HEAVY = {

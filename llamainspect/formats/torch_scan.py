@@ -39,6 +39,8 @@ class ScannedRecord(NamedTuple):
     start: int  # of its first byte, from the start of the file
     nbytes: int
     state: State
+    recorded: int = 0  # the two CRC-32s, where they differ
+    found: int = 0
 
 
 class ZipScan:
@@ -103,13 +105,16 @@ class ZipScan:
             header: bytes = yield "take", LOCAL.size
             yield from self._skip_header(name, record, next_start, header)
             start = self._position
+            found = 0
             if record.crc32 and record.nbytes:
-                found: int = yield "sum", record.nbytes
+                found = yield "sum", record.nbytes
                 state: State = "intact" if found == record.crc32 else "differs"
             else:
                 yield "skip", record.nbytes
                 state = "unrecorded" if record.nbytes else "intact"
-            self.scanned.append(ScannedRecord(name, start, record.nbytes, state))
+            self.scanned.append(
+                ScannedRecord(name, start, record.nbytes, state, record.crc32, found)
+            )
             behind = next_start - self._position
             if behind > DESCRIPTOR64.size:
                 self._odd(f"bytes behind {name} that belong to no record")
