@@ -54,8 +54,8 @@ def settle(verdict: Verdict, proof: bool | None) -> Verdict:
     byte, bit = divmod(verdict.flipped_bit, 8)
     if proof:
         words = (
-            f"one flipped bit did it, bit {bit} of byte {byte:,}: with it flipped back, the file has "
-            "its digest"
+            f"one flipped bit did it, bit {bit} of byte {byte:,}: with it flipped back, the file "
+            "has its digest"
         )
     elif proof is None and 8 * (damage.end - damage.start) < MAX_CHANCE * 2**32:
         words = f"as one flipped bit leaves it: bit {bit} of byte {byte:,}"

@@ -6,8 +6,10 @@ python tests/test_readme.py     writes the current output of each command into t
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -22,24 +24,36 @@ PYTHON = re.findall(r"```python\n([\s\S]+?)```", TEXT)
 INLINE = re.findall(r"`(llamainspect [a-z-]+ examples/[^`]+)`", TEXT)
 
 
+DAMAGED = "damaged"  # the example with one bit flipped, as the README says
+FLIPPED_BYTE, FLIPPED_BIT = 200_000, 2
+
+
 def run(command):
     """A README command, as this interpreter's llamainspect; exit code and output."""
     words = shlex.split(command)
     assert words[0] == "llamainspect"
-    done = subprocess.run(
-        [sys.executable, "-m", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={name: value for name, value in os.environ.items() if name != "LLAMAINSPECT_MODEL"},
-    )
+    with tempfile.TemporaryDirectory() as directory:
+        place = Path(directory)
+        (place / "examples").symlink_to(ROOT / "examples")
+        shutil.copytree(ROOT / "examples" / "mini-llama", place / DAMAGED)
+        weights = place / DAMAGED / "consolidated.00.pth"
+        data = bytearray(weights.read_bytes())
+        data[FLIPPED_BYTE] ^= 1 << FLIPPED_BIT
+        weights.write_bytes(data)
+        done = subprocess.run(
+            [sys.executable, "-m", *words],
+            cwd=place,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={name: value for name, value in os.environ.items() if name != "LLAMAINSPECT_MODEL"},
+        )
     return done.returncode, done.stdout
 
 
 @pytest.mark.parametrize("block", list(CONSOLE.finditer(TEXT)), ids=lambda m: m["command"])
 def test_the_output_shown_is_what_the_command_prints(block):
-    assert run(block["command"]) == (0, block["output"])
+    assert run(block["command"]) == (int(DAMAGED in block["command"]), block["output"])
 
 
 @pytest.mark.parametrize("command", INLINE)
