@@ -16,7 +16,7 @@ from llamainspect.errors import LlamaInspectError
 from llamainspect.formats.signatures import HEAD_NBYTES, is_web_page
 from llamainspect.names import counted
 from llamainspect.reports import DigestList, Finding
-from llamainspect.sources import Folder
+from llamainspect.sources import ABSENT, Folder
 
 CHECKLIST = "checklist.chk"
 LIST_FILE = re.compile(
@@ -26,17 +26,21 @@ LIST_FILE = re.compile(
     re.IGNORECASE,
 )
 PARENT_LISTS = (CHECKLIST, "tokenizer_checklist.chk")  # Llama 1 keeps one above the weights
-MAX_LIST_NBYTES = 16 * 2**20
+MAX_LIST_NBYTES = 2**20  # some 10,000 files
 MAX_NAME = 4096
 MAX_BAD_LINES = 5  # named one by one
 
 ALGORITHMS = {32: "md5", 40: "sha1", 56: "sha224", 64: "sha256", 96: "sha384", 128: "sha512"}
 
-GNU_LINE = re.compile(r"(?P<escaped>\\?)(?P<digest>[0-9A-Fa-f]+)[ \t]+\*?(?P<name>.+)")
+# Exactly as GNU's tools write it, where a name may begin with a blank; or with other blanks.
+GNU_LINE = re.compile(r"(?P<escaped>\\?)(?P<digest>[0-9A-Fa-f]+) [ *](?P<name>.+)")
+LOOSE_LINE = re.compile(r"[ \t]*(?P<escaped>\\?)(?P<digest>[0-9A-Fa-f]+)[ \t]+\*?(?P<name>\S.*)")
 BSD_LINE = re.compile(
-    r"(?P<escaped>\\?)(?P<tag>[A-Za-z0-9/-]+) ?\((?P<name>.+)\) ?= ?(?P<digest>[0-9A-Fa-f]+)"
+    r"[ \t]*(?P<escaped>\\?)(?P<tag>[A-Za-z0-9/-]+) ?\((?P<name>.+)\)"
+    r" ?= ?(?P<digest>[0-9A-Fa-f]+)[ \t]*"
 )
-BARE_LINE = re.compile(r"(?P<digest>[0-9A-Fa-f]+)")
+BARE_LINE = re.compile(r"[ \t]*(?P<digest>[0-9A-Fa-f]+)[ \t]*")
+SIDECAR = re.compile(r"(.+)\.(md5|sha(1|224|256|384|512))(sums?)?(\.txt)?", re.IGNORECASE)
 DIGITS = re.compile(r"[0-9A-Fa-f]{16}")  # a line that holds these was meant as a checksum
 ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
 UNESCAPES = {"\\\\": "\\", "\\n": "\n", "\\r": "\r"}
@@ -70,7 +74,7 @@ def read_lists(folder: Folder, directories: list[str], without: str | None = Non
     Where the person named one list, that one alone.
     """
     if folder.only and is_list(folder.only):
-        return _read_list(folder, folder.only)
+        return read_list(folder, folder.only)
     files = [
         posixpath.join(directory, name)
         for directory in directories
@@ -78,9 +82,53 @@ def read_lists(folder: Folder, directories: list[str], without: str | None = Non
         if is_list(name)
     ]
     return join_digests(
-        *(_read_list(folder, file) for file in files if file != without),
+        *(read_list(folder, file) for file in files if file != without),
         *(_read_parent_list(folder, name) for name in PARENT_LISTS),
     )
+
+
+def read_list(folder: Folder, file: str) -> Digests:
+    """One list. Trouble with it is a finding, and the good lines count; absent, it is empty."""
+    if folder.obstacle(file) == ABSENT:
+        return Digests((), (), ())
+    try:
+        text = _read_text(folder, file)
+    except (LlamaInspectError, OSError) as error:
+        reason = (
+            str(error).removeprefix(f"{file}: ")
+            if isinstance(error, LlamaInspectError)
+            else (f"it cannot be read: {error.strerror or error}")
+        )
+        return Digests((), (DigestList(file, 0),), (Finding("error", file, reason),))
+    digests: list[Digest] = []
+    findings: list[Finding] = []
+    bad: list[tuple[int, str]] = []
+    base = posixpath.dirname(file)
+    sidecar_of = _sidecar_of(folder, file)
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip() or line.lstrip().startswith(("#", ";")):
+            continue
+        parsed = _parse_line(line, sidecar_of)
+        if parsed is None:
+            bad.append((number, line))
+            continue
+        name, digest = parsed
+        problem = _leads_away(folder, base, name)
+        if problem:
+            message = f"line {number} names {name[:200]!r}, {problem}; it was not opened"
+            findings.append(Finding("error", file, message))
+            continue
+        if folder.obstacle(posixpath.join(base, name)) == ABSENT:
+            name = name.strip(" \t") or name  # blanks at either end are seldom part of a name
+        path = posixpath.normpath(posixpath.join(base, name))
+        if path == posixpath.normpath(file):
+            message = f"line {number} names the list itself, which no list can hold; passed over"
+            findings.append(Finding("note", file, message))
+            continue
+        origin = f"{file}, line {number}"
+        digests.append(Digest(path, ALGORITHMS[len(digest)], digest.lower(), origin))
+    findings += _describe_bad_lines(file, bad, bool(digests))
+    return Digests(tuple(digests), (DigestList(file, len(digests)),), tuple(findings))
 
 
 def join_digests(*found: Digests) -> Digests:
@@ -110,46 +158,6 @@ def format_line(digest: str, name: str) -> str:
 # --- one list ------------------------------------------------------------------------------------
 
 
-def _read_list(folder: Folder, file: str) -> Digests:
-    """One list. Trouble with it is a finding; the good lines count."""
-    try:
-        text = _read_text(folder, file)
-    except (LlamaInspectError, OSError) as error:
-        reason = (
-            str(error).removeprefix(f"{file}: ")
-            if isinstance(error, LlamaInspectError)
-            else (f"it cannot be read: {error.strerror or error}")
-        )
-        return Digests((), (DigestList(file, 0),), (Finding("error", file, reason),))
-    digests: list[Digest] = []
-    findings: list[Finding] = []
-    bad: list[tuple[int, str]] = []
-    base = posixpath.dirname(file)
-    for number, line in enumerate(text.split("\n"), 1):
-        line = line.rstrip("\r")
-        if not line.strip() or line.lstrip().startswith(("#", ";")):
-            continue
-        parsed = _parse_line(line, posixpath.basename(file))
-        if parsed is None:
-            bad.append((number, line))
-            continue
-        name, digest = parsed
-        problem = _leads_away(folder, base, name)
-        if problem:
-            message = f"line {number} names {name[:200]!r}, {problem}; it was not opened"
-            findings.append(Finding("error", file, message))
-            continue
-        path = posixpath.normpath(posixpath.join(base, name))
-        if path == posixpath.normpath(file):
-            message = f"line {number} names the list itself, which no list can hold; passed over"
-            findings.append(Finding("note", file, message))
-            continue
-        origin = f"{file}, line {number}"
-        digests.append(Digest(path, ALGORITHMS[len(digest)], digest.lower(), origin))
-    findings += _describe_bad_lines(file, bad, bool(digests))
-    return Digests(tuple(digests), (DigestList(file, len(digests)),), tuple(findings))
-
-
 def _read_text(folder: Folder, file: str) -> str:
     """The text of a list. Raises LlamaInspectError when it is none."""
     nbytes = folder.nbytes(file)
@@ -164,32 +172,44 @@ def _read_text(folder: Folder, file: str) -> str:
             "get it again"
         )
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # PowerShell's redirection writes UTF-16
-        return data.decode("utf-16", "replace")
-    if b"\0" in data:
-        raise LlamaInspectError(f"{file}: it is no text; get the list again")
-    return os.fsdecode(data.removeprefix(b"\xef\xbb\xbf"))
-
-
-def _parse_line(line: str, list_name: str) -> tuple[str, str] | None:
-    """(name, digest); None for what is no checksum."""
-    line = line.strip(" \t")
-    stem, _, _ = list_name.rpartition(".")
-    match = BSD_LINE.fullmatch(line) or GNU_LINE.fullmatch(line)
-    if match is None:
-        match = BARE_LINE.fullmatch(line)
-        name, escaped = stem, ""
+        text = data.decode("utf-16", "replace")
+    elif data[1:2] == b"\0":
+        text = data.decode("utf-16-le", "replace")
     else:
-        name, escaped = match["name"], match["escaped"]
-    if match is None or len(match["digest"]) not in ALGORITHMS or not 0 < len(name) <= MAX_NAME:
+        text = os.fsdecode(data.removeprefix(b"\xef\xbb\xbf"))
+    if "\0" in text:
+        if not DIGITS.match(text):
+            raise LlamaInspectError(f"{file}: it is no text; get the list again")
+        text = text.replace("\0", "\n")  # md5sum --zero
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _sidecar_of(folder: Folder, file: str) -> str | None:
+    """The file that a list such as model.pth.sha256 is about, in which a bare digest is enough."""
+    directory, name = posixpath.split(file)
+    match = SIDECAR.fullmatch(name)
+    if match is None:
         return None
-    if "\0" in name:
+    stem = match[1]
+    names = [other for other in folder.names(directory) if not is_list(other)]
+    near = [other for other in names if other.startswith(f"{stem}.")]
+    return near[0] if stem not in names and len(near) == 1 else stem
+
+
+def _parse_line(line: str, sidecar_of: str | None) -> tuple[str, str] | None:
+    """(name, digest); None for what is no checksum."""
+    match = BSD_LINE.fullmatch(line) or GNU_LINE.fullmatch(line) or LOOSE_LINE.fullmatch(line)
+    if match is None and sidecar_of:
+        match = BARE_LINE.fullmatch(line)
+    if match is None or len(match["digest"]) not in ALGORITHMS:
         return None
-    tag = match.groupdict().get("tag")
+    parts = match.groupdict()
+    tag, name = parts.get("tag"), parts.get("name") or sidecar_of or ""
     if tag and tag.lower().replace("-", "").replace("/", "") not in _tags(len(match["digest"])):
         return None
-    if escaped:
+    if parts.get("escaped"):
         name = re.sub(r"\\[\\nr]", lambda found: UNESCAPES[found[0]], name)
-    return name, match["digest"]
+    return (name, match["digest"]) if 0 < len(name) <= MAX_NAME else None
 
 
 def _tags(digits: int) -> tuple[str, str]:
@@ -202,10 +222,10 @@ def _leads_away(folder: Folder, base: str, name: str) -> str | None:
     """Why a name in a list is not followed; None when it stays in the list's directory."""
     if ABSOLUTE.match(name):
         return "an absolute path"
-    path = posixpath.normpath(name)
-    if path == ".." or path.startswith("../"):
-        return "which lies outside of its directory"
-    inside = posixpath.dirname(posixpath.join(base, path))
+    for path in {posixpath.normpath(name), posixpath.normpath(name.replace("\\", "/"))}:
+        if path == ".." or path.startswith("../"):
+            return "which lies outside of its directory"
+    inside = posixpath.dirname(posixpath.join(base, posixpath.normpath(name)))
     if inside and not folder.holds(inside):
         return "which a link leads out of its directory"
     return None
@@ -220,7 +240,7 @@ def _describe_bad_lines(
     findings = []
     for number, line in bad[:MAX_BAD_LINES]:
         meant = DIGITS.search(line) is not None
-        reason = "a damaged checksum" if meant else "no checksum"
+        reason = "a checksum that is damaged or of an unknown kind" if meant else "no checksum"
         message = f"line {number} is {reason}: {line[:80]!r}"
         findings.append(
             Finding("error" if meant or not some_are_good else "warning", file, message)
@@ -242,7 +262,7 @@ def _read_parent_list(folder: Folder, name: str) -> Digests:
     if folder.only or folder.obstacle(f"../{name}"):
         return Digests((), (), ())
     parent = folder.parent()
-    found = _read_list(parent, name)
+    found = read_list(parent, name)
     here = posixpath.basename(os.path.abspath(folder.directory))
     own = set(folder.names())
     listed = {digest.file for digest in found.digests}

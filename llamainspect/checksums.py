@@ -9,12 +9,21 @@ import posixpath
 from collections.abc import Generator
 from dataclasses import replace
 
-from llamainspect.checklists import CHECKLIST, Digest, format_line
+from llamainspect.checklists import CHECKLIST, Digest, format_line, read_list
 from llamainspect.errors import LlamaInspectError, MissingFile
 from llamainspect.examination import Examination, examine, finish
-from llamainspect.expectations import MODEL_FILES, WEIGHTS, Plan, make_plan, sizes_of_architecture
+from llamainspect.expectations import (
+    INDEX,
+    MODEL_FILES,
+    WEIGHTS,
+    Plan,
+    make_plan,
+    sizes_of_architecture,
+    stand_in,
+)
 from llamainspect.formats import meta
-from llamainspect.formats.signatures import HEAD_NBYTES, describe_stand_in
+from llamainspect.formats.strict_json import read_json_object
+from llamainspect.formats.vocabulary import TOKENIZER_FILE, read_vocabulary
 from llamainspect.names import counted, listing
 from llamainspect.published import PUBLISHED
 from llamainspect.reports import ChecksumReport, FileChecksum, FileProgress, FileStatus, Finding
@@ -66,7 +75,10 @@ def _report(folder: Folder, plan: Plan) -> ChecksumReport:
         _row(file, None, "missing", f"{_missing(plan, file, None)}; {reason}")
         for file, reason in plan.absent.items()
     ]
+    rows += [_row(name, None, "unreadable", reason) for name, reason in plan.closed.items()]
+    wrong = {row.file for row in rows if row.status == "mismatch"}
     findings = [*plan.known.findings, *_disputes(plan), *_unvouched(plan, rows)]
+    findings += [finding for finding in plan.set_findings if finding.where not in wrong]
     findings += _check_sizes(folder, plan)
     if not plan.known.lists and not plan.write and not any(_says_something(row) for row in rows):
         raise MissingFile(_nothing_to_check(folder, rows))
@@ -111,6 +123,9 @@ def _missing(plan: Plan, file: str, digest: Digest | None) -> str:
     ]
     if there and WEIGHTS.fullmatch(file):
         message = f"{message}; of the weights there are {listing(there, 8)}"
+    longer = [other for other in sorted(plan.examinations) if other.startswith(file)]
+    if longer and digest:
+        message = f"{message}; {longer[0]} is there, so the list may have been cut short"
     return message
 
 
@@ -124,7 +139,7 @@ def _judge_digest(
         if verdict is None:
             return _row(file, nbytes, "ok", "", digest, actual)
         if verdict.intact is False:
-            message = f"as the list says, yet {verdict.message}: damaged before it was listed"
+            message = f"as listed, yet {verdict.message}: it was damaged before it was listed"
             return _row(file, nbytes, "mismatch", message, digest, actual, examination)
         return _row(file, nbytes, "ok", verdict.message, digest, actual)
     message = _explain(folder, plan, examination, digest, actual)
@@ -138,9 +153,8 @@ def _explain(
     file, verdict = examination.file, examination.verdict
     other = next((d for d in plan.known.digests if d.digest == actual and d.file != file), None)
     official = next((row for row in PUBLISHED if row.digest == actual), None)
-    stand_in = _stand_in(folder, file)
-    if stand_in:
-        return stand_in
+    if instead := stand_in(folder, file):
+        return instead
     if other is not None:
         return f"it has the bytes that {other.file} should have: the two were swapped, or copied"
     if official is not None:
@@ -148,12 +162,15 @@ def _explain(
     if digest.digest in EMPTY_DIGESTS:
         return "the list has the digest of an empty file: it was made of a failed download"
     if verdict is None:
-        return "it differs; download it again"
+        return "it differs"
     if verdict.intact:
         return (
-            f"{verdict.message}, so the tensors are as they were saved: another file than the "
-            "listed one (another release, or saved again), or damage in its headers alone"
+            f"it differs, yet it has {verdict.message}, so its tensors are as they were saved: "
+            "another file than the listed one (another release, or saved again), or damage in its "
+            "headers alone"
         )
+    if verdict.intact is None:
+        return f"it differs; nothing inside tells where: {verdict.message}"
     return verdict.message
 
 
@@ -162,6 +179,7 @@ def _judge_without_digest(
 ) -> FileChecksum:
     nbytes = folder.nbytes(file)
     verdict = examination.verdict
+    status: FileStatus
     unlisted: FileStatus = "unlisted" if plan.known.digests else "unchecked"
     known = next(
         (
@@ -179,21 +197,42 @@ def _judge_without_digest(
         if verdict is not None:
             message = f"{message}; {verdict.message}"
         damaged = verdict is not None and verdict.intact is False
-        status: FileStatus = "mismatch" if damaged else "unchecked"
+        status = "mismatch" if damaged else "unchecked"
         return _row(file, nbytes, status, message, examination=examination)
-    if MODEL_FILES.fullmatch(file) and (stand_in := _stand_in(folder, file)):
-        return _row(file, nbytes, "mismatch", stand_in)
+    if MODEL_FILES.fullmatch(file) and (instead := _wrong_by_itself(folder, file)):
+        return _row(file, nbytes, "mismatch", instead)
     if plan.write and (verdict is None or verdict.intact is not False):
+        # Recorded, and only what vouches for itself is verified.
+        status = "ok" if verdict and verdict.intact else "unchecked"
         message = verdict.message if verdict else ""
-        return _row(file, nbytes, "ok", message, actual=examination.digests["md5"])
+        return _row(file, nbytes, status, message, actual=examination.digests["md5"])
     if verdict is None:
         return _row(file, nbytes, unlisted, "")
     row = _row(file, nbytes, unlisted, verdict.message, examination=examination)
+    row = row._replace(algorithm="crc32" if verdict.by_sums else None)
     if verdict.intact is None:
         return row
     if not verdict.intact:
-        return row._replace(status="mismatch", algorithm="crc32")
-    return row._replace(status="unlisted" if plan.known.digests else "ok", algorithm="crc32")
+        return row._replace(status="mismatch")
+    return row._replace(status="unlisted" if plan.known.digests else "ok")
+
+
+def _wrong_by_itself(folder: Folder, file: str) -> str | None:
+    """What shows that a small file is not what its name says, with nothing to compare it to."""
+    name = posixpath.basename(file)
+    if instead := stand_in(folder, file):
+        return instead
+    there = Folder(posixpath.join(folder.directory, posixpath.dirname(file)))
+    try:
+        if name in (meta.CONFIG_FILE, "config.json") or INDEX.fullmatch(name):
+            read_json_object(there, name)
+        elif name == TOKENIZER_FILE:
+            read_vocabulary(there)
+    except LlamaInspectError as error:
+        return str(error).removeprefix(f"{name}: ")
+    except OSError:
+        return None
+    return None
 
 
 def _row(
@@ -218,12 +257,6 @@ def _row(
         damage=damage,
         origin=digest.origin if digest else None,
     )
-
-
-def _stand_in(folder: Folder, file: str) -> str | None:
-    """A web page, a pointer or nothing in place of the file."""
-    nbytes = folder.nbytes(file)
-    return describe_stand_in(folder.read(file, 0, min(nbytes, HEAD_NBYTES)), nbytes)
 
 
 # --- findings -------------------------------------------------------------------------------------
@@ -266,8 +299,10 @@ def _check_sizes(folder: Folder, plan: Plan) -> list[Finding]:
         if nbytes in sizes:
             message = f"{nbytes:,} bytes, the size published for {listing(sizes[nbytes])}"
             findings.append(Finding("note", file, message))
-        elif known:
+        elif known and (nbytes < known or abs(nbytes - known) < known // 100):
             sound = examination.verdict is not None and examination.verdict.intact
+            if sound and nbytes < known * 0.99:
+                continue  # another model altogether, which `summary` tells
             than = "fewer" if nbytes < known else "more"
             message = (
                 f"{abs(nbytes - known):,} bytes {than} than the {known:,} published for "
@@ -308,16 +343,18 @@ def _conclude(plan: Plan, rows: list[FileChecksum]) -> str:
     if listed:
         good = sum(row.status == "ok" for row in listed)
         parts.append(f"{good} of {counted(len(listed), 'digest')} agree")
-    if not plan.known.digests:
+    elif plan.known.lists:
+        parts.append("No digest in the list can be used")
+    elif not plan.known.digests:
         parts.append("No list of checksums and no digests from the hub to hold the files against")
     if posted:
         parts.append(f"As digests that were posted in public have it: {listing(posted)}")
     if bad:
-        parts.append(f"Wrong: {listing(bad, 5)}")
+        parts.append(f"Wrong, to be downloaded again: {listing(list(dict.fromkeys(bad)), 5)}")
     if by_sums:
         parts.append(
-            f"Established by the CRC-32s inside: {listing(by_sums)} undamaged since saved. "
-            "Not established: who saved them, and whether that is what was published"
+            f"Established by the CRC-32s inside: the tensors in {listing(by_sums)} are as they "
+            "were saved. Not established: who saved them, and whether that is what was published"
         )
     if unknown:
         parts.append(f"Not checked, since nothing says what they should be: {listing(unknown, 5)}")
@@ -329,10 +366,13 @@ def _conclude(plan: Plan, rows: list[FileChecksum]) -> str:
 
 def _check_writable(folder: Folder, force: bool) -> None:
     """Before hours of reading, not after."""
+    obstacle = folder.obstacle(CHECKLIST)
     if folder.only:
         raise LlamaInspectError(f"{folder.place}: a list is made for a directory; give its path")
-    if not force and folder.obstacle(CHECKLIST) != ABSENT:
+    if obstacle is None and not force:
         raise LlamaInspectError(f"{folder.place}: there is a {CHECKLIST}; --force overwrites it")
+    if obstacle not in (None, ABSENT):
+        raise LlamaInspectError(f"{folder.place}: {CHECKLIST} cannot be replaced: {obstacle}")
     if folder.refuses_writing():
         raise LlamaInspectError(f"{folder.place}: no file may be made there; check its permissions")
 
@@ -344,7 +384,13 @@ def _write(folder: Folder, plan: Plan, report: ChecksumReport) -> ChecksumReport
         return replace(report, conclusion=f"{report.conclusion}. {CHECKLIST} was not written")
     if not files:
         raise MissingFile(f"{folder.place}: there is no file to list; give a checkpoint directory")
-    lines = [format_line(plan.examinations[file].digests["md5"], file) for file in files]
-    folder.write(CHECKLIST, "".join(lines))
+    digests = {file: plan.examinations[file].digests["md5"] for file in files}
+    replaced = [
+        Finding("warning", d.file, f"the list that was replaced has another digest: {d.digest}")
+        for d in read_list(folder, CHECKLIST).digests
+        if d.algorithm == "md5" and d.digest != digests.get(d.file)
+    ]
+    folder.write(CHECKLIST, "".join(format_line(digest, file) for file, digest in digests.items()))
     conclusion = f"{CHECKLIST} was written: MD5 of {counted(len(files), 'file')}"
-    return replace(report, written=CHECKLIST, conclusion=conclusion)
+    findings = (*report.findings, *replaced)
+    return replace(report, written=CHECKLIST, conclusion=conclusion, findings=findings)

@@ -22,13 +22,17 @@ from llamainspect.checkpoint import open_checkpoint
 from llamainspect.errors import LlamaInspectError
 from llamainspect.examination import Examination
 from llamainspect.formats import meta
+from llamainspect.formats.signatures import HEAD_NBYTES, describe_stand_in
 from llamainspect.formats.strict_json import read_json_object
 from llamainspect.hub import read_hub_digests
 from llamainspect.names import counted
 from llamainspect.published import PUBLISHED, PublishedDigest
+from llamainspect.reports import Finding
 from llamainspect.sources import Folder
 
-WEIGHTS = re.compile(r".+\.(pth|pt|safetensors|gguf)|(.+/)?(pytorch|adapter)_model.*\.bin")
+WEIGHTS = re.compile(
+    r".+\.(pth|pt|safetensors|gguf)|(.+/)?(pytorch|adapter)_model.*\.bin", re.IGNORECASE
+)
 INDEX = re.compile(r".+\.index\.json")
 MODEL_FILES = re.compile(r".+\.(json|model)")
 
@@ -40,15 +44,17 @@ class Plan(NamedTuple):
     obstacles: dict[str, str]  # files that cannot be read, and the reason
     expected: dict[str, list[Digest]]  # by file; empty where nothing says
     disputed: dict[str, str]  # files of which two lists say different things
+    closed: dict[str, str]  # directories that cannot be listed, and the reason
     published: dict[str, list[PublishedDigest]]  # candidates for files without a digest
     absent: dict[str, str]  # shards that must exist and do not, and who says so
+    set_findings: tuple[Finding, ...]  # of shards that no list vouches for, as a set
     examinations: dict[str, Examination]
     write: bool
 
 
 def make_plan(folder: Folder, deep: bool, write: bool) -> Plan:
     """Find the files, collect their digests, and set up what each has to be read for."""
-    directories = _directories(folder)
+    directories, closed = _directories(folder)
     known = join_digests(
         read_lists(folder, directories, without=CHECKLIST if write else None),
         read_hub_digests(folder, directories),
@@ -58,12 +64,18 @@ def make_plan(folder: Folder, deep: bool, write: bool) -> Plan:
     present = _present(folder, directories)
     if folder.only:
         present = [] if one_list else [folder.only]
-    disputes = {first.file: f"{first.origin}, and {second.origin}, give different digests"
-                for first, second in contradictions(tuple(listed))}  # fmt: skip
+    disputes = {
+        (
+            first.file,
+            first.algorithm,
+        ): f"{first.origin}, and {second.origin}, give different digests"
+        for first, second in contradictions(tuple(listed))
+    }
     expected: dict[str, list[Digest]] = {file: [] for file in present}
     for digest in listed:
         row = expected.setdefault(digest.file, [])
-        if digest.file not in disputes and digest.algorithm not in [d.algorithm for d in row]:
+        disputed = (digest.file, digest.algorithm) in disputes
+        if not disputed and digest.algorithm not in [d.algorithm for d in row]:
             row.append(digest)
     obstacles = {file: reason for file in expected if (reason := folder.obstacle(file))}
     published = _candidates(folder, expected, obstacles)
@@ -78,8 +90,19 @@ def make_plan(folder: Folder, deep: bool, write: bool) -> Plan:
         examination.expected = {d.algorithm: d.digest for d in expected[file]}
         examination.is_weights = is_weights
         examinations[file] = examination
-    absent = {} if folder.only else _absent_shards(folder, directories, expected)
-    return Plan(known, obstacles, expected, disputes, published, absent, examinations, write)
+    absent, set_findings = _look_at_sets(folder, directories, expected)
+    return Plan(
+        known=known,
+        obstacles=obstacles,
+        expected=expected,
+        disputed={file: message for (file, _), message in disputes.items()},
+        closed=closed,
+        published=published,
+        absent=absent,
+        set_findings=tuple(set_findings),
+        examinations=examinations,
+        write=write,
+    )
 
 
 def sizes_of_architecture(folder: Folder, file: str) -> dict[int | None, list[str]]:
@@ -92,19 +115,30 @@ def sizes_of_architecture(folder: Folder, file: str) -> dict[int | None, list[st
         return {}
 
 
-def _directories(folder: Folder) -> list[str]:
-    """The directory itself, and those right below it that hold weights or a list."""
-    if folder.only:
-        return [""]
-    return [
-        "",
-        *(
-            name
-            for name in folder.folders()
-            if not name.startswith(".")
-            and any(is_list(file) or WEIGHTS.fullmatch(file) for file in folder.names(name))
-        ),
-    ]
+def stand_in(folder: Folder, file: str) -> str | None:
+    """A web page, a pointer or nothing in place of the file; None too when it cannot be read."""
+    try:
+        nbytes = folder.nbytes(file)
+        return describe_stand_in(folder.read(file, 0, min(nbytes, HEAD_NBYTES)), nbytes)
+    except (LlamaInspectError, OSError):
+        return None
+
+
+def _directories(folder: Folder) -> tuple[list[str], dict[str, str]]:
+    """The directory itself and those right below it that hold weights or a list; and those that
+    cannot be listed, with the reason."""
+    found, closed = [""], {}
+    for name in [] if folder.only else folder.folders():
+        if name.startswith("."):
+            continue
+        try:
+            inside = folder.names(name)
+        except OSError as error:
+            closed[name] = f"it cannot be listed: {error.strerror or error}"
+            continue
+        if any(is_list(f) or WEIGHTS.fullmatch(f) for f in inside):
+            found.append(name)
+    return found, closed
 
 
 def _present(folder: Folder, directories: list[str]) -> list[str]:
@@ -130,7 +164,7 @@ def _candidates(
     found = {}
     for file, digests in expected.items():
         rows = [row for row in PUBLISHED if row.file == posixpath.basename(file)]
-        if digests or file in obstacles or not rows:
+        if digests or file in obstacles or not rows or stand_in(folder, file):
             continue
         if WEIGHTS.fullmatch(file):
             sizes = sizes_of_architecture(folder, file)
@@ -141,27 +175,36 @@ def _candidates(
     return found
 
 
-def _absent_shards(
+def _look_at_sets(
     folder: Folder, directories: list[str], expected: dict[str, list[Digest]]
-) -> dict[str, str]:
-    """Shards that are neither here nor in a list, though the others show that they exist."""
-    absent = {}
-    for directory in directories:
+) -> tuple[dict[str, str], list[Finding]]:
+    """Shards that are neither here nor in a list, though the others show that they exist.
+
+    And what is wrong with shards together, such as two that changed places, where no list tells.
+    """
+    absent: dict[str, str] = {}
+    findings: list[Finding] = []
+    for directory in [] if folder.only else directories:
         inside = {file for file in expected if posixpath.dirname(file) == directory}
         for file, reason in _named_by_index(folder, inside):
             absent[posixpath.join(directory, file)] = reason
         there = set(folder.names(directory))
-        if "consolidated.pth" in there or not any(map(meta.WEIGHT_FILE.fullmatch, there)):
+        shards = [posixpath.join(directory, n) for n in there if meta.WEIGHT_FILE.fullmatch(n)]
+        if "consolidated.pth" in there or not shards:
             continue
         try:
-            shards = open_checkpoint(posixpath.join(folder.directory, directory)).shards
+            checkpoint = open_checkpoint(posixpath.join(folder.directory, directory))
         except (LlamaInspectError, OSError):
             continue
-        for rank in range(shards):
+        for rank in range(checkpoint.shards):
             name = f"consolidated.{rank:02d}.pth"
-            reason = f"the weights are cut into {counted(shards, 'shard')}"
+            reason = f"the weights are cut into {counted(checkpoint.shards, 'shard')}"
             absent[posixpath.join(directory, name)] = reason
-    return {file: reason for file, reason in absent.items() if file not in expected}
+        for finding in checkpoint.problems:
+            file = posixpath.join(directory, finding.where)
+            if file in shards and not expected[file]:
+                findings.append(finding._replace(where=file))
+    return {file: reason for file, reason in absent.items() if file not in expected}, findings
 
 
 def _named_by_index(folder: Folder, files: set[str]) -> list[tuple[str, str]]:

@@ -20,6 +20,8 @@ GIT_BLOB = "git-blob-sha1"
 ALGORITHMS = {40: GIT_BLOB, 64: "sha256"}
 DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 METADATA = ".cache/huggingface/download"
+RECORD, INCOMPLETE = ".metadata", ".incomplete"
+BLOB = "the name of its blob in the hub cache"
 LEVELS = 3  # how far above a subfolder of a download the metadata may lie
 
 
@@ -29,45 +31,74 @@ def read_hub_digests(folder: Folder, directories: list[str]) -> Digests:
 
 
 def _read_cache_links(folder: Folder, directories: list[str]) -> Digests:
-    """Files of a snapshot in the hub's cache: links to `blobs/DIGEST`."""
-    digests = []
-    for directory in directories:
-        for name in folder.names(directory):
-            file = posixpath.join(directory, name)
-            target = folder.link_target(file)
-            blobs, digest = posixpath.split(target.replace(os.sep, "/")) if target else ("", "")
-            if posixpath.basename(blobs) == "blobs" and DIGEST.fullmatch(digest):
-                origin = "hub cache, name of the blob"
-                digests.append(Digest(file, ALGORITHMS[len(digest)], digest, origin))
+    """Files of a snapshot in the hub's cache: links to `blobs/DIGEST`; or the blobs themselves."""
+    path = os.path.abspath(folder.directory)
+    digests, blob_folders = [], set()
+    if os.path.basename(path) == "blobs":
+        blob_folders.add("")
+        digests = [_digest(name, name, BLOB) for name in folder.names() if DIGEST.fullmatch(name)]
+    if os.path.basename(os.path.dirname(path)) == "snapshots":
+        blob_folders.add("../../blobs")
+        files = [posixpath.normpath(file) for file in folder.walk("")]
+    else:
+        files = [
+            posixpath.join(below, name) for below in directories for name in folder.names(below)
+        ]
+    for file in files:
+        target = folder.link_target(file)
+        blobs, digest = posixpath.split(target.replace(os.sep, "/")) if target else ("", "")
+        if posixpath.basename(blobs) == "blobs" and DIGEST.fullmatch(digest):
+            digests.append(_digest(file, digest, BLOB))
+            blob_folders.add(posixpath.normpath(posixpath.join(posixpath.dirname(file), blobs)))
+    unfinished = [
+        f"{blobs}/{name}" for blobs in blob_folders for name in _names(folder, blobs)
+        if name.endswith(INCOMPLETE)
+    ]  # fmt: skip
     lists = (DigestList("names of the blobs in the hub cache", len(digests)),) if digests else ()
-    return Digests(tuple(digests), lists, ())
+    return Digests(tuple(digests), lists, tuple(_describe_unfinished(folder, unfinished)))
 
 
 def _read_metadata(folder: Folder) -> Digests:
     """Files that `hf download --local-dir` brought, in this directory or one above it."""
     digests: list[Digest] = []
     findings: list[Finding] = []
+    unfinished: list[str] = []
     up, prefix = "", ""
     for _ in range(LEVELS):
         for path in folder.walk(f"{up}{METADATA}"):
             file = posixpath.relpath(path, f"{up}{METADATA}")
             if not file.startswith(prefix):
                 continue
-            if path.endswith(".incomplete"):
-                message = f"an unfinished download of {folder.nbytes(path):,} bytes; resume it"
-                findings.append(Finding("warning", path, message))
-            elif file.endswith(".metadata"):
-                digest = _read_etag(folder, path)
-                name = file.removeprefix(prefix).removesuffix(".metadata")
-                if digest and (folder.only in (None, name)):
-                    algorithm = ALGORITHMS[len(digest)]
-                    digests.append(Digest(name, algorithm, digest, "hub download, etag"))
-        if digests or findings:
+            file = file.removeprefix(prefix)
+            if file.endswith(INCOMPLETE):
+                unfinished.append(path)
+            elif file.endswith(RECORD) and folder.only in (None, file.removesuffix(RECORD)):
+                name = file.removesuffix(RECORD)
+                etag = _read_etag(folder, path)
+                if not folder.holds(posixpath.dirname(name)):
+                    message = f"{name} lies where a link leads out of the directory; not opened"
+                    findings.append(Finding("error", path, message))
+                elif etag is None:
+                    findings.append(Finding("note", path, f"it holds no digest of {name}"))
+                else:
+                    digests.append(_digest(name, etag, "the hub's metadata (etag)"))
+        if digests or findings or unfinished:
             break
         level = os.path.basename(os.path.abspath(os.path.join(folder.directory, up or ".")))
         up, prefix = f"../{up}", f"{level}/{prefix}"
     lists = (DigestList(f"{up}{METADATA}", len(digests)),) if digests else ()
+    findings += _describe_unfinished(folder, unfinished)
     return Digests(tuple(digests), lists, tuple(findings))
+
+
+def _digest(file: str, digest: str, origin: str) -> Digest:
+    return Digest(file, ALGORITHMS[len(digest)], digest, origin)
+
+
+def _describe_unfinished(folder: Folder, files: list[str]) -> list[Finding]:
+    """What was not downloaded to its end has no name yet, and no row: a finding stands for it."""
+    message = "an unfinished download: a file of the model is not here yet; resume it"
+    return [Finding("error", file, message) for file in sorted(files)] if not folder.only else []
 
 
 def _read_etag(folder: Folder, path: str) -> str | None:
@@ -78,3 +109,10 @@ def _read_etag(folder: Folder, path: str) -> str | None:
         return None
     etag = [*lines.split("\n"), ""][1].strip().strip('"')
     return etag if DIGEST.fullmatch(etag) else None
+
+
+def _names(folder: Folder, directory: str) -> list[str]:
+    try:
+        return folder.names(directory)
+    except OSError:
+        return []

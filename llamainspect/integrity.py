@@ -35,6 +35,7 @@ class Verdict(NamedTuple):
     intact: bool | None  # None: it records nothing to hold its bytes against
     message: str
     damage: tuple[Damage, ...] = ()
+    by_sums: bool = False  # told by comparing CRC-32s
 
     @property
     def flipped_bit(self) -> int | None:
@@ -126,6 +127,7 @@ class _TorchArchive:
         self.names: dict[str, list[str]] = {}  # tensors by record
         self.missing: list[Damage] = []  # known to be wrong before a byte of it is read
         self.lost: Salvage | None = None
+        self.trouble = ""  # why headers or pickle cannot be followed
         self.early: Verdict | None = None
         try:
             records, end = read_directory_and_start(source, file)
@@ -136,7 +138,8 @@ class _TorchArchive:
             return
         self.scan = ZipScan(records, end)
         self._hold_against_pickle(records)
-        if not any(record.crc32 for name, record in records.items() if name.startswith(STORAGE)):
+        storages = [record for name, record in records.items() if name.startswith(STORAGE)]
+        if any(record.nbytes for record in storages) and not any(r.crc32 for r in storages):
             self.early = self._without_sums()
 
     def _hold_against_pickle(self, records: dict[str, Record]) -> None:
@@ -163,7 +166,8 @@ class _TorchArchive:
         try:
             start = locate_record(self.source, self.file, PICKLE, record)
             return read_pickle(self.source.read(self.file, start, record.nbytes))
-        except LlamaInspectError:
+        except LlamaInspectError as error:
+            self.trouble = _reason(error, self.file)
             return None  # the scan will tell whether it is damaged
 
     def _follow_from_the_front(self, error: LlamaInspectError) -> None:
@@ -180,6 +184,9 @@ class _TorchArchive:
         self._name(found.contents)
         self.scan = ZipScan(found.records, found.end)
         end = self.source.nbytes(self.file)
+        self.missing += [
+            self._damage(name, *place, "differs") for name, place in found.broken.items()
+        ]
         self.missing += [
             self._damage(name, end - there, end, "cut") for name, there in found.cut.items()
         ]
@@ -214,48 +221,58 @@ class _TorchArchive:
         damage = (*differing, *self.missing)
         storages = [record for record in scanned if record.name.startswith(STORAGE)]
         intact = counted(sum(record.state == "intact" for record in storages), "storage")
+        sound = f"{intact} with the right CRC-32"
         unrecorded = sum(record.state == "unrecorded" for record in storages)
         if self.lost is not None:
-            return Verdict(False, self._describe_loss(self.lost, differing, intact), damage)
+            return Verdict(False, self._describe_loss(self.lost, differing, sound), damage, True)
         if damage:
-            message = (
-                f"{len(damage):,} of {counted(len(self.scan.records), 'record')} damaged: "
-                f"{_places(damage)}"
-            )
+            message = f"damaged: {_places(damage)}; {sound}"
             if any(row.record == PICKLE for row in damage):
-                message += "; it holds the names and shapes, which may be wrong with it"
-            return Verdict(False, message, damage)
+                message += f"; {PICKLE} holds the names and shapes, which may be wrong with it"
+            return Verdict(False, message, damage, True)
         if self.scan.oddities:
             position, what = self.scan.oddities[0]
             message = (
-                f"{intact} agree with their CRC-32; damaged outside of the tensors: {what} (byte "
-                f"{position:,}) is not what torch writes"
+                f"{sound}; damaged outside of the tensors: {what} (byte {position:,}) is not what "
+                "torch writes"
             )
-            return Verdict(False, message)
+            return Verdict(False, message, by_sums=True)
         if unrecorded:
             message = f"{counted(unrecorded, 'storage')} of {len(storages):,} without a CRC-32"
             return Verdict(None, message)
-        return Verdict(True, f"{intact} agree with their CRC-32")
+        if self.trouble:
+            message = f"{sound}, but {PICKLE}, which names them, cannot be followed: {self.trouble}"
+            return Verdict(True, message, by_sums=True)
+        return Verdict(True, sound, by_sums=True)
 
-    def _describe_loss(self, found: Salvage, differing: list[Damage], intact: str) -> str:
+    def _describe_loss(self, found: Salvage, differing: list[Damage], sound: str) -> str:
         sizes = {f"{STORAGE}{ref.key}": nbytes for ref, nbytes in found.contents.storages}
         lacking = sum(found.absent.values()) + sum(
             sizes[name] - there for name, there in found.cut.items()
         )
+        gone = [row for row in self.missing if row.state != "differs"]
+        broken = [row for row in self.missing if row.state == "differs"]
+        parts = []
         if lacking:
-            parts = [
-                f"cut short: of {sum(sizes.values()):,} bytes of tensors {lacking:,} are missing",
-                _places(self.missing),
+            whole = sum(sizes.values())
+            parts += [
+                f"cut short: of {whole:,} bytes of tensors {lacking:,} are missing",
+                _places(gone),
             ]
         elif found.behind:
-            parts = [f"{found.behind:,} bytes too long: something was appended behind its end"]
-        else:
-            parts = [f"all tensors are there, but torch cannot open the file: {self.trouble}"]
+            parts.append(f"{found.behind:,} bytes too long: something was appended behind its end")
+        for row in broken:
+            lost = sizes[row.record] - (row.end - row.start)
+            what = "lost from" if lost > 0 else "put into"
+            shift = f", {counted(abs(lost), 'byte')} {what} it" if lost else ""
+            parts.append(f"damaged: {_places([row])}{shift}")
         if differing:
-            parts.append(f"damaged besides: {_places(differing)}")
+            parts.append(f"damaged: {_places(differing)}")
+        if not parts:
+            parts.append(f"all tensors are there, what stands behind them is not: {self.trouble}")
         if found.lost is not None:
-            parts.append(f"the trail of records breaks off at byte {found.lost:,}")
-        return "; ".join([*parts, f"{intact} of what is there agree with their CRC-32"])
+            parts.append(f"at byte {found.lost:,} no record begins where one must")
+        return "; ".join([*parts, sound])
 
 
 # --- safetensors ----------------------------------------------------------------------------------
@@ -266,7 +283,8 @@ def _check_safetensors(source: Source, file: str) -> Verdict:
     nbytes = source.nbytes(file)
     entries, end = read_header(source, file)
     if end < nbytes:
-        return Verdict(False, f"{nbytes - end:,} bytes too long for what its header lists")
+        message = f"{counted(nbytes - end, 'byte')} longer than its header says"
+        return Verdict(False, message)
     if end == nbytes:
         message = (
             f"the header is in order and its {counted(len(entries), 'tensor')} cover the file byte "
@@ -300,9 +318,10 @@ def _places(damage: tuple[Damage, ...] | list[Damage]) -> str:
         names = listing(compress([name for row in rows for name in row.tensors or (row.record,)]))
         if state == "absent":
             texts.append(f"not there at all: {names}")
+        elif state == "cut":
+            texts.append(f"cut after {sum(row.end - row.start for row in rows):,} bytes: {names}")
         elif len(rows) == 1:
-            verb = "cuts " if state == "cut" else ""
-            texts.append(f"{verb}{names}, bytes {rows[0].start:,} to {rows[0].end:,}")
+            texts.append(f"{names}, bytes {rows[0].start:,} to {rows[0].end:,}")
         else:
             texts.append(f"{names}, between bytes {rows[0].start:,} and {rows[-1].end:,}")
     return "; ".join(texts)

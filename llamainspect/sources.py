@@ -6,7 +6,7 @@ reported. Only regular files are opened, and without blocking, so a FIFO cannot 
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
@@ -15,6 +15,7 @@ from typing import Protocol
 from llamainspect.errors import CorruptFile, MissingFile, NotACheckpoint
 
 BLOCK_NBYTES = 2**18  # of a stream: hashing finds it in the processor's cache
+PROBE_NBYTES = 4 * 2**20  # between two pages of a window that are asked for
 AHEAD_NBYTES = 2**19  # of each of the two blocks when a thread reads ahead
 WINDOW_NBYTES = 64 * 2**20  # of the page cache that is given back at a time; beyond any read-ahead
 
@@ -77,20 +78,19 @@ class Folder:
     def files(self) -> tuple[str, ...]:
         """Names of the regular files (links to them included), sorted."""
         with os.scandir(self.directory) as entries:
-            return tuple(sorted(entry.name for entry in entries if entry.is_file()))
+            return tuple(sorted(entry.name for entry in entries if _is(entry.is_file)))
 
     def names(self, directory: str = "") -> list[str]:
-        """Everything in the directory, or in one below it, that is not a directory."""
-        try:
-            with os.scandir(os.path.join(self.directory, directory)) as entries:
-                return sorted(entry.name for entry in entries if not entry.is_dir())
-        except OSError:
-            return []
+        """Everything in the directory, or in one below it, that is not a directory, sorted."""
+        with os.scandir(os.path.join(self.directory, directory)) as entries:
+            return sorted(entry.name for entry in entries if not _is(entry.is_dir))
 
     def folders(self) -> list[str]:
         """Directories in this one, links to directories left out."""
         with os.scandir(self.directory) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+            return sorted(
+                entry.name for entry in entries if _is(entry.is_dir) and not entry.is_symlink()
+            )
 
     def walk(self, directory: str) -> Iterator[str]:
         """Names of all files at any depth below `directory`, which need not be there."""
@@ -223,6 +223,14 @@ class Folder:
         return os.open(os.path.join(self.directory, file), flags)
 
 
+def _is(kind: Callable[[], bool]) -> bool:
+    """What an entry is; a link that leads in a circle or through a file is nothing of the kind."""
+    try:
+        return kind()
+    except OSError:
+        return False
+
+
 def _blocks(descriptor: int, nbytes: int) -> Iterator[memoryview]:
     """A file in blocks, all of them in one buffer that is small enough to stay in the cache."""
     cache = _PageCache(descriptor, nbytes)
@@ -272,9 +280,10 @@ class _PageCache:
     """Gives memory back to the system as a file is read: what was cached before stays cached.
 
     A look through 140 GB would else push everything out that the machine keeps at hand. Whether a
-    window of the file was there before is asked of two of its pages, with a read that may not wait
+    window of the file was there before is asked of some of its pages, with a read that may not wait
     (preadv2 with RWF_NOWAIT), while the window before it is being read: later, the system's own
-    read-ahead would have brought it. Linux only; elsewhere nothing is done.
+    read-ahead would have brought it. A window of which any page was there is left alone. Linux
+    only; elsewhere nothing is done.
     """
 
     def __init__(self, descriptor: int, nbytes: int) -> None:
@@ -305,7 +314,7 @@ class _PageCache:
 
     def _is_cached(self, start: int) -> bool:
         length = min(WINDOW_NBYTES, self.nbytes - start)
-        places = (start + 3 * length // 4, start + length - 1)
+        places = range(start + length - 1, start, -PROBE_NBYTES)
         return length <= 0 or any(self._page_is_cached(place) for place in places)
 
     def _page_is_cached(self, place: int) -> bool:
@@ -325,6 +334,8 @@ def open_source(path: str) -> Folder:
     """
     if os.path.isdir(path):
         snapshots = os.path.join(path, "snapshots")
+        if os.path.basename(os.path.abspath(path)) == "snapshots":
+            path, snapshots = os.path.join(path, os.pardir), path
         if os.path.isdir(snapshots) and os.path.isdir(os.path.join(path, "blobs")):
             return Folder(os.path.join(snapshots, _revision(path, snapshots)))
         return Folder(path)
@@ -344,5 +355,5 @@ def _revision(path: str, snapshots: str) -> str:
             return revision
     if len(found) == 1:
         return found[0]
-    which = f"several snapshots ({', '.join(found[:3])}, ...)" if found else "no snapshot"
-    raise NotACheckpoint(f"{path}: there is {which} in snapshots/; give the path of one")
+    which = f"are several snapshots ({', '.join(found[:3])}, ...)" if found else "is no snapshot"
+    raise NotACheckpoint(f"{path}: there {which} in snapshots/; give the path of one")

@@ -100,7 +100,7 @@ def test_all_native_forms_verify_with_and_without_deep(checkpoint_path):
         assert report.ok
         assert {row.algorithm for row in report.files} == {"sha256"}
         messages = [row.message for row in report.files if row.file.endswith(".pth")]
-        assert all(("agree with their CRC-32" in message) is deep for message in messages)
+        assert all(("with the right CRC-32" in message) is deep for message in messages)
 
 
 def test_the_real_llama_7b_params_and_llama_2_tokenizer_verify_in_one_list(tmp_path):
@@ -341,7 +341,7 @@ def test_files_in_no_list_are_rows(two):
     assert statuses(report)["README.md"] == "unlisted"
     extra = rows(report)["extra.pth"]
     assert (extra.status, extra.algorithm) == ("unlisted", "crc32")
-    assert "extra.pth undamaged since saved" in report.conclusion
+    assert "the tensors in extra.pth are as they were saved" in report.conclusion
     assert "nothing says what they should be: README.md" in report.conclusion
 
 
@@ -369,7 +369,7 @@ def test_contradicting_lists_are_reported_and_not_followed(two):
     report = verify_checksums(str(two))
     row = rows(report)["consolidated.00.pth"]
     assert (row.status, row.expected) == ("unchecked", None)
-    assert "agree with their CRC-32" in row.message
+    assert "with the right CRC-32" in row.message
     assert not report.ok
     (finding,) = report.findings
     assert finding.message == (
@@ -456,8 +456,9 @@ def test_without_a_list_the_sums_inside_are_what_can_be_told(tiny2):
     }  # fmt: skip
     assert report.conclusion == (
         "No list of checksums and no digests from the hub to hold the files against. "
-        "Established by the CRC-32s inside: consolidated.00.pth, consolidated.01.pth undamaged "
-        "since saved. Not established: who saved them, and whether that is what was published. "
+        "Established by the CRC-32s inside: the tensors in consolidated.00.pth, "
+        "consolidated.01.pth are as they were saved. Not established: who saved them, and whether "
+        "that is what was published. "
         "Not checked, since nothing says what they should be: params.json"
     )
 

@@ -48,14 +48,14 @@ def read_header(source: Source, file: str) -> Header:
     length = int.from_bytes(head[:LENGTH_NBYTES], "little")
     if len(head) <= LENGTH_NBYTES or head[LENGTH_NBYTES : LENGTH_NBYTES + 1] != b"{":
         raise CorruptFile(f"{file}: it does not begin like a safetensors file; download it again")
-    if length > MAX_HEADER_NBYTES:
-        raise UnsupportedFile(f"{file}: its header claims {length:,} bytes; that is not read")
     begin = LENGTH_NBYTES + length
     if begin > nbytes:
         raise CorruptFile(
-            f"{file}: cut short: its header alone needs {begin:,} bytes, the file has {nbytes:,}; "
-            "download it again"
+            f"{file}: cut short or damaged: its header alone would need {begin:,} bytes, the file "
+            f"has {nbytes:,}; download it again"
         )
+    if length > MAX_HEADER_NBYTES:
+        raise UnsupportedFile(f"{file}: its header claims {length:,} bytes; that is not read")
     try:
         table = parse_json_object(source.read(file, LENGTH_NBYTES, length), file)
     except CorruptFile as error:
@@ -73,7 +73,7 @@ def read_header(source: Source, file: str) -> Header:
 
 
 def _entry(file: str, name: str, item: Any, begin: int) -> Entry:
-    if not isinstance(item, dict):
+    if not isinstance(item, dict) or not _is_text(name):
         raise CorruptFile(f"{file}: the header says nothing usable of {name[:80]}")
     dtype: Any = item.get("dtype")
     shape: Any = item.get("shape")
@@ -90,6 +90,11 @@ def _entry(file: str, name: str, item: Any, begin: int) -> Entry:
             f"the header gives it {entry.end - entry.start:,}"
         )
     return entry
+
+
+def _is_text(name: str) -> bool:
+    """Whether it is Unicode; JSON can escape half of a surrogate pair."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _are_sizes(value: Any, count: int | None = None) -> bool:

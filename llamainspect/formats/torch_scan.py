@@ -28,6 +28,7 @@ END_SIGN = b"PK\x05\x06"
 MAX_DIRECTORY_NBYTES = 4 * 2**20  # of a directory whose end is looked for from its front
 PADDING_FIELD = b"FB"  # an extra field full of "Z" that aligns what follows
 SMALL_NBYTES = 4096  # of records such as `version`, whose length nothing else tells
+MAX_ENDS = 4096  # places that look like the end of a record, near the right one
 RESYNC_NBYTES = 2**20  # looked through for the next record behind a damaged one
 PICKLE = "data.pkl"
 
@@ -105,24 +106,31 @@ class ZipScan:
             header: bytes = yield "take", LOCAL.size
             yield from self._skip_header(name, record, next_start, header)
             start = self._position
-            found = 0
-            if record.crc32 and record.nbytes:
-                found = yield "sum", record.nbytes
-                state: State = "intact" if found == record.crc32 else "differs"
-            else:
-                yield "skip", record.nbytes
-                state = "unrecorded" if record.nbytes else "intact"
-            self.scanned.append(
-                ScannedRecord(name, start, record.nbytes, state, record.crc32, found)
-            )
+            found: int = yield "sum", record.nbytes
             behind = next_start - self._position
+            copy = b""
             if behind > DESCRIPTOR64.size:
                 self._odd(f"bytes behind {name} that belong to no record")
                 yield "skip", behind
             elif behind:
-                copy: bytes = yield "take", behind
-                if not _is_descriptor(copy, record):
-                    self._odd(f"the second copy of the checksum of {name}", before=behind)
+                copy = yield "take", behind
+            self._compare(name, record, start, found, copy)
+
+    def _compare(self, name: str, record: Record, start: int, found: int, copy: bytes) -> None:
+        """The sum of a record's bytes with the one in the directory and the copy behind it."""
+        copied = _sum_in_descriptor(copy, record.nbytes)
+        state: State = "differs"
+        if not record.nbytes or found == record.crc32:
+            state = "intact"
+            if copy and copied != record.crc32:
+                self._odd(f"the second copy of the checksum of {name}", before=len(copy))
+        elif copied and found == copied:
+            state = "intact"
+            self._odd(f"the checksum of {name} in the directory", before=len(copy))
+        elif not record.crc32 and not copied:
+            state = "unrecorded"
+        recorded = record.crc32 or copied or 0
+        self.scanned.append(ScannedRecord(name, start, record.nbytes, state, recorded, found))
 
     def _skip_header(
         self, name: str, record: Record, next_start: int, header: bytes
@@ -146,14 +154,13 @@ class ZipScan:
         self.oddities.append((self._position - before, what))
 
 
-def _is_descriptor(data: bytes, record: Record) -> bool:
+def _sum_in_descriptor(data: bytes, nbytes: int) -> int | None:
+    """The CRC-32 in what stands behind a record; None when that is no descriptor of it."""
     layout = {DESCRIPTOR.size: DESCRIPTOR, DESCRIPTOR64.size: DESCRIPTOR64}.get(len(data))
-    return layout is not None and layout.unpack(data) == (
-        DESCRIPTOR_SIGN,
-        record.crc32,
-        record.nbytes,
-        record.nbytes,
-    )
+    if layout is None:
+        return None
+    sign, crc, packed, plain = layout.unpack(data)
+    return int(crc) if sign == DESCRIPTOR_SIGN and packed == plain == nbytes else None
 
 
 # --- files without a directory --------------------------------------------------------------------
@@ -165,6 +172,7 @@ class Salvage(NamedTuple):
     contents: Contents
     records: dict[str, Record]  # those that are there from the first byte to the last
     end: int  # of the last of them
+    broken: dict[str, tuple[int, int]]  # where they stand, of those that do not end as they must
     cut: dict[str, int]  # storages that begin and do not end: bytes that are there
     absent: dict[str, int]  # storages that are not there at all: bytes they should have
     behind: int  # bytes that stand behind the end of the directory
@@ -186,6 +194,7 @@ class _Salvager:
         self.nbytes = source.nbytes(file)
         self.records: dict[str, Record] = {}
         self.cut: dict[str, int] = {}
+        self.broken: dict[str, tuple[int, int]] = {}
 
     def run(self) -> Salvage:
         contents, position = self._read_pickle()
@@ -212,9 +221,11 @@ class _Salvager:
         absent = {
             name: nbytes
             for name, nbytes in sizes.items()
-            if name not in self.records and name not in self.cut
+            if name not in self.records and name not in self.cut and name not in self.broken
         }
-        return Salvage(contents, self.records, position, self.cut, absent, behind, lost)
+        return Salvage(
+            contents, self.records, position, self.broken, self.cut, absent, behind, lost
+        )
 
     def _read_pickle(self) -> tuple[Contents, int]:
         """The first record, whose end is where a descriptor fits what stands before it."""
@@ -258,29 +269,42 @@ class _Salvager:
             return after
         nbytes = sizes[name]
         end = start + nbytes
+        if not nbytes:
+            self.records[name] = Record(position, 0)
+            return end
+        for place in (end, *self._shifted_ends(start, end)):
+            for size in (DESCRIPTOR.size, DESCRIPTOR64.size):
+                crc = _sum_in_descriptor(self._read(place, size), nbytes)
+                if crc is not None and place == end:
+                    self.records[name] = Record(position, nbytes, crc)
+                elif crc is not None:  # bytes were lost or put in on the way
+                    self.broken[name] = (start, place)
+                if crc is not None:
+                    return place + size
         if end > self.nbytes:
             self.cut[name] = max(0, self.nbytes - start)
             return None
-        crc, length = self._descriptor(end, nbytes)
-        self.records[name] = Record(position, nbytes, crc)
-        return end + length
+        self.broken[name] = (start, end)
+        for size in (DESCRIPTOR.size, DESCRIPTOR64.size):
+            if self._read(end + size, 4) in (LOCAL_SIGN, CENTRAL_SIGN):
+                return end + size
+        return end
+
+    def _shifted_ends(self, start: int, end: int) -> list[int]:
+        """Where else near its place the descriptor of a record may stand, before another begins."""
+        begin = max(start, end - RESYNC_NBYTES)
+        data = self._read(begin, end - begin + RESYNC_NBYTES).partition(LOCAL_SIGN)[0]
+        places: list[int] = []
+        at = data.find(DESCRIPTOR_SIGN)
+        while at >= 0 and len(places) < MAX_ENDS:
+            places.append(begin + at)
+            at = data.find(DESCRIPTOR_SIGN, at + 1)
+        return places
 
     def _cut_or_next(self, start: int) -> int | None:
         """Behind a small record without an end: where the next one begins, if one does."""
         found = self._read(start, RESYNC_NBYTES).find(LOCAL_SIGN)
         return start + found if found >= 0 else None
-
-    def _descriptor(self, end: int, nbytes: int) -> tuple[int, int]:
-        """(CRC-32, length) of what stands behind a record; CRC 0 when it cannot be used."""
-        data = self._read(end, DESCRIPTOR64.size)
-        for layout in (DESCRIPTOR, DESCRIPTOR64):
-            if nbytes and len(data) >= layout.size:
-                sign, crc, packed, plain = layout.unpack_from(data)
-                if sign == DESCRIPTOR_SIGN and packed == plain == nbytes:
-                    return crc, layout.size
-        if not nbytes or data[:4] in (LOCAL_SIGN, CENTRAL_SIGN):
-            return 0, 0
-        return 0, min(DESCRIPTOR.size, len(data))
 
     def _find_end(self, position: int, start: int, limit: int) -> tuple[Record | None, int]:
         """A record of unknown length, up to the first descriptor whose sum and length fit it."""
