@@ -39,7 +39,8 @@ def verify(
     Weights that differ, or that no list names, are held against
     the CRC-32 of every tensor inside.
 
-    Ends with 1 when something differs or is missing,
+    Ends with 0 when all that is listed and all weights are verified,
+    with 1 when something differs, is missing or unfinished,
     and with 3 when there is nothing to check against.
     """
     from llamainspect.checksums import verifying

@@ -37,15 +37,18 @@ def _(report: ChecksumReport, terminal: bool) -> RenderableType:
 def _headline(report: ChecksumReport) -> Text:
     line = safe(report.path, "bold")
     line.append("  ")
-    bad = sum(row.status in WRONG for row in report.files)
+    files = {row.file for row in report.files}
+    bad = {row.file for row in report.files if row.status in WRONG}
+    apart = sum(row.status in ("unlisted", "unchecked") for row in report.files)
     if bad:
-        line.append(f"{bad} of {len(report.files)} wrong", style="bold red")
+        line.append(f"{len(bad)} of {len(files)} wrong", style="bold red")
     elif not report.ok:
         line.append("not all could be verified", style="bold red")
     elif report.written:
         line.append(f"{report.written} written", style="bold green")
-    elif report.lists:
-        line.append("as listed", style="bold green")
+    elif any(entry.digests for entry in report.lists):
+        line.append("all as listed", style="bold green")
+        line.append(f", {apart} in no list" if apart else "", style="yellow")
     else:
         line.append("undamaged as far as the files themselves tell", style="bold yellow")
     return line
@@ -59,19 +62,21 @@ def _sources(report: ChecksumReport) -> Text:
 
 
 def _table(report: ChecksumReport) -> Table:
+    messages = ["" if row.status in WRONG else row.message for row in report.files]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("status", no_wrap=True)
     table.add_column("file", overflow="fold")
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("by", no_wrap=True)
-    table.add_column("", overflow="fold")
-    for row in report.files:
+    if any(messages):
+        table.add_column("", overflow="fold")
+    for row, message in zip(report.files, messages, strict=True):
         table.add_row(
             Text(row.status, style=STATUS_STYLES[row.status]),
             safe(row.file),
             "" if row.nbytes is None else nbytes_text(row.nbytes),
             row.algorithm or "",
-            "" if row.status in WRONG else Text(printable(row.message, limit=MAX_MESSAGE)),
+            *([Text(printable(message, limit=MAX_MESSAGE))] if any(messages) else []),
         )
     return table
 
