@@ -175,12 +175,11 @@ def _read_text(folder: Folder, file: str) -> str:
         text = data.decode("utf-16", "replace")
     elif data[1:2] == b"\0":
         text = data.decode("utf-16-le", "replace")
+    elif b"\0" in data and not DIGITS.match(os.fsdecode(data[:16])):
+        raise LlamaInspectError(f"{file}: it is no text; get the list again")
     else:
+        data = data.replace(b"\0", b"\n")  # md5sum --zero
         text = os.fsdecode(data.removeprefix(b"\xef\xbb\xbf"))
-    if "\0" in text:
-        if not DIGITS.match(text):
-            raise LlamaInspectError(f"{file}: it is no text; get the list again")
-        text = text.replace("\0", "\n")  # md5sum --zero
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -209,7 +208,8 @@ def _parse_line(line: str, sidecar_of: str | None) -> tuple[str, str] | None:
         return None
     if parts.get("escaped"):
         name = re.sub(r"\\[\\nr]", lambda found: UNESCAPES[found[0]], name)
-    return (name, match["digest"]) if 0 < len(name) <= MAX_NAME else None
+    usable = 0 < len(name) <= MAX_NAME and "\0" not in name
+    return (name, match["digest"]) if usable else None
 
 
 def _tags(digits: int) -> tuple[str, str]:

@@ -36,13 +36,15 @@ def _read_cache_links(folder: Folder, directories: list[str]) -> Digests:
     digests, blob_folders = [], set()
     if os.path.basename(path) == "blobs":
         blob_folders.add("")
-        digests = [_digest(name, name, BLOB) for name in folder.names() if DIGEST.fullmatch(name)]
+        digests = [
+            _digest(name, name, BLOB) for name in _names(folder, "") if DIGEST.fullmatch(name)
+        ]
     if os.path.basename(os.path.dirname(path)) == "snapshots":
         blob_folders.add("../../blobs")
         files = [posixpath.normpath(file) for file in folder.walk("")]
     else:
         files = [
-            posixpath.join(below, name) for below in directories for name in folder.names(below)
+            posixpath.join(below, name) for below in directories for name in _names(folder, below)
         ]
     for file in files:
         target = folder.link_target(file)
@@ -97,8 +99,12 @@ def _digest(file: str, digest: str, origin: str) -> Digest:
 
 def _describe_unfinished(folder: Folder, files: list[str]) -> list[Finding]:
     """What was not downloaded to its end has no name yet, and no row: a finding stands for it."""
-    message = "an unfinished download: a file of the model is not here yet; resume it"
-    return [Finding("error", file, message) for file in sorted(files)] if not folder.only else []
+    findings = []
+    for file in [] if folder.only else sorted(files):
+        so_far = "" if folder.obstacle(file) else f" ({folder.nbytes(file):,} bytes so far)"
+        message = f"an unfinished download{so_far}: a file of the model is not here yet; resume it"
+        findings.append(Finding("error", file, message))
+    return findings
 
 
 def _read_etag(folder: Folder, path: str) -> str | None:

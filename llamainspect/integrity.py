@@ -182,7 +182,7 @@ class _TorchArchive:
             raise CorruptFile(f"{self.file}: {message}") from second
         self.lost = found
         self._name(found.contents)
-        self.scan = ZipScan(found.records, found.end)
+        self.scan = ZipScan(found.records, found.end, found.seams)
         end = self.source.nbytes(self.file)
         self.missing += [
             self._damage(name, *place, "differs") for name, place in found.broken.items()
@@ -260,7 +260,9 @@ class _TorchArchive:
                 _places(gone),
             ]
         elif found.behind:
-            parts.append(f"{found.behind:,} bytes too long: something was appended behind its end")
+            parts.append(
+                f"{counted(found.behind, 'byte')} too long: something was appended behind its end"
+            )
         for row in broken:
             lost = sizes[row.record] - (row.end - row.start)
             what = "lost from" if lost > 0 else "put into"

@@ -347,7 +347,7 @@ def test_a_list_too_long_to_be_one_is_not_read(tmp_path: Path) -> None:
         file.truncate(MAX_LIST_NBYTES + 1)  # a hole
     found = read_lists(Folder(str(tmp_path)), [""])
     assert found.digests == ()
-    assert problems(found) == [("error", "16,777,217 bytes are too many for a list of checksums")]
+    assert problems(found) == [("error", "1,048,577 bytes are too many for a list of checksums")]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no FIFOs on Windows")
@@ -395,7 +395,7 @@ def test_a_damaged_checksum_is_an_error_and_the_other_lines_count(
     assert [digest.file for digest in found.digests] == ["a", "c"]
     ((severity, message),) = problems(found)
     assert severity == "error"
-    assert message.startswith("line 2 is a damaged checksum: ")
+    assert message.startswith("line 2 is a checksum that is damaged or of an unknown kind: ")
 
 
 def test_a_line_of_other_text_is_a_warning_beside_good_ones_and_an_error_alone(

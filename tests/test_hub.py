@@ -225,9 +225,9 @@ def test_an_unfinished_download_is_a_finding_with_the_bytes_that_are_there(tmp_p
     found = read(tmp_path)
     assert found.digests == ()
     (finding,) = found.findings
-    assert finding.severity == "warning"
+    assert finding.severity == "error"
     assert finding.where.startswith(f"{METADATA}/")
-    assert "unfinished download of 1,234 bytes" in finding.message
+    assert "unfinished download (1,234 bytes so far)" in finding.message
 
 
 @needs_links
@@ -277,9 +277,13 @@ def test_an_etag_that_is_a_digest_counts(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", NO_ETAGS)
-def test_an_etag_that_is_no_digest_says_nothing(kind: str, tmp_path: Path) -> None:
+def test_an_etag_that_is_no_digest_is_a_note_and_no_more(kind: str, tmp_path: Path) -> None:
     write_metadata(tmp_path, "model.safetensors", NO_ETAGS[kind])
-    assert read(tmp_path) == Digests((), (), ())
+    found = read(tmp_path)
+    assert (found.digests, found.lists) == ((), ())
+    assert [(f.severity, f.message) for f in found.findings] == [
+        ("note", "it holds no digest of model.safetensors")
+    ]
 
 
 def test_what_else_lies_there_is_passed_over(tmp_path: Path) -> None:

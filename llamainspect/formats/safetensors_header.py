@@ -16,7 +16,12 @@ from llamainspect.sources import Source
 LENGTH_NBYTES = 8
 MAX_HEADER_NBYTES = 16 * 2**20  # a file of a thousand tensors has 0.1 MB
 METADATA = "__metadata__"
-SUB_BYTE_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}  # safetensors' own, which torch packs
+MAX_ELEMENTS = 2**63
+# safetensors `tensor.rs`, Dtype; those of less than a byte are packed.
+NAMES = "BOOL U8 I8 F8_E5M2 F8_E4M3 F8_E8M0 F8_E4M3FNUZ F8_E5M2FNUZ I16 U16 F16 BF16 I32 U32 F32"
+NAMES += " C64 F64 I64 U64"
+BITS = {name: 8 * DTYPES[name].block_bytes for name in NAMES.split()}
+BITS |= {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 
 
 class Entry(NamedTuple):
@@ -61,6 +66,9 @@ def read_header(source: Source, file: str) -> Header:
     except CorruptFile as error:
         reason = str(error).removeprefix(f"{file}: ")
         raise CorruptFile(f"{file}: its header is damaged: {reason}") from error
+    metadata = table.get(METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise CorruptFile(f"{file}: {METADATA} in its header is no table of texts")
     entries = [_entry(file, name, item, begin) for name, item in table.items() if name != METADATA]
     entries.sort(key=lambda entry: (entry.start, entry.end))
     position = begin
@@ -86,8 +94,8 @@ def _entry(file: str, name: str, item: Any, begin: int) -> Entry:
         raise UnsupportedFile(f"{file}: {name[:80]} has dtype {dtype[:40]}, which is not known")
     if entry.end - entry.start != needed:
         raise CorruptFile(
-            f"{file}: {name[:80]} of shape {list(shape)} and dtype {dtype} needs {needed:,} bytes, "
-            f"the header gives it {entry.end - entry.start:,}"
+            f"{file}: {name[:80]} of shape {str(shape)[:80]} and dtype {dtype} does not fit in the "
+            f"{entry.end - entry.start:,} bytes that the header gives it"
         )
     return entry
 
@@ -106,10 +114,13 @@ def _are_sizes(value: Any, count: int | None = None) -> bool:
 
 
 def _nbytes(dtype: str, shape: tuple[int, ...]) -> int | None:
+    """Bytes of a tensor, -1 when no file can have as many or they are no whole number."""
+    bits = BITS.get(dtype)
+    if bits is None:
+        return None
     elements = 1
     for length in shape:
         elements *= length
-    if dtype in SUB_BYTE_BITS:
-        return elements * SUB_BYTE_BITS[dtype] // 8
-    known = DTYPES.get(dtype)
-    return None if known is None else known.nbytes(shape)
+        if elements > MAX_ELEMENTS:
+            return 0 if 0 in shape else -1
+    return -1 if elements * bits % 8 else elements * bits // 8

@@ -9,7 +9,8 @@ all the same: `data.pkl` comes first and says how long every storage must be. La
 """
 
 import struct
-from collections.abc import Generator
+from bisect import bisect_right
+from collections.abc import Generator, Iterable
 from typing import Any, Literal, NamedTuple
 
 from zlib_ng.zlib_ng import crc32
@@ -26,6 +27,7 @@ DESCRIPTOR64 = struct.Struct("<4sL2Q")
 LOCAL_SIGN, CENTRAL_SIGN, DESCRIPTOR_SIGN = b"PK\x03\x04", b"PK\x01\x02", b"PK\x07\x08"
 END_SIGN = b"PK\x05\x06"
 MAX_DIRECTORY_NBYTES = 4 * 2**20  # of a directory whose end is looked for from its front
+FLAG_DESCRIPTOR = 8  # of a local header: sum and lengths stand behind the record
 PADDING_FIELD = b"FB"  # an extra field full of "Z" that aligns what follows
 SMALL_NBYTES = 4096  # of records such as `version`, whose length nothing else tells
 MAX_ENDS = 4096  # places that look like the end of a record, near the right one
@@ -47,10 +49,13 @@ class ScannedRecord(NamedTuple):
 class ZipScan:
     """Takes the blocks of a torch zip in order, from the first to the last."""
 
-    def __init__(self, records: dict[str, Record], end: int) -> None:
-        """`end`: where the last record must have ended, the start of the directory."""
+    def __init__(self, records: dict[str, Record], end: int, seams: Iterable[int] = ()) -> None:
+        """`end`: where the last record must have ended, the start of the directory.
+
+        `seams`: other places where something begins that is none of the records.
+        """
         self.records = sorted(records.items(), key=lambda item: item[1].start)
-        self.end = end
+        self.bounds = sorted({end, *seams, *(record.start for record in records.values())})
         self.scanned: list[ScannedRecord] = []
         self.oddities: list[tuple[int, str]] = []  # position and what is wrong there
         self._position = 0
@@ -98,8 +103,8 @@ class ZipScan:
 
     def _follow(self) -> Generator[tuple[str, int], Any, None]:
         """What to do with the next bytes: ("take" | "sum" | "skip", how many)."""
-        starts = [record.start for _, record in self.records[1:]] + [self.end]
-        for (name, record), next_start in zip(self.records, starts, strict=True):
+        for name, record in self.records:
+            next_start = self.bounds[bisect_right(self.bounds, record.start)]
             if self._position != record.start:
                 self._odd(f"bytes before {name} that belong to no record")
                 yield "skip", record.start - self._position
@@ -136,11 +141,17 @@ class ZipScan:
         self, name: str, record: Record, next_start: int, header: bytes
     ) -> Generator[tuple[str, int], Any, None]:
         """To the first byte of the record, even when its own header does not lead there."""
-        name_length, extra_length = LOCAL.unpack(header)[-2:]
+        fields = LOCAL.unpack(header)
+        flags, (name_length, extra_length) = fields[2], fields[-2:]
         room = next_start - self._position - record.nbytes
-        if header[:4] != LOCAL_SIGN or name_length + extra_length > room:
+        behind = room - name_length - extra_length
+        if flags & FLAG_DESCRIPTOR:
+            leads = behind in (DESCRIPTOR.size, DESCRIPTOR64.size)
+        else:
+            leads = behind >= 0 if record.nbytes else behind == 0
+        if header[:4] != LOCAL_SIGN or not leads:
             self._odd(f"the header of {name}", before=LOCAL.size)
-            tail = 0 if not record.nbytes else DESCRIPTOR.size
+            tail = DESCRIPTOR.size if record.nbytes else 0
             yield "skip", max(0, room - tail)
             return
         written: bytes = yield "take", name_length
@@ -172,6 +183,7 @@ class Salvage(NamedTuple):
     contents: Contents
     records: dict[str, Record]  # those that are there from the first byte to the last
     end: int  # of the last of them
+    seams: tuple[int, ...]  # where others begin, and where nothing begins that must
     broken: dict[str, tuple[int, int]]  # where they stand, of those that do not end as they must
     cut: dict[str, int]  # storages that begin and do not end: bytes that are there
     absent: dict[str, int]  # storages that are not there at all: bytes they should have
@@ -195,6 +207,7 @@ class _Salvager:
         self.records: dict[str, Record] = {}
         self.cut: dict[str, int] = {}
         self.broken: dict[str, tuple[int, int]] = {}
+        self.seams: list[int] = []
 
     def run(self) -> Salvage:
         contents, position = self._read_pickle()
@@ -206,7 +219,10 @@ class _Salvager:
                 behind = self._behind_directory(position)
                 break
             if len(header) >= LOCAL.size and header[:4] == LOCAL_SIGN:
+                found = len(self.records)
                 after = self._read_record(position, header, sizes)
+                if len(self.records) == found:
+                    self.seams.append(position)
                 if after is None:  # the file ends inside this record
                     break
                 position = after
@@ -214,17 +230,26 @@ class _Salvager:
                 break
             else:
                 lost = position
-                found = self._read(position, RESYNC_NBYTES).find(LOCAL_SIGN)
-                if found < 0:
+                self.seams.append(position)
+                resumed = self._find_header(position)
+                if resumed is None:
                     break
-                position += found
+                position = resumed
         absent = {
             name: nbytes
             for name, nbytes in sizes.items()
-            if name not in self.records and name not in self.cut and name not in self.broken
+            if nbytes and not any(name in known for known in (self.records, self.cut, self.broken))
         }
         return Salvage(
-            contents, self.records, position, self.broken, self.cut, absent, behind, lost
+            contents,
+            self.records,
+            position,
+            tuple(self.seams),
+            self.broken,
+            self.cut,
+            absent,
+            behind,
+            lost,
         )
 
     def _read_pickle(self) -> tuple[Contents, int]:
@@ -257,6 +282,8 @@ class _Salvager:
         name_length: int = fields[-2]
         extra_length: int = fields[-1]
         raw = self._read(position + LOCAL.size, name_length)
+        if len(raw) < name_length:  # whose record it was is not known
+            return None
         name = raw.removeprefix(self.root + b"/").decode("utf-8", "replace")
         start = position + LOCAL.size + name_length + extra_length
         if method != STORED:
@@ -264,7 +291,7 @@ class _Salvager:
         if name not in sizes:
             record, after = self._find_end(position, start, SMALL_NBYTES)
             if record is None:
-                return self._cut_or_next(start)
+                return self._find_header(start)
             self.records[name] = record
             return after
         nbytes = sizes[name]
@@ -282,8 +309,12 @@ class _Salvager:
                 if crc is not None:
                     return place + size
         if end > self.nbytes:
-            self.cut[name] = max(0, self.nbytes - start)
+            if start < self.nbytes:
+                self.cut[name] = self.nbytes - start
             return None
+        if end + DESCRIPTOR.size > self.nbytes:  # all of its bytes are there, and not their sum
+            self.records[name] = Record(position, nbytes)
+            return self.nbytes
         self.broken[name] = (start, end)
         for size in (DESCRIPTOR.size, DESCRIPTOR64.size):
             if self._read(end + size, 4) in (LOCAL_SIGN, CENTRAL_SIGN):
@@ -301,10 +332,13 @@ class _Salvager:
             at = data.find(DESCRIPTOR_SIGN, at + 1)
         return places
 
-    def _cut_or_next(self, start: int) -> int | None:
-        """Behind a small record without an end: where the next one begins, if one does."""
-        found = self._read(start, RESYNC_NBYTES).find(LOCAL_SIGN)
-        return start + found if found >= 0 else None
+    def _find_header(self, start: int) -> int | None:
+        """Where the next record begins, if one does soon."""
+        for length in (SMALL_NBYTES, RESYNC_NBYTES):
+            found = self._read(start, length).find(LOCAL_SIGN)
+            if found >= 0:
+                return start + found
+        return None
 
     def _find_end(self, position: int, start: int, limit: int) -> tuple[Record | None, int]:
         """A record of unknown length, up to the first descriptor whose sum and length fit it."""
@@ -312,12 +346,16 @@ class _Salvager:
         while True:
             data = self._read(start, min(limit, step))
             at = data.find(DESCRIPTOR_SIGN)
+            summed, running = 0, 0  # the sum of what stands before `at`, as far as it is needed
             while at >= 0:
                 for layout in (DESCRIPTOR, DESCRIPTOR64):
                     if at + layout.size <= len(data):
                         _, crc, packed, plain = layout.unpack_from(data, at)
-                        if packed == plain == at and crc in (0, crc32(data[:at])):
-                            return Record(position, at, crc), start + at + layout.size
+                        if packed == plain == at:
+                            running = crc32(data[summed:at], running)
+                            summed = at
+                            if crc in (0, running):
+                                return Record(position, at, crc), start + at + layout.size
                 at = data.find(DESCRIPTOR_SIGN, at + 1)
             if len(data) < step or step >= limit:
                 return None, 0
