@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 
 import llamainspect as li
 from llamainspect import verify_checksums
+from llamainspect.checksums import verifying
+from llamainspect.examination import finish
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "mini-llama"
 TOKENIZERS = Path(__file__).parent.parent.parent / "shared" / "tokenizers"
@@ -638,3 +640,169 @@ def test_damage_is_not_written_into_a_list(tiny2):
 def test_a_list_is_made_for_a_directory_only(two):
     with pytest.raises(li.LlamaInspectError, match="give its path"):
         verify_checksums(str(two / "params.json"), write=True)
+
+
+# --- what must not hide anything ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["loop", "params.json/x"])
+def test_a_link_in_a_circle_or_through_a_file_hides_nothing(two, target):
+    (two / "loop").symlink_to(target)
+    found = statuses(verify_checksums(str(two)))
+    assert found.pop("loop") == "unreadable"
+    assert list(found.values()) == ["ok"] * 3
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list everything")
+def test_a_folder_that_may_not_be_listed_is_a_row(llama_1):
+    (llama_1 / "7B").chmod(0)
+    row = rows(verify_checksums(str(llama_1)))["7B"]
+    (llama_1 / "7B").chmod(0o755)
+    assert (row.status, row.message) == (
+        "unreadable", "it cannot be listed: Permission denied",
+    )  # fmt: skip
+
+
+def test_an_interrupted_download_into_the_hub_cache_is_not_whole(tmp_path, tiny):
+    files = {f"original/{path.name}": path for path in tiny.iterdir()}
+    repository = in_hub_cache(tmp_path, files | {"config.json": tiny / "params.json"})
+    (snapshot,) = (repository / "snapshots").iterdir()
+    link = snapshot / "original" / "consolidated.00.pth"
+    blob = link.resolve()
+    blob.rename(f"{blob}.incomplete")
+    link.unlink()
+    report = verify_checksums(str(snapshot))
+    assert not report.ok
+    assert set(statuses(report)) == {"config.json", "original/params.json"}
+    (finding,) = report.findings
+    assert finding.where == f"../../blobs/{blob.name}.incomplete"
+    assert "unfinished download" in finding.message
+
+
+def test_an_unfinished_download_into_a_folder_is_not_whole(tmp_path, two):
+    metadata = two / ".cache" / "huggingface" / "download"
+    metadata.mkdir(parents=True)
+    (metadata / f"abc.{'0' * 64}.incomplete").write_bytes(b"x")
+    (metadata / f"def.{'0' * 64}.incomplete").symlink_to("nowhere")
+    report = verify_checksums(str(two))
+    assert not report.ok
+    assert [finding.severity for finding in report.findings] == ["error", "error"]
+    assert set(statuses(report).values()) == {"ok"}
+
+
+def test_hub_metadata_leads_out_of_the_directory_no_more_than_a_list(tmp_path, two):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("x")
+    (two / "away").symlink_to(outside)
+    metadata = two / ".cache" / "huggingface" / "download" / "away"
+    metadata.mkdir(parents=True)
+    (metadata / "secret.metadata").write_text(f"{'1' * 40}\n{'0' * 64}\n1\n")
+    report = verify_checksums(str(two))
+    assert "away/secret" not in statuses(report)
+    assert "not opened" in report.findings[0].message
+
+
+def test_shards_that_changed_places_are_told_without_a_list(tiny2):
+    first, second = tiny2 / "consolidated.00.pth", tiny2 / "consolidated.01.pth"
+    first.rename(tiny2 / "x")
+    second.rename(first)
+    (tiny2 / "x").rename(second)
+    report = verify_checksums(str(tiny2))
+    found = {f.where: f.message for f in report.findings if f.severity == "warning"}
+    assert "torch saved it as consolidated.01.pth" in found["consolidated.00.pth"]
+
+
+def test_an_undisputed_digest_counts_beside_a_disputed_one(two):
+    (two / "MD5SUMS").write_text(f"{'0' * 32}  params.json\n")
+    (two / "SHA256SUMS").write_text(f"{'0' * 64}  params.json\n")
+    row = rows(verify_checksums(str(two)))["params.json"]
+    assert (row.algorithm, row.status) == ("sha256", "mismatch")
+
+
+@pytest.mark.parametrize("name", [" lead.json", "*star.json", "trail.json ", "a  b"])
+def test_names_with_blanks_and_stars_survive_writing_and_reading(tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    verify_checksums(str(tmp_path), write=True)
+    assert statuses(verify_checksums(str(tmp_path))) == {name: "ok"}
+
+
+def test_a_bare_digest_belongs_to_the_file_beside_it(two):
+    os.remove(two / "checklist.chk")
+    (two / "consolidated.00.md5").write_text(digest(two / "consolidated.00.pth") + "\n")
+    row = rows(verify_checksums(str(two)))["consolidated.00.pth"]
+    assert (row.status, row.algorithm) == ("ok", "md5")
+    (two / "checklist.chk").write_text("0" * 32 + "\n")
+    report = verify_checksums(str(two))
+    assert "checklist" not in statuses(report)
+    assert not report.ok
+
+
+def test_replacing_a_list_tells_what_differs_from_the_old_one(two):
+    old = digest(two / "params.json")
+    with (two / "params.json").open("a") as file:
+        file.write(" ")
+    report = verify_checksums(str(two), write=True, force=True)
+    assert report.written
+    assert statuses(report)["params.json"] == "unchecked", "nothing verified it"
+    (finding,) = report.findings
+    assert (finding.where, finding.severity) == ("params.json", "warning")
+    assert old in finding.message
+
+
+def test_a_directory_in_place_of_the_list_is_not_replaced(tiny2):
+    (tiny2 / "checklist.chk").mkdir()
+    with pytest.raises(li.LlamaInspectError, match="cannot be replaced: it is a directory"):
+        verify_checksums(str(tiny2), write=True, force=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("tokenizer.model", b"\x0a\xff", "ends in the middle of a piece"),
+        ("params.json", b'{"dim": 64', "not valid JSON"),
+    ],
+)
+def test_small_files_that_cannot_be_right_are_told_without_a_list(tiny2, name, content, text):
+    (tiny2 / name).write_bytes(content)
+    row = rows(verify_checksums(str(tiny2)))[name]
+    assert row.status == "mismatch"
+    assert text in row.message
+
+
+def test_bytes_lost_in_the_middle_are_told_of_the_right_tensor(two):
+    path = two / "consolidated.00.pth"
+    start, nbytes = storage_of(path, "layers.0.feed_forward.w3.weight")
+    data = path.read_bytes()
+    path.write_bytes(data[: start + 50] + data[start + 150 :])
+    row = rows(verify_checksums(str(two)))[path.name]
+    assert row.damaged == ("layers.0.feed_forward.w3.weight",)
+    assert (row.damage[0].start, row.damage[0].end) == (start, start + nbytes - 100)
+    assert "100 bytes lost from it" in row.message
+    path.write_bytes(data[: start + 50] + b"\r" + data[start + 50 :])
+    row = rows(verify_checksums(str(two)))[path.name]
+    assert row.damaged == ("layers.0.feed_forward.w3.weight",)
+    assert "1 byte put into it" in row.message
+
+
+def test_a_damaged_sum_is_not_a_damaged_tensor(two):
+    path = two / "consolidated.00.pth"
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"PK\x01\x02", 0, data.rindex(b"/data/5")) + 16] ^= 1
+    path.write_bytes(data)
+    row = rows(verify_checksums(str(two)))[path.name]
+    assert (row.status, row.damaged) == ("mismatch", ())
+    assert "the checksum of data/5 in the directory" in row.message
+
+
+def test_a_file_that_vanishes_meanwhile_does_not_lose_the_report(two):
+    os.remove(two / "checklist.chk")
+    list_all(two, files=["consolidated.00.pth", "params.json"])
+    (two / "params.json").write_text("{}")
+    progress = verifying(str(two))
+    for _ in progress:
+        (two / "params.json").unlink(missing_ok=True)
+    progress = verifying(str(two))
+    report = finish(progress)
+    assert statuses(report)["params.json"] == "missing"
+    assert statuses(report)["consolidated.00.pth"] == "ok"
