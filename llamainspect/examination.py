@@ -26,13 +26,21 @@ POLL_SECONDS = 0.1  # between two reports of progress
 class Examination:
     """What is to be computed of one file, and then what came out."""
 
-    def __init__(self, file: str, nbytes: int, algorithms: list[str], deep: bool) -> None:
+    def __init__(
+        self,
+        file: str,
+        nbytes: int,
+        algorithms: list[str],
+        deep: bool = False,
+        search: bool = False,
+        expected: dict[str, str] | None = None,
+    ) -> None:
         self.file = file
         self.nbytes = nbytes  # to be read
         self.algorithms = algorithms
-        self.deep = deep
-        self.expected: dict[str, str] = {}  # algorithm -> hex; a weight file without it is searched
-        self.is_weights = False
+        self.deep = deep  # compare what the file says of itself too, in the same pass
+        self.search = search  # when a digest is not the expected one, look for the damage
+        self.expected = expected or {}  # algorithm -> hex
         self.done = 0  # bytes read so far
         self.digests: dict[str, str] = {}
         self.verdict: Verdict | None = None
@@ -46,7 +54,7 @@ class Examination:
         try:
             self._read(folder, stop, self.algorithms, self.deep, ahead)
             wrong = any(self.digests.get(a) != digest for a, digest in self.expected.items())
-            if wrong and self.is_weights and self.verdict is None and not stop.is_set():
+            if wrong and self.search and self.verdict is None and not stop.is_set():
                 self._read(folder, stop, [], deep=True, ahead=False)
             if self.verdict is not None and not stop.is_set():
                 self.verdict = settle(self.verdict, self._prove(folder, stop))

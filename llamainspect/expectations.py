@@ -65,11 +65,8 @@ def make_plan(folder: Folder, deep: bool, write: bool) -> Plan:
     if folder.only:
         present = [] if one_list else [folder.only]
     disputes = {
-        (
-            first.file,
-            first.algorithm,
-        ): f"{first.origin}, and {second.origin}, give different digests"
-        for first, second in contradictions(tuple(listed))
+        (one.file, one.algorithm): f"{one.origin}, and {other.origin}, give different digests"
+        for one, other in contradictions(tuple(listed))
     }
     expected: dict[str, list[Digest]] = {file: [] for file in present}
     for digest in listed:
@@ -79,17 +76,6 @@ def make_plan(folder: Folder, deep: bool, write: bool) -> Plan:
             row.append(digest)
     obstacles = {file: reason for file in expected if (reason := folder.obstacle(file))}
     published = _candidates(folder, expected, obstacles)
-    examinations = {}
-    for file in [file for file in expected if file not in obstacles]:
-        algorithms = {digest.algorithm for digest in expected[file]}
-        algorithms |= {row.algorithm for row in published.get(file, ())}
-        algorithms |= {"md5"} if write else set()
-        is_weights = WEIGHTS.fullmatch(file) is not None
-        own = is_weights and (deep or write or not expected[file])
-        examination = Examination(file, folder.nbytes(file), sorted(algorithms), own)
-        examination.expected = {d.algorithm: d.digest for d in expected[file]}
-        examination.is_weights = is_weights
-        examinations[file] = examination
     absent, set_findings = _look_at_sets(folder, directories, expected)
     return Plan(
         known=known,
@@ -100,7 +86,11 @@ def make_plan(folder: Folder, deep: bool, write: bool) -> Plan:
         published=published,
         absent=absent,
         set_findings=tuple(set_findings),
-        examinations=examinations,
+        examinations={
+            file: _set_up(folder, file, digests, published.get(file, []), deep, write)
+            for file, digests in expected.items()
+            if file not in obstacles
+        },
         write=write,
     )
 
@@ -122,6 +112,28 @@ def stand_in(folder: Folder, file: str) -> str | None:
         return describe_stand_in(folder.read(file, 0, min(nbytes, HEAD_NBYTES)), nbytes)
     except (LlamaInspectError, OSError):
         return None
+
+
+def _set_up(
+    folder: Folder,
+    file: str,
+    digests: list[Digest],
+    candidates: list[PublishedDigest],
+    deep: bool,
+    write: bool,
+) -> Examination:
+    """What has to be computed of one file. Weights without a digest must speak for themselves."""
+    algorithms = {d.algorithm for d in digests} | {row.algorithm for row in candidates}
+    algorithms |= {"md5"} if write else set()
+    is_weights = WEIGHTS.fullmatch(file) is not None
+    return Examination(
+        file,
+        folder.nbytes(file),
+        sorted(algorithms),
+        deep=is_weights and (deep or write or not digests),
+        search=is_weights,
+        expected={digest.algorithm: digest.digest for digest in digests},
+    )
 
 
 def _directories(folder: Folder) -> tuple[list[str], dict[str, str]]:

@@ -75,9 +75,7 @@ def test_a_good_file_is_read_once_and_a_damaged_one_twice(tmp_path):
     good = hashlib.md5((tmp_path / "x.pth").read_bytes()).hexdigest()
     for expected, passes in ((good, 1), ("0" * 32, 2)):
         folder = CountingFolder(tmp_path)
-        examination = Examination("x.pth", nbytes, ["md5"], deep=False)
-        examination.expected = {"md5": expected}
-        examination.is_weights = True
+        examination = Examination("x.pth", nbytes, ["md5"], search=True, expected={"md5": expected})
         finish(examine(folder, [examination]))
         read = folder.streamed["x.pth"]
         # The second pass ends behind the last record: the directory has been read already.
