@@ -10,7 +10,8 @@ all the same: `data.pkl` comes first and says how long every storage must be. La
 
 import struct
 from bisect import bisect_right
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 from zlib_ng.zlib_ng import crc32
@@ -299,7 +300,7 @@ class _Salvager:
         if not nbytes:
             self.records[name] = Record(position, 0)
             return end
-        for place in (end, *self._shifted_ends(start, end)):
+        for place in chain((end,), self._shifted_ends(start, end)):
             for size in (DESCRIPTOR.size, DESCRIPTOR64.size):
                 crc = _sum_in_descriptor(self._read(place, size), nbytes)
                 if crc is not None and place == end:
@@ -321,16 +322,16 @@ class _Salvager:
                 return end + size
         return end
 
-    def _shifted_ends(self, start: int, end: int) -> list[int]:
+    def _shifted_ends(self, start: int, end: int) -> Iterator[int]:
         """Where else near its place the descriptor of a record may stand, before another begins."""
         begin = max(start, end - RESYNC_NBYTES)
         data = self._read(begin, end - begin + RESYNC_NBYTES).partition(LOCAL_SIGN)[0]
-        places: list[int] = []
         at = data.find(DESCRIPTOR_SIGN)
-        while at >= 0 and len(places) < MAX_ENDS:
-            places.append(begin + at)
+        for _ in range(MAX_ENDS):
+            if at < 0:
+                return
+            yield begin + at
             at = data.find(DESCRIPTOR_SIGN, at + 1)
-        return places
 
     def _find_header(self, start: int) -> int | None:
         """Where the next record begins, if one does soon."""

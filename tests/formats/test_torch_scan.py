@@ -493,3 +493,12 @@ def _assert_inside(found: Salvage, nbytes: int) -> None:
     assert ends[-1] <= nbytes
     assert not set(found.cut) & set(found.records)
     assert not set(found.absent) & (set(found.records) | set(found.cut))
+
+
+def test_following_a_file_without_its_directory_reads_its_headers_alone(tmp_path: Path) -> None:
+    data = saved({f"layers.{i}.weight": torch.full((20_000,), i) for i in range(50)})  # 8 MB
+    (tmp_path / FILE).write_bytes(data[:-100])
+    folder = CountingFolder(str(tmp_path))
+    found = salvage(folder, FILE)
+    assert len(found.records) == len(parts_of(data))
+    assert folder.total < 2**19
