@@ -263,7 +263,7 @@ FILE_NAMES = (
 @posix_only
 @needs("md5sum")
 @pytest.mark.parametrize("options", [(), ("--binary",), ("--tag",)], ids=["text", "binary", "tag"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(names=st.lists(FILE_NAMES, min_size=1, max_size=8, unique=True))
 def test_what_md5sum_writes_is_read_back_exactly(
     options: tuple[str, ...], names: list[bytes]
@@ -281,7 +281,7 @@ def test_what_md5sum_writes_is_read_back_exactly(
 
 @posix_only
 @needs("md5sum")
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(names=st.lists(FILE_NAMES, min_size=1, max_size=8, unique=True))
 def test_what_is_written_is_accepted_by_md5sum_and_read_back(names: list[bytes]) -> None:
     with tempfile.TemporaryDirectory() as place:
@@ -640,6 +640,13 @@ def test_a_list_above_that_concerns_other_directories_alone_is_not_mentioned(
     assert found.findings == ()
 
 
+def test_a_list_above_of_files_that_are_nowhere_is_not_about_this_directory(tmp_path: Path) -> None:
+    (tmp_path / "7B").mkdir()
+    (tmp_path / "7B" / "params.json").write_bytes(b"x")
+    (tmp_path / LIST).write_text(f"{MD5}  consolidated.00.pth\n")
+    assert read_lists(Folder(str(tmp_path / "7B")), [""]).digests == ()
+
+
 def test_a_web_page_in_place_of_the_list_above_is_told(llama_1: Path) -> None:
     (llama_1 / "tokenizer_checklist.chk").write_text("<!DOCTYPE html>")
     found = read_lists(Folder(str(llama_1 / "7B")), [""])
@@ -674,7 +681,7 @@ CONTENT = st.one_of(
 
 
 @settings(
-    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(content=CONTENT, name=st.sampled_from([LIST, "SHA256SUMS", "model.pth.sha256"]))
 def test_whatever_stands_in_a_list_nothing_leads_away_and_nothing_is_raised(

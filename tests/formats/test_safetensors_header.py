@@ -320,7 +320,7 @@ HEADERS = st.dictionaries(st.text(max_size=5), st.one_of(TENSORS, st.none()), ma
 
 
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(header=st.one_of(HEADERS, st.binary(max_size=80)), nbytes=st.integers(0, 40))
 def test_any_header_is_consistent_or_refused(
@@ -338,7 +338,7 @@ def test_any_header_is_consistent_or_refused(
 
 
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(header=HEADERS, nbytes=st.integers(0, 40))
 def test_no_whole_file_is_accepted_that_the_reference_refuses(

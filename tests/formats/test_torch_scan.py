@@ -223,6 +223,19 @@ def test_a_wrong_sum_in_both_places_is_damage(tmp_path: Path) -> None:
     assert [(row[0], row[3]) for row in differing(found)] == [("data/3", "differs")]
 
 
+def test_a_sum_that_only_the_directory_lacks_is_taken_from_behind_the_record(
+    tmp_path: Path,
+) -> None:
+    part = next(part for part in PARTS if part.name == "data/3")
+    field = GOOD.index(struct.pack("<L", part.crc32), directory_of(GOOD))
+    lacking = GOOD[:field] + bytes(4) + GOOD[field + 4 :]
+    assert differing(scan(write(tmp_path, lacking), lacking)) == []
+    changed = flipped(lacking, part.start)
+    assert differing(scan(write(tmp_path, changed), changed)) == [
+        (part.name, part.start, part.nbytes, "differs")
+    ]
+
+
 # --- damage between the records -------------------------------------------------------------------
 
 SIGNATURE, NAME_LENGTH = range(0, 4), range(26, 28)
@@ -378,6 +391,16 @@ def test_a_pickle_that_holds_the_mark_of_a_descriptor_is_followed_to_its_real_en
     found = salvage(write(tmp_path, data[:-30]), FILE)
     assert [name for name, _ in found.contents.tensors] == ["PK\x07\x08", "a"]
     assert (found.cut, found.absent) == ({}, {})
+
+
+def test_a_name_that_looks_like_a_whole_descriptor_does_not_end_the_pickle(tmp_path: Path) -> None:
+    # Protocol 2: PROTO, EMPTY_DICT, BINPUT, MARK and BINUNICODE take 11 bytes, then the key begins.
+    name = struct.pack("<4s4s2L", b"PK\x07\x08", b"sum?", 11, 11).decode()
+    data = saved({name: torch.arange(5), "a": torch.arange(7)})
+    first = parts_of(data)[0]
+    assert data.index(name.encode()) == first.start + 11
+    found = salvage(write(tmp_path, data[:-30]), FILE)
+    assert found.records["data.pkl"].nbytes == first.nbytes
 
 
 def test_a_pickle_of_a_megabyte_is_found_whole(tmp_path: Path) -> None:
