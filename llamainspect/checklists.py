@@ -89,8 +89,11 @@ def read_lists(folder: Folder, directories: list[str], without: str | None = Non
 
 def read_list(folder: Folder, file: str) -> Digests:
     """One list. Trouble with it is a finding, and the good lines count; absent, it is empty."""
-    if folder.obstacle(file) == ABSENT:
+    obstacle = folder.obstacle(file)
+    if obstacle == ABSENT:
         return Digests((), (), ())
+    if obstacle is not None:
+        return Digests((), (DigestList(file, 0),), (Finding("error", file, obstacle),))
     try:
         text = _read_text(folder, file)
     except (LlamaInspectError, OSError) as error:

@@ -80,7 +80,9 @@ def _report(folder: Folder, plan: Plan) -> ChecksumReport:
     findings = [*plan.known.findings, *_disputes(plan), *_unvouched(plan, rows)]
     findings += [finding for finding in plan.set_findings if finding.where not in wrong]
     findings += _check_sizes(folder, plan)
-    if not plan.known.lists and not plan.write and not any(_says_something(row) for row in rows):
+    unfinished = any(finding.severity == "error" for finding in plan.known.findings)
+    silent = not plan.known.lists and not unfinished and not any(map(_says_something, rows))
+    if silent and not plan.write:
         raise MissingFile(_nothing_to_check(folder, rows))
     rows.sort(key=lambda row: (posixpath.dirname(row.file), row.file))
     order = {"error": 0, "warning": 1, "note": 2}

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -325,10 +326,28 @@ def test_unlisted_obstacles_are_rows_too(two):
     assert found["pipe"] == found["consolidated.02.pth"] == "unreadable"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission_is_a_row(two):
-    (two / "params.json").chmod(0)
-    row = rows(verify_checksums(str(two)))["params.json"]
+@pytest.fixture
+def not_root():
+    """A directory for a user who may not read everything: root becomes nobody on `become()`."""
+    directory = Path(tempfile.mkdtemp())
+    directory.chmod(0o755)  # pytest's own is closed to others
+    user = os.geteuid()
+
+    def become():
+        if user == 0:
+            os.seteuid(65534)
+
+    yield directory, become
+    os.seteuid(user)
+    shutil.rmtree(directory)
+
+
+def test_a_file_without_permission_is_a_row(two, not_root):
+    directory, become = not_root
+    shutil.copytree(two, directory / "model")
+    (directory / "model" / "params.json").chmod(0)
+    become()
+    row = rows(verify_checksums(str(directory / "model")))["params.json"]
     assert (row.status, row.message) == ("unreadable", "it cannot be opened: Permission denied")
 
 
@@ -648,19 +667,22 @@ def test_a_list_is_made_for_a_directory_only(two):
 @pytest.mark.parametrize("target", ["loop", "params.json/x"])
 def test_a_link_in_a_circle_or_through_a_file_hides_nothing(two, target):
     (two / "loop").symlink_to(target)
-    found = statuses(verify_checksums(str(two)))
+    report = verify_checksums(str(two))
+    assert not report.ok
+    found = statuses(report)
     assert found.pop("loop") == "unreadable"
     assert list(found.values()) == ["ok"] * 3
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may list everything")
-def test_a_folder_that_may_not_be_listed_is_a_row(llama_1):
-    (llama_1 / "7B").chmod(0)
-    row = rows(verify_checksums(str(llama_1)))["7B"]
-    (llama_1 / "7B").chmod(0o755)
-    assert (row.status, row.message) == (
-        "unreadable", "it cannot be listed: Permission denied",
-    )  # fmt: skip
+def test_a_folder_that_may_not_be_listed_is_a_row(llama_1, not_root):
+    directory, become = not_root
+    shutil.copytree(llama_1, directory / "download")
+    (directory / "download" / "7B").chmod(0)
+    become()
+    report = verify_checksums(str(directory / "download"))
+    assert not report.ok
+    row = rows(report)["7B"]
+    assert (row.status, row.message) == ("unreadable", "it cannot be listed: Permission denied")
 
 
 def test_an_interrupted_download_into_the_hub_cache_is_not_whole(tmp_path, tiny):
@@ -677,6 +699,17 @@ def test_an_interrupted_download_into_the_hub_cache_is_not_whole(tmp_path, tiny)
     (finding,) = report.findings
     assert finding.where == f"../../blobs/{blob.name}.incomplete"
     assert "unfinished download" in finding.message
+
+
+def test_a_download_of_which_nothing_has_come_yet_is_told(tmp_path, tiny):
+    repository = in_hub_cache(tmp_path, {"params.json": tiny / "params.json"})
+    (snapshot,) = (repository / "snapshots").iterdir()
+    blob = (snapshot / "params.json").resolve()
+    blob.rename(f"{blob}.incomplete")
+    (snapshot / "params.json").unlink()
+    report = verify_checksums(str(repository))
+    assert (report.ok, report.files) == (False, ())
+    assert "unfinished download" in report.findings[0].message
 
 
 def test_an_unfinished_download_into_a_folder_is_not_whole(tmp_path, two):
