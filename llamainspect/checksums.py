@@ -344,7 +344,7 @@ def _conclude(plan: Plan, rows: list[FileChecksum]) -> str:
     parts = []
     if listed:
         good = sum(row.status == "ok" for row in listed)
-        parts.append(f"{good} of {counted(len(listed), 'digest')} agree")
+        parts.append(f"{good} of {len(listed):,} digests agree")
     elif plan.known.lists:
         parts.append("No digest in the list can be used")
     elif not plan.known.digests:

@@ -202,7 +202,8 @@ def test_the_page_cache_is_left_as_it_was(tmp_path, ahead):
     cached = resident_pages(path)
     assert cached > 80 * MIB // os.sysconf("SC_PAGE_SIZE") * 0.9
     assert sum(map(len, folder.stream("large", ahead))) == 80 * MIB
-    assert resident_pages(path) >= cached, "what was cached stays"
+    # The system may take some back on its own account meanwhile.
+    assert resident_pages(path) > cached * 0.9, "what was cached stays"
 
 
 # --- a person who waits ---------------------------------------------------------------------------
