@@ -176,7 +176,8 @@ class _TorchArchive:
         try:
             found = salvage(self.source, self.file)
         except LlamaInspectError as second:
-            if isinstance(error, UnsupportedFile):
+            # One flipped bit makes a record look compressed or encrypted; two witnesses do not lie.
+            if isinstance(error, UnsupportedFile) and isinstance(second, UnsupportedFile):
                 raise error from second
             message = f"{self.trouble} ({_reason(second, self.file)})"
             raise CorruptFile(f"{self.file}: {message}") from second

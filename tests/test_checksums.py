@@ -836,3 +836,16 @@ def test_a_file_that_vanishes_meanwhile_does_not_lose_the_report(two):
     found = statuses(finish(progress))
     assert found["params.json"] in ("mismatch", "unreadable"), "read before, or not any more"
     assert found["consolidated.00.pth"] == "ok"
+
+
+def test_a_damaged_file_that_looks_compressed_is_called_damaged(tiny):
+    """A flip in the directory makes a record look compressed, another hurts the pickle."""
+    path = tiny / "consolidated.00.pth"
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"PK\x01\x02", 0, data.rindex(b"/data/5")) + 10] ^= 1
+    data[200] ^= 1
+    path.write_bytes(data)
+    row = rows(verify_checksums(str(tiny)))[path.name]
+    assert row.status == "mismatch"
+    assert "is compressed" in row.message
+    assert "in its first record, data.pkl" in row.message

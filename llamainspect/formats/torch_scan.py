@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from zlib_ng.zlib_ng import crc32
 
-from llamainspect.errors import CorruptFile, LlamaInspectError
+from llamainspect.errors import CorruptFile, LlamaInspectError, UnsupportedFile
 from llamainspect.formats.torch_pickle import MAX_PICKLE_NBYTES, Contents, read_pickle
 from llamainspect.formats.torch_zip import END, LOCAL, STORED, Record
 from llamainspect.sources import Source
@@ -195,7 +195,8 @@ class Salvage(NamedTuple):
 def salvage(source: Source, file: str) -> Salvage:
     """Follow the records of a file whose directory is missing or wrong.
 
-    Raises CorruptFile when the file does not begin with a whole `data.pkl`.
+    Raises CorruptFile when the first record is not whole, and UnsupportedFile when it is not
+    `data.pkl` or records are compressed: then torch.save did not write the file.
     """
     return _Salvager(source, file).run()
 
@@ -255,14 +256,18 @@ class _Salvager:
 
     def _read_pickle(self) -> tuple[Contents, int]:
         """The first record, whose end is where a descriptor fits what stands before it."""
-        header = self._read(0, LOCAL.size + 256)
-        if len(header) < LOCAL.size:
+        header = self._read(0, LOCAL.size)
+        name_length, extra_length = (
+            LOCAL.unpack(header)[-2:] if len(header) == LOCAL.size else (0, 0)
+        )
+        name = self._read(LOCAL.size, name_length)
+        if len(name) < max(name_length, 1):
             raise CorruptFile(f"{self.file}: only {self.nbytes:,} bytes are there")
-        name_length, extra_length = LOCAL.unpack_from(header)[-2:]
-        name = header[LOCAL.size : LOCAL.size + name_length]
         self.root, _, inner = name.partition(b"/")
         if inner != PICKLE.encode():
-            raise CorruptFile(f"{self.file}: it does not begin with {PICKLE}, as torch.save writes")
+            raise UnsupportedFile(
+                f"{self.file}: it does not begin with {PICKLE}, as torch.save does"
+            )
         start = LOCAL.size + name_length + extra_length
         record, after = self._find_end(0, start, MAX_PICKLE_NBYTES)
         if record is None:
@@ -274,7 +279,7 @@ class _Salvager:
         try:
             return read_pickle(self._read(start, record.nbytes)), after
         except LlamaInspectError as error:
-            raise CorruptFile(f"{self.file}, {PICKLE}: {error}") from error
+            raise type(error)(f"{self.file}, {PICKLE}: {error}") from error
 
     def _read_record(self, position: int, header: bytes, sizes: dict[str, int]) -> int | None:
         """The position behind a record; None when the file ends first."""
@@ -288,7 +293,7 @@ class _Salvager:
         name = raw.removeprefix(self.root + b"/").decode("utf-8", "replace")
         start = position + LOCAL.size + name_length + extra_length
         if method != STORED:
-            raise CorruptFile(f"{self.file}: record {name[:80]!r} is compressed")
+            raise UnsupportedFile(f"{self.file}: record {name[:80]!r} is compressed")
         if name not in sizes:
             record, after = self._find_end(position, start, SMALL_NBYTES)
             if record is None:
