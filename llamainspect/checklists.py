@@ -12,17 +12,17 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from llamainspect.errors import LlamaInspectError
+from llamainspect.errors import LlamaInspectError, reason_of
 from llamainspect.formats.signatures import HEAD_NBYTES, is_web_page
 from llamainspect.names import counted
 from llamainspect.reports import DigestList, Finding
 from llamainspect.sources import ABSENT, Folder
 
 CHECKLIST = "checklist.chk"
+KINDS = r"(md5|sha(1|224|256|384|512))"
+SIDECAR = re.compile(rf"(.+)\.{KINDS}(sums?)?(\.txt)?", re.IGNORECASE)  # model.pth.sha256
 LIST_FILE = re.compile(
-    r".*checklist\.chk"
-    r"|(md5|sha(1|224|256|384|512)|check)sums?(\.txt|\.md5|\.sha256)?"
-    r"|.+\.(md5|sha(1|224|256|384|512))(sums?)?(\.txt)?",
+    rf".*checklist\.chk|({KINDS}|check)sums?(\.txt|\.md5|\.sha256)?|{SIDECAR.pattern}",
     re.IGNORECASE,
 )
 PARENT_LISTS = (CHECKLIST, "tokenizer_checklist.chk")  # Llama 1 keeps one above the weights
@@ -40,7 +40,6 @@ BSD_LINE = re.compile(
     r" ?= ?(?P<digest>[0-9A-Fa-f]+)[ \t]*"
 )
 BARE_LINE = re.compile(r"[ \t]*(?P<digest>[0-9A-Fa-f]+)[ \t]*")
-SIDECAR = re.compile(r"(.+)\.(md5|sha(1|224|256|384|512))(sums?)?(\.txt)?", re.IGNORECASE)
 DIGITS = re.compile(r"[0-9A-Fa-f]{16}")  # a line that holds these was meant as a checksum
 ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
 UNESCAPES = {"\\\\": "\\", "\\n": "\n", "\\r": "\r"}
@@ -97,12 +96,8 @@ def read_list(folder: Folder, file: str) -> Digests:
     try:
         text = _read_text(folder, file)
     except (LlamaInspectError, OSError) as error:
-        reason = (
-            str(error).removeprefix(f"{file}: ")
-            if isinstance(error, LlamaInspectError)
-            else (f"it cannot be read: {error.strerror or error}")
-        )
-        return Digests((), (DigestList(file, 0),), (Finding("error", file, reason),))
+        finding = Finding("error", file, reason_of(error, file))
+        return Digests((), (DigestList(file, 0),), (finding,))
     digests: list[Digest] = []
     findings: list[Finding] = []
     bad: list[tuple[int, str]] = []

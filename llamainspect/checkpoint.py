@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from llamainspect.architecture import WeightSpec, expected_weights
 from llamainspect.config import ModelConfig
-from llamainspect.errors import LlamaInspectError, MissingFile, NotACheckpoint
+from llamainspect.errors import LlamaInspectError, MissingFile, NotACheckpoint, reason_of
 from llamainspect.formats import FORMATS, Format
 from llamainspect.formats.meta import WEIGHT_FILE
 from llamainspect.names import component_of, compress, counted, layer_of, listing
@@ -217,7 +217,7 @@ def _read_files(
             tensors, problems = reader.read_tensors(source, file)
         except (LlamaInspectError, OSError) as error:
             first_error = first_error or error
-            findings.append(Finding("error", file, str(error).removeprefix(f"{file}: ")))
+            findings.append(Finding("error", file, reason_of(error, file)))
             entries.append(FileEntry(file, _nbytes(source, file), 0, readable=False))
             continue
         shards[file] = _unwrap(tensors)

@@ -10,7 +10,7 @@ from collections.abc import Generator
 from dataclasses import replace
 
 from llamainspect.checklists import CHECKLIST, Digest, format_line, read_list
-from llamainspect.errors import LlamaInspectError, MissingFile
+from llamainspect.errors import LlamaInspectError, MissingFile, reason_of
 from llamainspect.examination import Examination, examine, finish
 from llamainspect.expectations import (
     INDEX,
@@ -26,7 +26,15 @@ from llamainspect.formats.strict_json import read_json_object
 from llamainspect.formats.vocabulary import TOKENIZER_FILE, read_vocabulary
 from llamainspect.names import counted, listing
 from llamainspect.published import PUBLISHED
-from llamainspect.reports import ChecksumReport, FileChecksum, FileProgress, FileStatus, Finding
+from llamainspect.reports import (
+    WRONG_STATUSES,
+    ChecksumReport,
+    FileChecksum,
+    FileProgress,
+    FileStatus,
+    Finding,
+    worst_first,
+)
 from llamainspect.sources import ABSENT, Folder, open_source
 
 POSTED = "posted in public"  # origin of a digest that is built in
@@ -85,14 +93,13 @@ def _report(folder: Folder, plan: Plan) -> ChecksumReport:
     if silent and not plan.write:
         raise MissingFile(_nothing_to_check(folder, rows))
     rows.sort(key=lambda row: (posixpath.dirname(row.file), row.file))
-    order = {"error": 0, "warning": 1, "note": 2}
     return ChecksumReport(
         path=folder.place,
         files=tuple(rows),
         lists=plan.known.lists,
         conclusion=_conclude(plan, rows),
         written=None,
-        findings=tuple(sorted(findings, key=lambda finding: order[finding.severity])),
+        findings=tuple(worst_first(findings)),
     )
 
 
@@ -231,7 +238,7 @@ def _wrong_by_itself(folder: Folder, file: str) -> str | None:
         elif name == TOKENIZER_FILE:
             read_vocabulary(there)
     except LlamaInspectError as error:
-        return str(error).removeprefix(f"{name}: ")
+        return reason_of(error, name)
     except OSError:
         return None
     return None
@@ -301,10 +308,11 @@ def _check_sizes(folder: Folder, plan: Plan) -> list[Finding]:
         if nbytes in sizes:
             message = f"{nbytes:,} bytes, the size published for {listing(sizes[nbytes])}"
             findings.append(Finding("note", file, message))
-        elif known and (nbytes < known or abs(nbytes - known) < known // 100):
-            sound = examination.verdict is not None and examination.verdict.intact
-            if sound and nbytes < known * 0.99:
-                continue  # another model altogether, which `summary` tells
+            continue
+        sound = examination.verdict is not None and examination.verdict.intact
+        near = 100 * abs(nbytes - known) < known
+        # A sound file of quite another length is another model, which `summary` tells.
+        if near or (nbytes < known and not sound):
             than = "fewer" if nbytes < known else "more"
             message = (
                 f"{abs(nbytes - known):,} bytes {than} than the {known:,} published for "
@@ -337,7 +345,7 @@ def _conclude(plan: Plan, rows: list[FileChecksum]) -> str:
     posted = [row.file for row in rows if (row.origin or "").startswith(POSTED)]
     listed = [row for row in rows if row.expected is not None and row.file not in posted]
     by_sums = [row.file for row in rows if row.algorithm == "crc32" and row.status != "mismatch"]
-    bad = [row.file for row in rows if row.status in ("mismatch", "missing", "unreadable")]
+    bad = [row.file for row in rows if row.status in WRONG_STATUSES]
     unknown = [
         row.file for row in rows if row.status in ("unchecked", "unlisted") and not row.algorithm
     ]

@@ -33,3 +33,10 @@ class MissingFile(LlamaInspectError):
 
 class MissingDependency(LlamaInspectError):
     """An optional package is not installed."""
+
+
+def reason_of(error: LlamaInspectError | OSError, file: str) -> str:
+    """Why a file cannot be read, without its name: for a finding or a row that has the name."""
+    if isinstance(error, OSError):
+        return f"it cannot be read: {error.strerror or error}"
+    return str(error).removeprefix(f"{file}: ")

@@ -11,11 +11,12 @@ from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import TypeVar
 
-from llamainspect.errors import LlamaInspectError
+from llamainspect.errors import LlamaInspectError, reason_of
 from llamainspect.hub import GIT_BLOB
 from llamainspect.integrity import DeepCheck, Verdict, settle
 from llamainspect.reports import FileProgress
 from llamainspect.sources import Folder
+from llamainspect.streams import stream
 
 T = TypeVar("T")
 MAX_THREADS = 16  # beyond that the disk is slower; each holds a block
@@ -58,10 +59,8 @@ class Examination:
                 self._read(folder, stop, [], deep=True, ahead=False)
             if self.verdict is not None and not stop.is_set():
                 self.verdict = settle(self.verdict, self._prove(folder, stop))
-        except LlamaInspectError as error:
-            self.problem = str(error).removeprefix(f"{self.file}: ")
-        except OSError as error:
-            self.problem = f"it cannot be read: {error.strerror or error}"
+        except (LlamaInspectError, OSError) as error:
+            self.problem = reason_of(error, self.file)
 
     def _read(
         self, folder: Folder, stop: Event, algorithms: list[str], deep: bool, ahead: bool
@@ -73,7 +72,7 @@ class Examination:
             consumers.append(check.update)
         if consumers:
             self.nbytes = self.done + folder.nbytes(self.file)
-            for block in folder.stream(self.file, ahead and bool(hashes)):
+            for block in stream(folder, self.file, ahead and bool(hashes)):
                 if stop.is_set():
                     return
                 for consume in consumers:
@@ -95,7 +94,7 @@ class Examination:
         repaired = _new_hash(algorithm, folder.nbytes(self.file))
         self.nbytes = self.done + folder.nbytes(self.file)
         position = 0
-        for block in folder.stream(self.file):
+        for block in stream(folder, self.file):
             if stop.is_set():
                 return None
             if position <= byte < position + len(block):

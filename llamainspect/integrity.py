@@ -7,25 +7,25 @@ which bytes must be there. Damage is told by tensor, layer and range of bytes.
 from itertools import groupby
 from typing import NamedTuple
 
-from llamainspect.errors import CorruptFile, LlamaInspectError, UnsupportedFile
+from llamainspect.errors import CorruptFile, LlamaInspectError, UnsupportedFile, reason_of
 from llamainspect.formats.flipped_bit import find_flipped_bit
 from llamainspect.formats.safetensors_header import read_header
 from llamainspect.formats.signatures import HEAD_NBYTES, describe_stand_in
 from llamainspect.formats.torch_pickle import MAX_PICKLE_NBYTES, Contents, read_pickle
-from llamainspect.formats.torch_scan import (
+from llamainspect.formats.torch_scan import Salvage, ZipScan, salvage
+from llamainspect.formats.torch_zip import (
+    LOCAL_SIGN,
     PICKLE,
-    Salvage,
-    ZipScan,
-    salvage,
+    STORAGE,
+    Record,
+    locate_record,
+    read_directory_and_start,
 )
-from llamainspect.formats.torch_zip import Record, locate_record, read_directory_and_start
 from llamainspect.names import compress, counted, layer_of, listing
 from llamainspect.reports import Damage, DamageState
 from llamainspect.sources import Source
 
 SAFETENSORS = ".safetensors"
-ZIP_SIGN = b"PK\x03\x04"
-STORAGE = "data/"
 MAX_CHANCE = 0.01  # that other damage looks like a single flipped bit
 
 
@@ -83,12 +83,12 @@ class DeepCheck:
             if file.endswith(SAFETENSORS):
                 self._early = _check_safetensors(source, file)
             else:
-                self._archive = _TorchArchive(source, file, head.startswith(ZIP_SIGN))
+                self._archive = _TorchArchive(source, file, head.startswith(LOCAL_SIGN))
                 self._early = self._archive.early
         except LlamaInspectError as error:
             # A variant that is not read may be in the best of health.
             intact = False if isinstance(error, CorruptFile) else None
-            self._early = Verdict(intact, _reason(error, file))
+            self._early = Verdict(intact, reason_of(error, file))
 
     @property
     def needs_bytes(self) -> bool:
@@ -167,19 +167,19 @@ class _TorchArchive:
             start = locate_record(self.source, self.file, PICKLE, record)
             return read_pickle(self.source.read(self.file, start, record.nbytes))
         except LlamaInspectError as error:
-            self.trouble = _reason(error, self.file)
+            self.trouble = reason_of(error, self.file)
             return None  # the scan will tell whether it is damaged
 
     def _follow_from_the_front(self, error: LlamaInspectError) -> None:
         """Without a directory that can be used: what is left is followed from the first byte."""
-        self.trouble = _reason(error, self.file)
+        self.trouble = reason_of(error, self.file)
         try:
             found = salvage(self.source, self.file)
         except LlamaInspectError as second:
             # One flipped bit makes a record look compressed or encrypted; two witnesses do not lie.
             if isinstance(error, UnsupportedFile) and isinstance(second, UnsupportedFile):
                 raise error from second
-            message = f"{self.trouble} ({_reason(second, self.file)})"
+            message = f"{self.trouble} ({reason_of(second, self.file)})"
             raise CorruptFile(f"{self.file}: {message}") from second
         self.lost = found
         self._name(found.contents)
@@ -328,7 +328,3 @@ def _places(damage: tuple[Damage, ...] | list[Damage]) -> str:
         else:
             texts.append(f"{names}, between bytes {rows[0].start:,} and {rows[-1].end:,}")
     return "; ".join(texts)
-
-
-def _reason(error: LlamaInspectError, file: str) -> str:
-    return str(error).removeprefix(f"{file}: ")

@@ -5,12 +5,14 @@ Rows are named tuples, which cost a fifth of a dataclass at start-up; reports ar
 they share a base.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 Severity = Literal["error", "warning", "note"]
 Match = Literal["exact", "architecture", "none"]
 FileStatus = Literal["ok", "mismatch", "missing", "unlisted", "unreadable", "unchecked"]
+WRONG_STATUSES = frozenset({"mismatch", "missing", "unreadable"})
 DamageState = Literal["differs", "cut", "absent"]
 
 
@@ -20,6 +22,12 @@ class Finding(NamedTuple):
     severity: Severity
     where: str  # a file, or a tensor name; {0-31} stands for a range of layers
     message: str
+
+
+def worst_first(findings: Iterable[Finding]) -> list[Finding]:
+    """Errors, then warnings, then notes; otherwise in the order given."""
+    order = get_args(Severity)
+    return sorted(findings, key=lambda finding: order.index(finding.severity))
 
 
 @dataclass(frozen=True)
@@ -207,5 +215,4 @@ class ChecksumReport(Report):
     @property
     def ok(self) -> bool:
         """Good when nothing differs, is missing or unreadable, and no finding is an error."""
-        bad = {"mismatch", "missing", "unreadable"}
-        return super().ok and not any(row.status in bad for row in self.files)
+        return super().ok and not any(row.status in WRONG_STATUSES for row in self.files)

@@ -8,16 +8,9 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from queue import SimpleQueue
-from threading import Thread
 from typing import Protocol
 
 from llamainspect.errors import CorruptFile, MissingFile, NotACheckpoint
-
-BLOCK_NBYTES = 2**18  # of a stream: hashing finds it in the processor's cache
-PROBE_NBYTES = 4 * 2**20  # between two pages of a window that are asked for
-AHEAD_NBYTES = 2**19  # of each of the two blocks when a thread reads ahead
-WINDOW_NBYTES = 64 * 2**20  # of the page cache that is given back at a time; beyond any read-ahead
 
 ABSENT = "there is no such file"
 _NOT_REGULAR = (
@@ -127,7 +120,7 @@ class Folder:
                 f"{file}: bytes {offset:,} to {offset + length:,} are needed and the file has "
                 f"{size:,}; it is cut short or damaged, download it again"
             )
-        descriptor = self._open(file)
+        descriptor = self.open(file)
         try:
             parts = []
             os.lseek(descriptor, offset, os.SEEK_SET)
@@ -140,31 +133,13 @@ class Folder:
             raise CorruptFile(f"{file}: it became shorter while it was read; try again")
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def stream(self, file: str, ahead: bool = False) -> Iterator[memoryview]:
-        """The whole file in order, in blocks. A block is valid until the next is asked for.
-
-        `ahead`: a thread of its own reads the next block, which pays where the caller is slow and a
-        core is idle. Raises CorruptFile when the file turns out shorter or longer than it was.
-        """
-        nbytes = self._signature(file)[0]
-        descriptor = self._open(file)
-        done = 0
-        try:
-            for block in (_read_ahead if ahead else _blocks)(descriptor, nbytes):
-                done += len(block)
-                yield block
-        finally:
-            os.close(descriptor)
-        if done != nbytes or self._look(file) != self._stat[file]:
-            raise CorruptFile(f"{file}: it changed while it was read; try again")
-
     def obstacle(self, file: str) -> str | None:
         """Why `file` cannot be read as a file ("it is a FIFO"); None when it can."""
         path = os.path.join(self.directory, file)
         try:
             mode = os.stat(path).st_mode
             if stat.S_ISREG(mode):
-                os.close(self._open(file))
+                os.close(self.open(file))
                 return None
         except (FileNotFoundError, NotADirectoryError):
             if os.path.islink(path):
@@ -177,7 +152,11 @@ class Folder:
 
     def changed(self) -> list[str]:
         """Files that were read and have another length or modification time by now."""
-        return [file for file, before in self._stat.items() if self._look(file) != before]
+        return [file for file in self._stat if self.has_changed(file)]
+
+    def has_changed(self, file: str) -> bool:
+        """Whether a file that was looked at has another length, time or place on disk by now."""
+        return self._look(file) != self._stat[file]
 
     def refuses_writing(self) -> bool:
         """Whether this user may not make files here."""
@@ -200,6 +179,11 @@ class Folder:
                 os.remove(temporary)
             raise
 
+    def open(self, file: str) -> int:
+        """A descriptor to read from; opening never waits, not even for a FIFO."""
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        return os.open(os.path.join(self.directory, file), flags)
+
     def _signature(self, file: str) -> tuple[int, int, int]:
         if file not in self._stat:
             found = self._look(file)
@@ -218,10 +202,6 @@ class Folder:
             return None
         return found.st_size, found.st_mtime_ns, found.st_ino
 
-    def _open(self, file: str) -> int:
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        return os.open(os.path.join(self.directory, file), flags)
-
 
 def _is(kind: Callable[[], bool]) -> bool:
     """What an entry is; a link that leads in a circle or through a file is nothing of the kind."""
@@ -229,102 +209,6 @@ def _is(kind: Callable[[], bool]) -> bool:
         return kind()
     except OSError:
         return False
-
-
-def _blocks(descriptor: int, nbytes: int) -> Iterator[memoryview]:
-    """A file in blocks, all of them in one buffer that is small enough to stay in the cache."""
-    cache = _PageCache(descriptor, nbytes)
-    buffer = memoryview(bytearray(min(BLOCK_NBYTES, nbytes + 1)))
-    with open(descriptor, "rb", buffering=0, closefd=False) as file:
-        while length := file.readinto(buffer):
-            yield buffer[:length]
-            cache.read(length)
-    cache.read(0)
-
-
-def _read_ahead(descriptor: int, nbytes: int) -> Iterator[memoryview]:
-    """The same in two buffers: while the caller has one, a thread fills the other."""
-    free: SimpleQueue[bytearray | None] = SimpleQueue()
-    full: SimpleQueue[memoryview | OSError] = SimpleQueue()
-    for _ in range(2):
-        free.put(bytearray(min(AHEAD_NBYTES, nbytes + 1)))
-
-    def fill() -> None:
-        cache = _PageCache(descriptor, nbytes)
-        with open(descriptor, "rb", buffering=0, closefd=False) as file:
-            while (buffer := free.get()) is not None:
-                try:
-                    length = file.readinto(buffer)
-                except OSError as error:
-                    full.put(error)
-                    return
-                full.put(memoryview(buffer)[:length])
-                cache.read(length)
-                if not length:
-                    return
-
-    thread = Thread(target=fill, daemon=True)
-    thread.start()
-    try:
-        while block := full.get():
-            if isinstance(block, OSError):
-                raise block
-            yield block
-            free.put(block.obj)  # type: ignore[arg-type]  # the bytearray that it views
-    finally:
-        free.put(None)
-        thread.join()
-
-
-class _PageCache:
-    """Gives memory back to the system as a file is read: what was cached before stays cached.
-
-    A look through 140 GB would else push everything out that the machine keeps at hand. Whether a
-    window of the file was there before is asked of some of its pages, with a read that may not wait
-    (preadv2 with RWF_NOWAIT), while the window before it is being read: later, the system's own
-    read-ahead would have brought it. A window of which any page was there is left alone. Linux
-    only; elsewhere nothing is done.
-    """
-
-    def __init__(self, descriptor: int, nbytes: int) -> None:
-        self.descriptor = descriptor
-        self.nbytes = nbytes
-        self.position = 0
-        self.start = 0  # of the window
-        self.supported = hasattr(os, "RWF_NOWAIT") and nbytes > 2**20
-        if self.supported:
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-            self.cached = self._is_cached(0)
-            self.next_cached = self._is_cached(WINDOW_NBYTES)
-
-    def read(self, length: int) -> None:
-        """Call after each read, with its length; 0 at the end of the file."""
-        if not self.supported:
-            return
-        self.position += length
-        if length and self.position - self.start < WINDOW_NBYTES:
-            return
-        if not self.cached:
-            os.posix_fadvise(
-                self.descriptor, self.start, self.position - self.start, os.POSIX_FADV_DONTNEED
-            )
-        self.start = self.position
-        self.cached = self.next_cached
-        self.next_cached = self._is_cached(self.start + WINDOW_NBYTES)
-
-    def _is_cached(self, start: int) -> bool:
-        length = min(WINDOW_NBYTES, self.nbytes - start)
-        places = range(start + length - 1, start, -PROBE_NBYTES)
-        return length <= 0 or any(self._page_is_cached(place) for place in places)
-
-    def _page_is_cached(self, place: int) -> bool:
-        try:
-            os.preadv(self.descriptor, [bytearray(1)], place, os.RWF_NOWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:  # not supported by this file system: leave the cache as it is
-            return True
-        return True
 
 
 def open_source(path: str) -> Folder:

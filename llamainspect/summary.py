@@ -14,7 +14,7 @@ from llamainspect.catalog import (
 )
 from llamainspect.checkpoint import Checkpoint, Weight
 from llamainspect.config import ModelConfig
-from llamainspect.errors import LlamaInspectError, MissingFile
+from llamainspect.errors import LlamaInspectError, MissingFile, reason_of
 from llamainspect.formats.vocabulary import TOKENIZER_FILE, Vocabulary, read_vocabulary
 from llamainspect.names import (
     COMPONENTS,
@@ -32,6 +32,7 @@ from llamainspect.reports import (
     Parameters,
     Severity,
     Summary,
+    worst_first,
 )
 from llamainspect.tensors import count
 
@@ -67,7 +68,6 @@ def summarize(checkpoint: Checkpoint) -> Summary:
         *tokenizer_findings,
         *check_vocabulary(config, vocabulary),
     ]
-    order = {"error": 0, "warning": 1, "note": 2}
     nbytes_by_dtype = _nbytes_by_dtype(checkpoint, shares)
     return Summary(
         path=checkpoint.source.place,
@@ -81,7 +81,7 @@ def summarize(checkpoint: Checkpoint) -> Summary:
         nbytes=sum(nbytes_by_dtype.values()),
         nbytes_by_dtype=nbytes_by_dtype,
         tokenizer=None if vocabulary is None else _describe_vocabulary(vocabulary),
-        findings=_cap(sorted(findings, key=lambda finding: order[finding.severity])),
+        findings=_cap(worst_first(findings)),
     )
 
 
@@ -546,8 +546,7 @@ def _read_tokenizer(checkpoint: Checkpoint) -> tuple[Vocabulary | None, list[Fin
     except MissingFile:
         return None, []
     except (LlamaInspectError, OSError) as error:
-        message = str(error).removeprefix(f"{TOKENIZER_FILE}: ")
-        return None, [Finding("error", TOKENIZER_FILE, message)]
+        return None, [Finding("error", TOKENIZER_FILE, reason_of(error, TOKENIZER_FILE))]
 
 
 def _describe_vocabulary(vocabulary: Vocabulary) -> dict[str, object]:

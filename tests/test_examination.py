@@ -8,35 +8,38 @@ import signal
 import subprocess
 import sys
 import tracemalloc
+from collections import Counter
 
 import pytest
 import torch
 
-from llamainspect import verify_checksums
+from llamainspect import examination, verify_checksums
 from llamainspect.examination import Examination, examine, finish
-from llamainspect.sources import BLOCK_NBYTES, Folder
+from llamainspect.sources import Folder
+from llamainspect.streams import BLOCK_NBYTES, stream
 
 MIB = 2**20
 
 
-class CountingFolder(Folder):
-    """Counts the bytes that are streamed from each file."""
+@pytest.fixture
+def streamed(monkeypatch):
+    """Bytes that are streamed from each file."""
+    counts = Counter()
 
-    def __init__(self, directory):
-        super().__init__(str(directory))
-        self.streamed = {}
-
-    def stream(self, file, ahead=False):
-        for block in super().stream(file, ahead):
-            self.streamed[file] = self.streamed.get(file, 0) + len(block)
+    def counting(folder, file, ahead=False):
+        for block in stream(folder, file, ahead):
+            counts[file] += len(block)
             yield block
+
+    monkeypatch.setattr(examination, "stream", counting)
+    return counts
 
 
 def one(folder, file, algorithms, deep=False):
-    examination = Examination(file, folder.nbytes(file), algorithms, deep)
-    for _ in examine(folder, [examination]):
+    looked = Examination(file, folder.nbytes(file), algorithms, deep)
+    for _ in examine(folder, [looked]):
         pass
-    return examination
+    return looked
 
 
 @pytest.mark.parametrize("ahead", [False, True])
@@ -47,56 +50,56 @@ def one(folder, file, algorithms, deep=False):
 def test_a_stream_is_the_whole_file(tmp_path, nbytes, ahead):
     data = os.urandom(nbytes)
     (tmp_path / "file").write_bytes(data)
-    stream = Folder(str(tmp_path)).stream("file", ahead)
-    assert b"".join(bytes(block) for block in stream) == data
+    blocks = stream(Folder(str(tmp_path)), "file", ahead)
+    assert b"".join(bytes(block) for block in blocks) == data
 
 
-def test_several_digests_come_from_one_pass(tmp_path):
+def test_several_digests_come_from_one_pass(tmp_path, streamed):
     data = os.urandom(3 * MIB + 5)
     (tmp_path / "file").write_bytes(data)
-    folder = CountingFolder(tmp_path)
+    folder = Folder(str(tmp_path))
     names = ["md5", "sha1", "sha256", "sha512", "git-blob-sha1"]
-    examination = one(folder, "file", names)
+    looked = one(folder, "file", names)
     git = subprocess.run(
         ["git", "hash-object", "--no-filters", tmp_path / "file"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert examination.digests == {
+    assert looked.digests == {
         **{name: hashlib.new(name, data).hexdigest() for name in names[:-1]},
         "git-blob-sha1": git.stdout.strip(),
     }
-    assert folder.streamed == {"file": len(data)}
-    assert examination.done == len(data)
+    assert streamed == {"file": len(data)}
+    assert looked.done == len(data)
 
 
-def test_a_good_file_is_read_once_and_a_damaged_one_twice(tmp_path):
+def test_a_good_file_is_read_once_and_a_damaged_one_twice(tmp_path, streamed):
     torch.save({"a": torch.arange(300_000), "b": torch.ones(10)}, tmp_path / "x.pth")
     nbytes = (tmp_path / "x.pth").stat().st_size
     good = hashlib.md5((tmp_path / "x.pth").read_bytes()).hexdigest()
     for expected, passes in ((good, 1), ("0" * 32, 2)):
-        folder = CountingFolder(tmp_path)
-        examination = Examination("x.pth", nbytes, ["md5"], search=True, expected={"md5": expected})
-        finish(examine(folder, [examination]))
-        read = folder.streamed["x.pth"]
+        folder = Folder(str(tmp_path))
+        looked = Examination("x.pth", nbytes, ["md5"], search=True, expected={"md5": expected})
+        finish(examine(folder, [looked]))
+        read = streamed.pop("x.pth")
         # The second pass ends behind the last record: the directory has been read already.
         assert nbytes * (passes - 1) < read <= nbytes * passes
-        assert (examination.verdict is not None) == (passes == 2)
+        assert (looked.verdict is not None) == (passes == 2)
 
 
-def test_digest_and_deep_check_share_one_pass(tmp_path):
+def test_digest_and_deep_check_share_one_pass(tmp_path, streamed):
     torch.save({"a": torch.arange(300_000)}, tmp_path / "x.pth")
-    folder = CountingFolder(tmp_path)
-    examination = one(folder, "x.pth", ["md5"], deep=True)
-    assert examination.verdict.intact
-    assert folder.streamed["x.pth"] == folder.nbytes("x.pth")
+    folder = Folder(str(tmp_path))
+    looked = one(folder, "x.pth", ["md5"], deep=True)
+    assert looked.verdict.intact
+    assert streamed["x.pth"] == folder.nbytes("x.pth")
 
 
-def test_files_without_sums_inside_are_not_read_for_them(tmp_path):
+def test_files_without_sums_inside_are_not_read_for_them(tmp_path, streamed):
     with torch.serialization.skip_data():
         torch.save({"a": torch.empty(10 * MIB)}, tmp_path / "x.pth")
-    folder = CountingFolder(tmp_path)
+    folder = Folder(str(tmp_path))
     assert one(folder, "x.pth", [], deep=True).verdict.intact is None
-    assert folder.streamed == {}
+    assert streamed == {}
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path):
@@ -139,30 +142,30 @@ def test_one_file_that_cannot_be_read_does_not_stop_the_others(tmp_path):
 def test_a_file_that_changes_while_it_is_read_is_told(tmp_path, ahead, change):
     path = tmp_path / "file"
     path.write_bytes(bytes(4 * MIB))
-    stream = Folder(str(tmp_path)).stream("file", ahead)
-    next(stream)
+    blocks = stream(Folder(str(tmp_path)), "file", ahead)
+    next(blocks)
     os.truncate(path, 4 * MIB + change)
     with pytest.raises(Exception, match="it changed while it was read"):
-        list(stream)
+        list(blocks)
 
 
 def test_a_bug_in_a_thread_is_raised_and_does_not_hang(tmp_path):
     (tmp_path / "a").write_bytes(b"a")
-    examination = Examination("a", 1, ["no such hash"], False)
+    looked = Examination("a", 1, ["no such hash"], False)
     with pytest.raises(ValueError, match="unsupported hash"):
-        finish(examine(Folder(str(tmp_path)), [examination]))
+        finish(examine(Folder(str(tmp_path)), [looked]))
 
 
 def test_closing_stops_the_threads(tmp_path):
     with open(tmp_path / "large", "wb") as file:
         file.truncate(2**36)  # 64 GiB of holes: far from done when it is stopped
     folder = Folder(str(tmp_path))
-    examination = Examination("large", 2**36, ["md5"], False)
-    progress = examine(folder, [examination])
+    looked = Examination("large", 2**36, ["md5"], False)
+    progress = examine(folder, [looked])
     next(progress)
     next(progress)
     progress.close()
-    assert 0 < examination.done < 2**36
+    assert 0 < looked.done < 2**36
 
 
 # --- the page cache -------------------------------------------------------------------------------
@@ -196,12 +199,12 @@ def test_the_page_cache_is_left_as_it_was(tmp_path, ahead):
     if resident_pages(path):
         pytest.skip("this file system keeps its pages whatever it is told")
     folder = Folder(str(tmp_path))
-    assert sum(map(len, folder.stream("large", ahead))) == 80 * MIB
+    assert sum(map(len, stream(folder, "large", ahead))) == 80 * MIB
     assert resident_pages(path) < 16, "what was not cached is given back"
     path.read_bytes()
     cached = resident_pages(path)
     assert cached > 80 * MIB // os.sysconf("SC_PAGE_SIZE") * 0.9
-    assert sum(map(len, folder.stream("large", ahead))) == 80 * MIB
+    assert sum(map(len, stream(folder, "large", ahead))) == 80 * MIB
     # The system may take some back on its own account meanwhile.
     assert resident_pages(path) > cached * 0.9, "what was cached stays"
 

@@ -32,6 +32,7 @@ FLOORS = [
         "integrity",
         "examination",
         "expectations",
+        "streams",
     },
     {"summary", "inventory", "show", "checksums"},
     {"render"},
@@ -44,7 +45,7 @@ ORDER = [
     "formats.torch_zip", "formats.symbolic_pickle",
     "formats.torch_pickle", "formats.meta", "formats", "checkpoint", "arrays",
     "formats.flipped_bit", "formats.torch_scan", "formats.safetensors_header",
-    "checklists", "hub", "integrity", "examination", "expectations",
+    "checklists", "hub", "integrity", "streams", "examination", "expectations",
 ]  # fmt: skip
 HEAVY = {
     "numpy": {"arrays"},
@@ -133,6 +134,7 @@ def test_summary_as_json_loads_no_heavy_package(tiny):
         f"print(li.to_json(li.summarize(li.open_checkpoint({str(tiny)!r}))))"
     )
     assert not loaded & {"numpy", "torch", "rich", "sentencepiece", "tiktoken", "pickle", "zipfile"}
+    assert not loaded & {"queue", "hashlib", "zlib_ng", "llamainspect.streams"}, "they read it all"
 
 
 def test_summary_as_text_loads_neither_numpy_nor_torch(tiny):

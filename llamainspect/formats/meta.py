@@ -13,6 +13,8 @@ from llamainspect.formats.torch_pickle import (
     read_pickle,
 )
 from llamainspect.formats.torch_zip import (
+    PICKLE,
+    STORAGE,
     Record,
     locate_record,
     read_directory,
@@ -25,7 +27,6 @@ from llamainspect.tensors import Storage, TensorInfo
 
 WEIGHT_FILE = re.compile(r"consolidated(?:\.(\d+))?\.pth")
 CONFIG_FILE = "params.json"
-PICKLE = "data.pkl"
 TORCHSCRIPT = "constants.pkl"
 BYTE_ORDER = "byteorder"
 LITTLE = b"little"
@@ -142,7 +143,7 @@ def _check_storages(
     missing: list[StorageRef] = []
     wrong: list[StorageRef] = []
     for ref, nbytes in contents.storages:
-        key = f"data/{ref.key}"
+        key = f"{STORAGE}{ref.key}"
         record = records.get(key)
         if record is None:
             missing.append(ref)
@@ -180,7 +181,7 @@ def _check_storages(
 def _check_waste(file: str, contents: Contents, records: dict[str, Record]) -> list[Finding]:
     findings = []
     if contents.unused:
-        keys = listing([f"data/{key}" for key in contents.unused])
+        keys = listing([f"{STORAGE}{key}" for key in contents.unused])
         findings.append(
             Finding(
                 "warning",
@@ -193,7 +194,7 @@ def _check_waste(file: str, contents: Contents, records: dict[str, Record]) -> l
     orphans = [
         record.nbytes
         for key, record in records.items()
-        if key.startswith("data/") and key[len("data/") :] not in contents.viewed
+        if key.startswith(STORAGE) and key[len(STORAGE) :] not in contents.viewed
     ]
     if orphans:
         message = f"{counted(len(orphans), 'storage')} of no tensor: {sum(orphans):,} bytes"

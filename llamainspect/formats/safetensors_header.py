@@ -8,13 +8,13 @@ that a key may stand there once only.
 from typing import Any, NamedTuple
 
 from llamainspect.dtypes import DTYPES
-from llamainspect.errors import CorruptFile, UnsupportedFile
+from llamainspect.errors import CorruptFile, UnsupportedFile, reason_of
 from llamainspect.formats.signatures import HEAD_NBYTES, describe_stand_in
 from llamainspect.formats.strict_json import parse_json_object
 from llamainspect.sources import Source
 
 LENGTH_NBYTES = 8
-MAX_HEADER_NBYTES = 16 * 2**20  # a file of a thousand tensors has 0.1 MB
+MAX_HEADER_NBYTES = 16 * 2**20  # far more than any model needs
 METADATA = "__metadata__"
 MAX_ELEMENTS = 2**63
 # safetensors `tensor.rs`, Dtype; those of less than a byte are packed.
@@ -64,8 +64,7 @@ def read_header(source: Source, file: str) -> Header:
     try:
         table = parse_json_object(source.read(file, LENGTH_NBYTES, length), file)
     except CorruptFile as error:
-        reason = str(error).removeprefix(f"{file}: ")
-        raise CorruptFile(f"{file}: its header is damaged: {reason}") from error
+        raise CorruptFile(f"{file}: its header is damaged: {reason_of(error, file)}") from error
     metadata = table.get(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise CorruptFile(f"{file}: {METADATA} in its header is no table of texts")

@@ -18,22 +18,30 @@ from zlib_ng.zlib_ng import crc32
 
 from llamainspect.errors import CorruptFile, LlamaInspectError, UnsupportedFile
 from llamainspect.formats.torch_pickle import MAX_PICKLE_NBYTES, Contents, read_pickle
-from llamainspect.formats.torch_zip import END, LOCAL, STORED, Record
+from llamainspect.formats.torch_zip import (
+    CENTRAL_SIGN,
+    END,
+    END_SIGN,
+    LOCAL,
+    LOCAL_SIGN,
+    PICKLE,
+    STORAGE,
+    STORED,
+    Record,
+)
 from llamainspect.sources import Source
 
 State = Literal["intact", "differs", "unrecorded"]
 
 DESCRIPTOR = struct.Struct("<4s3L")  # signature, CRC-32, packed and plain length
 DESCRIPTOR64 = struct.Struct("<4sL2Q")
-LOCAL_SIGN, CENTRAL_SIGN, DESCRIPTOR_SIGN = b"PK\x03\x04", b"PK\x01\x02", b"PK\x07\x08"
-END_SIGN = b"PK\x05\x06"
+DESCRIPTOR_SIGN = b"PK\x07\x08"
 MAX_DIRECTORY_NBYTES = 4 * 2**20  # of a directory whose end is looked for from its front
 FLAG_DESCRIPTOR = 8  # of a local header: sum and lengths stand behind the record
 PADDING_FIELD = b"FB"  # an extra field full of "Z" that aligns what follows
 SMALL_NBYTES = 4096  # of records such as `version`, whose length nothing else tells
 MAX_ENDS = 4096  # places that look like the end of a record, near the right one
 RESYNC_NBYTES = 2**20  # looked through for the next record behind a damaged one
-PICKLE = "data.pkl"
 
 
 class ScannedRecord(NamedTuple):
@@ -213,7 +221,7 @@ class _Salvager:
 
     def run(self) -> Salvage:
         contents, position = self._read_pickle()
-        sizes = {f"data/{ref.key}": nbytes for ref, nbytes in contents.storages}
+        sizes = {f"{STORAGE}{ref.key}": nbytes for ref, nbytes in contents.storages}
         behind, lost = 0, None
         while position < self.nbytes:
             header = self._read(position, LOCAL.size + 256)

@@ -21,6 +21,8 @@ CENTRAL = struct.Struct("<4s2B5H3L5H2L")
 LOCAL = struct.Struct("<4s5H3L2H")
 EXTRA = struct.Struct("<HH")
 WIDE = struct.Struct("<Q")
+LOCAL_SIGN, CENTRAL_SIGN, END_SIGN = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
+PICKLE, STORAGE = "data.pkl", "data/"  # records: the objects, and the bytes that they refer to
 TAIL_NBYTES = END64.size + END64_LOCATOR.size + END.size
 MAX_DIRECTORY_NBYTES = 256 * 2**20
 MASK16, MASK32 = 0xFFFF, 0xFFFFFFFF
@@ -61,7 +63,7 @@ def read_directory_and_start(source: Source, file: str) -> tuple[dict[str, Recor
     """The same, and where the directory begins: behind the last record."""
     size = source.nbytes(file)
     head = source.read(file, 0, min(size, HEAD_NBYTES))
-    if not head.startswith(b"PK\x03\x04"):
+    if not head.startswith(LOCAL_SIGN):
         raise _not_a_zip(source, file, size, head)
     tail = source.read(file, max(0, size - TAIL_NBYTES), min(size, TAIL_NBYTES))
     start, nbytes, count = _locate_directory(file, size, tail)
@@ -79,7 +81,7 @@ def locate_record(source: Source, file: str, name: str, record: Record) -> int:
     size = source.nbytes(file)
     # The name comes with the fixed part in one read, unless the file was saved under a long one.
     header = source.read(file, record.start, min(LOCAL.size + 256, size - record.start))
-    if len(header) < LOCAL.size or header[:4] != b"PK\x03\x04":
+    if len(header) < LOCAL.size or header[:4] != LOCAL_SIGN:
         raise _lies(file, f"no record stands where its directory has {name[:80]!r}")
     name_length, extra_length = LOCAL.unpack_from(header)[-2:]
     name_end = LOCAL.size + name_length
@@ -129,9 +131,9 @@ def _not_a_zip(source: Source, file: str, size: int, head: bytes) -> CorruptFile
 def _locate_directory(file: str, size: int, tail: bytes) -> tuple[int, int, int]:
     """(start, nbytes, records) of the central directory, from the end records that must agree."""
     end_at = len(tail) - END.size
-    if 0 <= tail.rfind(b"PK\x05\x06") < end_at:
+    if 0 <= tail.rfind(END_SIGN) < end_at:
         raise _lies(file, "something was appended behind its end")
-    if end_at < 0 or tail[end_at : end_at + 4] != b"PK\x05\x06":
+    if end_at < 0 or tail[end_at : end_at + 4] != END_SIGN:
         raise CorruptFile(
             f"{file}: its end is missing (a torch zip ends with its directory), so the file of "
             f"{size:,} bytes is cut short or damaged; resume or repeat the download"
@@ -182,7 +184,7 @@ def _parse_directory(file: str, data: bytes, count: int, directory: int) -> dict
             raise _lies(file, "its directory ends too early")
         (sign, _, _, _, flags, method, _, _, crc, packed, nbytes, name_length, extra_length,
          comment_length, disk, _, _, start) = CENTRAL.unpack_from(data, position)  # fmt: skip
-        if sign != b"PK\x01\x02":
+        if sign != CENTRAL_SIGN:
             raise _lies(file, "its directory holds something that is no record")
         name_end = position + CENTRAL.size + name_length
         raw_name = data[position + CENTRAL.size : name_end]

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from llamainspect.render.printable import printable
 from llamainspect.render.text.common import findings_view, nbytes_text, safe, section, view
-from llamainspect.reports import ChecksumReport, FileChecksum
+from llamainspect.reports import WRONG_STATUSES, ChecksumReport, FileChecksum
 
 STATUS_STYLES = {
     "ok": "green",
@@ -17,7 +17,6 @@ STATUS_STYLES = {
     "unlisted": "yellow",
     "unchecked": "yellow",
 }
-WRONG = ("mismatch", "missing", "unreadable")
 MAX_MESSAGE = 1_000
 
 
@@ -26,7 +25,7 @@ def _(report: ChecksumReport, terminal: bool) -> RenderableType:
     parts: list[RenderableType] = [_headline(report), _sources(report), Text()]
     if report.files:
         parts.append(_table(report))
-    if wrong := [row for row in report.files if row.status in WRONG]:
+    if wrong := [row for row in report.files if row.status in WRONG_STATUSES]:
         parts.append(_wrong(wrong))
     parts.append(Text(f"\n{printable(report.conclusion, limit=MAX_MESSAGE)}."))
     if report.findings:
@@ -38,7 +37,7 @@ def _headline(report: ChecksumReport) -> Text:
     line = safe(report.path, "bold")
     line.append("  ")
     files = {row.file for row in report.files}
-    bad = {row.file for row in report.files if row.status in WRONG}
+    bad = {row.file for row in report.files if row.status in WRONG_STATUSES}
     apart = sum(row.status in ("unlisted", "unchecked") for row in report.files)
     if bad:
         line.append(f"{len(bad)} of {len(files)} wrong", style="bold red")
@@ -62,7 +61,7 @@ def _sources(report: ChecksumReport) -> Text:
 
 
 def _table(report: ChecksumReport) -> Table:
-    messages = ["" if row.status in WRONG else row.message for row in report.files]
+    messages = ["" if row.status in WRONG_STATUSES else row.message for row in report.files]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("status", no_wrap=True)
     table.add_column("file", overflow="fold")
