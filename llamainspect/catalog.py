@@ -49,6 +49,11 @@ class OfficialModel(NamedTuple):
         heads: int = self.fields["n_kv_heads"]
         return heads // 2 if self.params_unique else heads
 
+    @property
+    def is_base(self) -> bool:
+        """Trained on text alone, so that no format of dialogues means anything to it."""
+        return not any(word in self.id for word in ("-chat", "-instruct", "guard"))
+
 
 class Identified(NamedTuple):
     """An official model that a checkpoint resembles."""
@@ -102,6 +107,20 @@ def identify_by_shapes(
         ):
             return row
     return None
+
+
+def find_by_name(name: str) -> OfficialModel | None:
+    """The release that a directory is called after: "Llama3.1-8B", "Meta-Llama-3-8B-Instruct"."""
+    wanted = _letters(name)
+    for row in OFFICIAL_MODELS:
+        names = (row.id.partition(":")[0], (row.repository or "").rpartition("/")[2])
+        if wanted and any(_letters(known).removesuffix("hf") == wanted for known in names):
+            return row
+    return None
+
+
+def _letters(name: str) -> str:
+    return "".join(character for character in name.lower() if character.isalnum())
 
 
 def published_sizes(config: ModelConfig, nbytes: int) -> dict[int | None, list[str]]:

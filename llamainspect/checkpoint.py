@@ -6,16 +6,15 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from llamainspect.architecture import WeightSpec, expected_weights
-from llamainspect.config import ModelConfig
+from llamainspect.config import PARAMS_FILE, ModelConfig
 from llamainspect.errors import LlamaInspectError, MissingFile, NotACheckpoint, reason_of
 from llamainspect.formats import FORMATS, Format
 from llamainspect.formats.meta import WEIGHT_FILE
 from llamainspect.names import component_of, compress, counted, layer_of, listing
 from llamainspect.reports import FileEntry, Finding, TensorEntry, TensorPart
-from llamainspect.sources import Folder, Source, open_source
+from llamainspect.sources import NATIVE_SUBFOLDER, Folder, Source, open_source
 from llamainspect.tensors import TensorInfo, contiguous_strides, count
 
-NATIVE_SUBFOLDER = "original"  # where a hub download keeps Meta's files
 WRAPPERS = (
     "model",
     "state_dict",
@@ -77,7 +76,7 @@ class Checkpoint(NamedTuple):
         return tuple(
             finding
             for finding in self.findings
-            if finding.severity != "note" and finding.where != "params.json"
+            if finding.severity != "note" and finding.where != PARAMS_FILE
         )
 
     @property
@@ -98,13 +97,13 @@ def open_checkpoint(path: str) -> Checkpoint:
     shards, entries, problems = _read_files(source, reader, files)
     findings += problems + _check_neighbours(source, files)
     if config is not None and config.vocab_size is None:
-        config = config._replace(vocab_size=_rows_of_embedding(shards, config.dim))
+        config = config._replace(vocab_size=_embedding_rows(shards, len(shards), config.dim))
     names = {name for tensors in shards.values() for name in tensors}
     known = config is not None and config.vocab_size is not None
     expected = expected_weights(config, names) if config and known else {}
     if config and not known:
         message = "it leaves vocab_size open, and no embedding tells it: shapes are not checked"
-        findings.append(Finding("error", "params.json", message))
+        findings.append(Finding("error", PARAMS_FILE, message))
     unreadable = {entry.file for entry in entries if not entry.readable}
     joiner = _Joiner(source, reader, shards, unreadable, expected)
     weights = joiner.join()
@@ -116,6 +115,30 @@ def open_checkpoint(path: str) -> Checkpoint:
     return Checkpoint(
         source, name, config, tuple(entries), joiner.world, weights, expected, tuple(findings)
     )
+
+
+class ModelSizes(NamedTuple):
+    """What a tokenizer has to fit, from params.json and the header of one weight file."""
+
+    config: ModelConfig | None
+    shards: int
+    embedding_rows: int | None
+    findings: tuple[Finding, ...]
+
+
+def read_sizes(source: Source) -> ModelSizes:
+    """Of the native checkpoint in `source`, if there is one; what is missing there is None."""
+    config, findings = _read_config(source, FORMATS["meta"])
+    if PARAMS_FILE not in source.files():
+        findings = []
+    files = FORMATS["meta"].weight_files(source)
+    rows = None
+    if config is not None and files:
+        with suppress(LlamaInspectError, OSError):  # `summary` tells what is wrong with weights
+            tensors, _ = FORMATS["meta"].read_tensors(source, files[0])
+            rows = _embedding_rows({files[0]: _unwrap(tensors)}, len(files), config.dim)
+    errors = tuple(finding for finding in findings if finding.severity == "error")
+    return ModelSizes(config, len(files), rows, errors)
 
 
 def describe_weight(checkpoint: Checkpoint, weight: Weight, per_shard: bool = False) -> TensorEntry:
@@ -192,17 +215,17 @@ def _read_config(source: Source, reader: Format) -> tuple[ModelConfig | None, li
         return None, [
             Finding(
                 "warning" if source.only else "error",
-                "params.json",
+                PARAMS_FILE,
                 "there is none, so shapes are not checked and shards are joined only where that is "
                 "certain; it comes with the download",
             )
         ]
     except (LlamaInspectError, OSError) as error:
-        return None, [Finding("error", "params.json", str(error).removeprefix("params.json: "))]
+        return None, [Finding("error", PARAMS_FILE, reason_of(error, PARAMS_FILE))]
     if not config.unknown:
         return config, []
     keys = listing(list(config.unknown), 12)
-    return config, [Finding("note", "params.json", f"keys not understood, and so not used: {keys}")]
+    return config, [Finding("note", PARAMS_FILE, f"keys not understood, and so not used: {keys}")]
 
 
 def _read_files(
@@ -260,13 +283,13 @@ def _unwrap(tensors: list[TensorInfo]) -> dict[str, TensorInfo]:
     return named
 
 
-def _rows_of_embedding(shards: dict[str, dict[str, TensorInfo]], dim: int) -> int | None:
-    """Vocabulary size where params.json leaves it to the tokenizer (-1): what the files store."""
+def _embedding_rows(shards: dict[str, dict[str, TensorInfo]], ranks: int, dim: int) -> int | None:
+    """Tokens that the model has a vector for, from those of its shards that are given."""
     for tensors in shards.values():
         embedding = tensors.get("tok_embeddings.weight")
         if embedding and len(embedding.shape) == 2:
             rows, columns = embedding.shape
-            return rows * len(shards) if columns == dim else rows  # Llama 1 and 2 cut columns
+            return rows * ranks if columns == dim else rows  # Llama 1 and 2 cut columns
     return None
 
 

@@ -10,6 +10,7 @@ from collections.abc import Generator
 from dataclasses import replace
 
 from llamainspect.checklists import CHECKLIST, Digest, format_line, read_list
+from llamainspect.config import PARAMS_FILE
 from llamainspect.errors import LlamaInspectError, MissingFile, reason_of
 from llamainspect.examination import Examination, examine, finish
 from llamainspect.expectations import (
@@ -233,7 +234,7 @@ def _wrong_by_itself(folder: Folder, file: str) -> str | None:
         return instead
     there = Folder(posixpath.join(folder.directory, posixpath.dirname(file)))
     try:
-        if name in (meta.CONFIG_FILE, "config.json") or INDEX.fullmatch(name):
+        if name in (PARAMS_FILE, "config.json") or INDEX.fullmatch(name):
             read_json_object(there, name)
         elif name == TOKENIZER_FILE:
             read_vocabulary(there)

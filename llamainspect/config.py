@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from llamainspect.errors import CorruptFile
 
+PARAMS_FILE = "params.json"
 DEFAULT_MULTIPLE_OF = 256
 DEFAULT_NORM_EPS = 1e-5
 DEFAULT_ROPE_THETA = 10_000.0  # Llama 1 and 2 do not write it; every Llama 3 and 4 file does
@@ -97,7 +98,7 @@ class ModelConfig(NamedTuple):
     unknown: dict[str, Any] | None = None  # keys in the file that are not understood here
 
     @classmethod
-    def from_params(cls, raw: dict[str, Any], file: str = "params.json") -> "ModelConfig":
+    def from_params(cls, raw: dict[str, Any], file: str = PARAMS_FILE) -> "ModelConfig":
         """From the object in `params.json`. Raises CorruptFile naming the key that is wrong."""
         # Llama 4's file may wrap everything in "model".
         inner = raw.get("model")

@@ -216,3 +216,119 @@ class ChecksumReport(Report):
     def ok(self) -> bool:
         """Good when nothing differs, is missing or unreadable, and no finding is an error."""
         return super().ok and not any(row.status in WRONG_STATUSES for row in self.files)
+
+
+class TokenizerInfo(NamedTuple):
+    """Which tokenizer answered."""
+
+    kind: str  # "sentencepiece", "tiktoken" or "tokenizer.json"
+    file: str
+    vocab_size: int  # tokens in all; ids run from 0
+    base_tokens: int  # in the file, before the model's code adds special ones
+    special_tokens: int
+    bos_id: int | None
+    eos_id: int | None
+    generation: str | None  # whose names the special tokens have, where the file has none
+    reason: str | None  # what told the generation; null: nothing did
+
+
+class Token(NamedTuple):
+    """One token of a text."""
+
+    id: int
+    text: str  # bytes that are no whole character become U+FFFD
+    bytes: str  # hex
+    special: bool
+
+
+class TokenizerCheck(NamedTuple):
+    """The same text through the other tokenizer file of the directory."""
+
+    file: str
+    agrees: bool
+    other_count: int  # tokens that it makes
+    position: int | None  # of the first token that differs
+    ids: tuple[int, ...]  # from there: what the first makes of it, a few
+    other_ids: tuple[int, ...]  # and what the other does
+    message: str
+
+
+@dataclass(frozen=True)
+class Tokenization(Report):
+    """`tokenize`: a text, or a dialogue, as the model reads it."""
+
+    NAME: ClassVar[str] = "tokenize"
+
+    path: str
+    tokenizer: TokenizerInfo
+    ids: tuple[int, ...]
+    tokens: tuple[Token, ...]  # empty when only ids were asked for
+    count: int  # of ids, those that --bos and --eos add included
+    characters: int  # of the text
+    nbytes: int  # of the text in UTF-8
+    characters_per_token: float | None  # tokens added to the text not counted
+    bytes_per_token: float | None
+    chat_format: str | None
+    prompt: str | None  # the dialogue as it is laid out
+    check: TokenizerCheck | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Good unless a finding is an error or the other file says otherwise."""
+        return super().ok and (self.check is None or self.check.agrees)
+
+
+@dataclass(frozen=True)
+class Detokenization(Report):
+    """`detokenize`: the text of some ids."""
+
+    NAME: ClassVar[str] = "detokenize"
+
+    path: str
+    tokenizer: TokenizerInfo
+    ids: tuple[int, ...]
+    text: str  # bytes that are no UTF-8 become U+FFFD
+    bytes: str  # hex
+    valid_utf8: bool
+    findings: tuple[Finding, ...]
+
+
+class VocabularyEntry(NamedTuple):
+    """One token, as the file has it."""
+
+    id: int
+    text: str
+    bytes: str  # hex
+    type: str  # "normal", "byte", "special", "control", "unknown", "user_defined", "unused"
+    special: bool
+    rank: int | None  # tiktoken: its place in the order of merges
+    base64: str | None  # tiktoken: as in the file
+    score: float | None  # SentencePiece
+
+
+class VocabularyStats(NamedTuple):
+    """What a vocabulary is made of; special tokens not counted."""
+
+    by_content: dict[str, int]  # kinds of tokens
+    by_script: dict[str, int]  # of those with letters, the script of the first letter
+    by_nbytes: dict[str, int]  # length in bytes -> tokens
+    mean_nbytes: float
+    longest: tuple[VocabularyEntry, ...]
+    settings: dict[str, Any]  # of the tokenizer: how it cuts and normalises
+
+
+@dataclass(frozen=True)
+class VocabularyReport(Report):
+    """`vocab`: tokens of a vocabulary, or what it is made of."""
+
+    NAME: ClassVar[str] = "vocab"
+
+    path: str
+    tokenizer: TokenizerInfo
+    tokens: tuple[VocabularyEntry, ...]
+    count: int  # of those listed
+    stats: VocabularyStats | None
+    model_vocab_size: int | None  # what params.json says
+    embedding_rows: int | None  # what the weights have
+    findings: tuple[Finding, ...]

@@ -13,6 +13,7 @@ from typing import Protocol
 from llamainspect.errors import CorruptFile, MissingFile, NotACheckpoint
 
 ABSENT = "there is no such file"
+NATIVE_SUBFOLDER = "original"  # where a hub download keeps Meta's files
 _NOT_REGULAR = (
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a FIFO"),

@@ -13,9 +13,15 @@ from llamainspect.catalog import (
     identify_by_shapes,
 )
 from llamainspect.checkpoint import Checkpoint, Weight
-from llamainspect.config import ModelConfig
+from llamainspect.config import PARAMS_FILE, ModelConfig
 from llamainspect.errors import LlamaInspectError, MissingFile, reason_of
-from llamainspect.formats.vocabulary import TOKENIZER_FILE, Vocabulary, read_vocabulary
+from llamainspect.formats.vocabulary import (
+    TOKENIZER_FILE,
+    Vocabulary,
+    check_vocabulary,
+    find_tokenizer,
+    read_vocabulary,
+)
 from llamainspect.names import (
     COMPONENTS,
     NOT_PARAMETERS,
@@ -34,12 +40,12 @@ from llamainspect.reports import (
     Summary,
     worst_first,
 )
+from llamainspect.sources import Folder
 from llamainspect.tensors import count
 
 HF_NAMES = ("model.layers.", "model.embed_tokens.", "lm_head.")
 PUBLISHED_DTYPES = ("BF16", "F16")
 MAX_FINDINGS = 100  # of each severity
-MAX_SPECIAL_TOKENS = 2_048  # Llama 4 adds most to the tokens in its file
 TIED = "tied: two names for the same bytes"
 PARTLY = "overlapping: two names for some of the same bytes"
 EQUAL = "tied, yet stored twice: the two have the same CRC-32"
@@ -49,7 +55,7 @@ OUTPUT, EMBEDDING = "output.weight", "tok_embeddings.weight"
 def summarize(checkpoint: Checkpoint) -> Summary:
     """Identity, counts and findings. Reads nothing but headers and the tokenizer's length."""
     config = checkpoint.config
-    vocabulary, tokenizer_findings = _read_tokenizer(checkpoint)
+    vocabulary, tokenizer_file, tokenizer_findings = _read_tokenizer(checkpoint)
     shape_findings = check_shapes(checkpoint)
     shares = _shares(checkpoint)
     unique, copies, copy_findings = _find_copies(checkpoint, shares)
@@ -66,7 +72,7 @@ def summarize(checkpoint: Checkpoint) -> Summary:
         *copy_findings,
         *count_findings,
         *tokenizer_findings,
-        *check_vocabulary(config, vocabulary),
+        *_check_vocabulary(checkpoint, vocabulary, tokenizer_file),
     ]
     nbytes_by_dtype = _nbytes_by_dtype(checkpoint, shares)
     return Summary(
@@ -80,7 +86,7 @@ def summarize(checkpoint: Checkpoint) -> Summary:
         tied_output=tied,
         nbytes=sum(nbytes_by_dtype.values()),
         nbytes_by_dtype=nbytes_by_dtype,
-        tokenizer=None if vocabulary is None else _describe_vocabulary(vocabulary),
+        tokenizer=None if vocabulary is None else _describe_vocabulary(vocabulary, tokenizer_file),
         findings=_cap(worst_first(findings)),
     )
 
@@ -191,7 +197,7 @@ def _check_other_model(checkpoint: Checkpoint, model: ModelMatch) -> list[Findin
     if row is None:
         return []
     message = f"the weights have the shapes of {row.id}; params.json is another model's"
-    return [Finding("error", "params.json", message)]
+    return [Finding("error", PARAMS_FILE, message)]
 
 
 def _describe_config(config: ModelConfig) -> dict[str, Any]:
@@ -540,17 +546,29 @@ def _active(config: ModelConfig | None, total: int, by_component: Counter[str]) 
 # --- tokenizer ------------------------------------------------------------------------------------
 
 
-def _read_tokenizer(checkpoint: Checkpoint) -> tuple[Vocabulary | None, list[Finding]]:
+def _read_tokenizer(
+    checkpoint: Checkpoint,
+) -> tuple[Vocabulary | None, str, list[Finding]]:
+    """What is known of tokenizer.model, and where it stands: in Llama 1, one level up."""
+    source, file = checkpoint.source, TOKENIZER_FILE
     try:
-        return read_vocabulary(checkpoint.source), []
+        if isinstance(source, Folder) and source.only is None:
+            place = find_tokenizer(source, (TOKENIZER_FILE,))
+            if place is None:
+                return None, file, []
+            if place.source.directory != source.directory:
+                file = f"../{TOKENIZER_FILE}"
+            source = place.source
+        return read_vocabulary(source, config=checkpoint.config), file, []
     except MissingFile:
-        return None, []
+        return None, file, []
     except (LlamaInspectError, OSError) as error:
-        return None, [Finding("error", TOKENIZER_FILE, reason_of(error, TOKENIZER_FILE))]
+        return None, file, [Finding("error", file, reason_of(error, TOKENIZER_FILE))]
 
 
-def _describe_vocabulary(vocabulary: Vocabulary) -> dict[str, object]:
+def _describe_vocabulary(vocabulary: Vocabulary, file: str) -> dict[str, object]:
     return {
+        "file": file,
         "kind": vocabulary.kind,
         "base_tokens": vocabulary.base_tokens,
         "special_tokens": vocabulary.special_tokens,
@@ -558,24 +576,11 @@ def _describe_vocabulary(vocabulary: Vocabulary) -> dict[str, object]:
     }
 
 
-def check_vocabulary(config: ModelConfig | None, vocabulary: Vocabulary | None) -> list[Finding]:
-    """The tokenizer's size against the model's."""
-    if config is None or config.vocab_size is None or vocabulary is None:
+def _check_vocabulary(
+    checkpoint: Checkpoint, vocabulary: Vocabulary | None, file: str
+) -> list[Finding]:
+    config, embedding = checkpoint.config, checkpoint.weights.get(EMBEDDING)
+    if config is None or vocabulary is None:
         return []
-    rows, tokens = config.vocab_size, vocabulary.vocab_size
-    if tokens is None:
-        fits = 0 <= rows - vocabulary.base_tokens <= MAX_SPECIAL_TOKENS
-        there = f"at least {vocabulary.base_tokens:,}"
-    else:
-        fits = tokens == rows
-        there = f"{tokens:,}"
-    if fits:
-        return []
-    return [
-        Finding(
-            "error",
-            TOKENIZER_FILE,
-            f"it has {there} tokens, the model has {rows:,}. Likely cause: the "
-            "tokenizer of another model, or a vocabulary that was padded or extended",
-        )
-    ]
+    rows = embedding.shape[0] if embedding and len(embedding.shape) == 2 else None
+    return check_vocabulary(config.vocab_size, rows, vocabulary.vocab_size, file)

@@ -21,6 +21,8 @@ FLOORS = [
         "catalog",
         "reports",
         "published",
+        "generations",
+        "chat",
     },
     {
         "sources",
@@ -33,19 +35,21 @@ FLOORS = [
         "examination",
         "expectations",
         "streams",
+        "tokenizer",
     },
-    {"summary", "inventory", "show", "checksums"},
+    {"summary", "inventory", "show", "checksums", "tokenization", "vocab"},
     {"render"},
     {"cli"},
 ]
 # On one floor, what stands to the left may not import what stands to the right of it.
 ORDER = [
     "errors", "dtypes", "tensors", "names", "config", "architecture", "catalog", "reports",
-    "published", "sources", "formats.signatures", "formats.strict_json", "formats.vocabulary",
-    "formats.torch_zip", "formats.symbolic_pickle",
+    "published", "generations", "chat", "sources", "formats.signatures", "formats.strict_json",
+    "formats.ranks", "formats.sentencepiece_file", "formats.vocabulary", "formats.torch_zip", "formats.symbolic_pickle",
     "formats.torch_pickle", "formats.meta", "formats", "checkpoint", "arrays",
     "formats.flipped_bit", "formats.torch_scan", "formats.safetensors_header",
-    "checklists", "hub", "integrity", "streams", "examination", "expectations",
+    "checklists", "hub", "integrity", "streams", "examination", "expectations", "tokenizer",
+    "tokenizer.tiktoken_codec", "tokenizer.sentencepiece_codec", "tokenizer.json_codec",
 ]  # fmt: skip
 HEAVY = {
     "numpy": {"arrays"},
@@ -56,6 +60,9 @@ HEAVY = {
     "pickle": set(),
     "zipfile": set(),
     "safetensors": set(),
+    "sentencepiece": {"tokenizer.sentencepiece_codec"},
+    "tiktoken": {"tokenizer.tiktoken_codec"},
+    "tokenizers": {"tokenizer.json_codec"},
     "zlib_ng": {"formats.torch_scan"},
 }
 

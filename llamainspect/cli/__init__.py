@@ -31,6 +31,18 @@ Path = Annotated[
         show_envvar=True,
     ),
 ]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="PATH",
+        envvar=MODEL_VARIABLE,
+        help="Checkpoint directory, hub download, or a tokenizer file.",
+        show_default="current directory",
+        show_envvar=True,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 NoColor = Annotated[bool, typer.Option("--no-color", help="Plain text, as with NO_COLOR=1.")]
 
@@ -76,6 +88,22 @@ def show(report: Report, json: bool, no_color: bool) -> None:
         raise typer.Exit(EXIT_NO)
 
 
+def write_answer(data: bytes, report: Report) -> None:
+    """Print an answer as it is, for another program; what the report found goes to stderr."""
+    from llamainspect.render.printable import printable
+
+    for finding in getattr(report, "findings", ()):
+        sentence = printable(f"{finding.where}: {finding.message}", limit=2_000)
+        print(f"llamainspect: {finding.severity}: {sentence}", file=sys.stderr)
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _close_stdout()
+    if not report.ok:
+        raise typer.Exit(EXIT_NO)
+
+
 def track(progress: Generator[tuple[FileProgress, ...], None, R], json: bool, no_color: bool) -> R:
     """Drive a long answer to its end; on a terminal with progress bars on stderr.
 
@@ -99,8 +127,13 @@ def _write(text: str) -> None:
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        _close_stdout()
+
+
+def _close_stdout() -> None:
+    """The reader (head, less) has seen enough: nothing more is written, not even at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(sentence: str) -> NoReturn:
@@ -129,4 +162,4 @@ def _options(
     """
 
 
-from llamainspect.cli import inspect, verify  # noqa: E402, F401  the commands need `app`
+from llamainspect.cli import inspect, run, verify  # noqa: E402, F401  the commands need `app`

@@ -3,7 +3,7 @@
 import re
 import zlib
 
-from llamainspect.config import ModelConfig
+from llamainspect.config import PARAMS_FILE, ModelConfig
 from llamainspect.errors import CorruptFile, LlamaInspectError, UnsupportedFile
 from llamainspect.formats.strict_json import read_json_object
 from llamainspect.formats.torch_pickle import (
@@ -26,7 +26,6 @@ from llamainspect.sources import Source
 from llamainspect.tensors import Storage, TensorInfo
 
 WEIGHT_FILE = re.compile(r"consolidated(?:\.(\d+))?\.pth")
-CONFIG_FILE = "params.json"
 TORCHSCRIPT = "constants.pkl"
 BYTE_ORDER = "byteorder"
 LITTLE = b"little"
@@ -43,7 +42,7 @@ def weight_files(source: Source) -> list[str]:
 
 def read_config(source: Source) -> ModelConfig:
     """From params.json. Raises MissingFile or CorruptFile."""
-    return ModelConfig.from_params(read_json_object(source, CONFIG_FILE), CONFIG_FILE)
+    return ModelConfig.from_params(read_json_object(source, PARAMS_FILE), PARAMS_FILE)
 
 
 def locate(source: Source, storage: Storage) -> int:

@@ -21,6 +21,15 @@ def read_json_object(source: Source, file: str) -> dict[str, Any]:
 
 def parse_json_object(data: bytes, file: str) -> dict[str, Any]:
     """The object that `data` holds. Raises CorruptFile, in the name of `file`, for all else."""
+    value = parse_json(data, file)
+    if not isinstance(value, dict):
+        kind = JSON_KINDS.get(type(value), "a number")
+        raise CorruptFile(f"{file}: it holds {kind} where an object belongs")
+    return value
+
+
+def parse_json(data: bytes, file: str) -> Any:
+    """What `data` holds. Raises CorruptFile with the reason when it is no JSON."""
     if not data.strip():
         raise CorruptFile(f"{file}: the file is empty; download it again")
     if data.lstrip()[:1] == b"<":
@@ -29,7 +38,7 @@ def parse_json_object(data: bytes, file: str) -> dict[str, Any]:
             "download it again"
         )
     try:
-        value = json.loads(
+        return json.loads(
             data.decode("utf-8-sig"),
             object_pairs_hook=_unique,
             parse_constant=_no_constant,
@@ -43,10 +52,6 @@ def parse_json_object(data: bytes, file: str) -> dict[str, Any]:
         if "int_max_str_digits" in str(error):
             raise CorruptFile(f"{file}: it holds a number of thousands of digits") from error
         raise CorruptFile(f"{file}: it is not valid JSON ({error}); download it again") from error
-    if not isinstance(value, dict):
-        kind = JSON_KINDS.get(type(value), "a number")
-        raise CorruptFile(f"{file}: it holds {kind} where an object belongs")
-    return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

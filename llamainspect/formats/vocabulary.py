@@ -1,19 +1,28 @@
-"""How many tokens a `tokenizer.model` has, and of which kind, without building a tokenizer.
+"""Which tokenizer a checkpoint has: where its file is, of which kind, and how many tokens it has.
 
-SentencePiece's file is a protobuf (`sentencepiece_model.proto`: field 1 of ModelProto is one piece,
-repeated); tiktoken's has one line per token, base64 and rank. Both are told apart by content.
+SentencePiece's file is a protobuf and tiktoken's has one line per token, base64 and rank; both are
+called `tokenizer.model` and told apart by content. No tokenizer is built here.
 """
 
+import re
+from contextlib import suppress
 from typing import NamedTuple
 
-from llamainspect.errors import CorruptFile
-from llamainspect.sources import Source
+from llamainspect.config import PARAMS_FILE, ModelConfig
+from llamainspect.errors import CorruptFile, MissingFile, NotACheckpoint
+from llamainspect.formats.sentencepiece_file import PIECE_TAG, count_pieces
+from llamainspect.formats.signatures import HEAD_NBYTES, describe_stand_in
+from llamainspect.generations import RELEASED, choose_generation
+from llamainspect.reports import Finding
+from llamainspect.sources import ABSENT, NATIVE_SUBFOLDER, Folder, Source, open_source
 
 TOKENIZER_FILE = "tokenizer.model"
+JSON_FILE = "tokenizer.json"  # of Hugging Face's tokenizers library
+BESIDE = (".pth", ".pt", ".bin", ".safetensors", PARAMS_FILE, "config.json")  # not tokenizers
 MAX_TOKENIZER_NBYTES = 64 * 2**20
 LAST_LINE_NBYTES = 4096
-SPECIAL_TOKENS = {128_000: 256, 200_000: 2_048}  # Llama 3 and 4 add these after the ranks
-PIECE_TAG = 0x0A  # field 1, length-delimited
+RANK_LINE = re.compile(rb"\s*([A-Za-z0-9+/]+={0,2})[ \t]+(\d{1,9})\s")
+SENTENCEPIECE, TIKTOKEN, JSON = "sentencepiece", "tiktoken", "tokenizer.json"
 
 
 class Vocabulary(NamedTuple):
@@ -29,62 +38,151 @@ class Vocabulary(NamedTuple):
         return None if self.special_tokens is None else self.base_tokens + self.special_tokens
 
 
-def read_vocabulary(source: Source) -> Vocabulary:
-    """Kind and size. Raises MissingFile, or CorruptFile when it is neither kind."""
-    size = source.nbytes(TOKENIZER_FILE)
-    if not size:
-        raise CorruptFile(f"{TOKENIZER_FILE}: the file is empty; download it again")
+# --- where ----------------------------------------------------------------------------------------
+
+
+class TokenizerPlace(NamedTuple):
+    """A tokenizer file, and the directory with the configuration of its model."""
+
+    source: Folder
+    file: str
+    model: Folder
+    named: bool = False  # the person gave the file, not the model
+
+
+def locate_tokenizer(path: str, file: str = TOKENIZER_FILE) -> TokenizerPlace:
+    """The tokenizer of the checkpoint at `path`, or the file itself when `path` is one.
+
+    `tokenizer.model` stands beside the weights, in `original/` of a hub download, or one level up
+    (Llama 1); `tokenizer.json` is taken when there is no other. Raises MissingFile, and
+    NotACheckpoint when there is nothing at `path`.
+    """
+    folder = open_source(path)
+    if folder.only and not folder.only.endswith(BESIDE):
+        return TokenizerPlace(folder, folder.only, Folder(folder.directory), named=True)
+    names = tuple(dict.fromkeys((file, JSON_FILE)))
+    found = find_tokenizer(Folder(folder.directory), names)
+    if found is None:
+        raise MissingFile(
+            f"{path}: there is no {' or '.join(names)} here, in {NATIVE_SUBFOLDER}/ or one level "
+            "up; give the directory that has it, or the file, with --model"
+        )
+    return found
+
+
+def find_tokenizer(folder: Folder, names: tuple[str, ...]) -> TokenizerPlace | None:
+    """The first of `names` that is beside the weights, in `original/`, or above a native model.
+
+    Raises MissingFile when what is there is no file.
+    """
+    native = [folder]
+    with suppress(NotACheckpoint):
+        native.append(open_source(f"{folder.directory}/{NATIVE_SUBFOLDER}"))
+    model = next((place for place in native if PARAMS_FILE in place.files()), folder)
+    places = [*native, *([model.parent()] if _is_model(model) else [])]
+    for name in names:
+        for place in places:
+            obstacle = place.obstacle(name)
+            if obstacle is None:
+                return TokenizerPlace(place, name, model)
+            if obstacle != ABSENT:
+                message = f"{obstacle}; put the file in its place"
+                raise MissingFile(f"{place.directory}/{name}: {message}")
+    return None
+
+
+def _is_model(folder: Folder) -> bool:
+    """Whether the directory holds a native model: only then is what stands above it its own."""
+    return any(name == PARAMS_FILE or name.endswith(".pth") for name in folder.files())
+
+
+# --- how many tokens ------------------------------------------------------------------------------
+
+
+def kind_of(source: Source, file: str) -> str:
+    """SENTENCEPIECE, TIKTOKEN or JSON, by content. Raises CorruptFile for anything else."""
+    size = source.nbytes(file)
     if size > MAX_TOKENIZER_NBYTES:
-        raise CorruptFile(f"{TOKENIZER_FILE}: {size:,} bytes are too many for a tokenizer")
-    head = source.read(TOKENIZER_FILE, 0, min(size, 512))
-    if head[:1] == bytes([PIECE_TAG]):
-        return _sentencepiece(source.read(TOKENIZER_FILE, 0, size))
-    return _tiktoken(source, size, head)
+        raise CorruptFile(f"{file}: {size:,} bytes are too many for a tokenizer")
+    head = source.read(file, 0, min(size, HEAD_NBYTES))
+    if RANK_LINE.match(head + b"\n"):
+        return TIKTOKEN
+    if head.lstrip().startswith(b"{"):
+        return JSON
+    if head.startswith(bytes((PIECE_TAG,))) and head.strip():
+        return SENTENCEPIECE
+    raise not_a_tokenizer(head, size, file)
 
 
-def _tiktoken(source: Source, size: int, head: bytes) -> Vocabulary:
+def read_vocabulary(
+    source: Source, file: str = TOKENIZER_FILE, config: ModelConfig | None = None
+) -> Vocabulary:
+    """Kind and size. Raises MissingFile, or CorruptFile when the file is no tokenizer.model.
+
+    What a tiktoken file leaves to the model's code follows from its size or from `config`.
+    """
+    kind = kind_of(source, file)
+    size = source.nbytes(file)
+    if kind == SENTENCEPIECE:
+        return _sentencepiece(source.read(file, 0, size), file)
+    if kind == TIKTOKEN:
+        return _tiktoken(source, file, size, config)
+    raise not_a_tokenizer(b"{", size, file)
+
+
+def not_a_tokenizer(head: bytes, nbytes: int, file: str) -> CorruptFile:
+    """The error for a file of another kind."""
+    stand_in = describe_stand_in(head, nbytes)
+    return CorruptFile(
+        f"{file}: {stand_in or 'it is neither a SentencePiece nor a tiktoken model'}"
+        f"{'' if stand_in else '; download it again'}"
+    )
+
+
+def _tiktoken(source: Source, file: str, size: int, config: ModelConfig | None) -> Vocabulary:
     """Ranks count up from 0, so the last line has the number; the file is not read for it."""
-    first = head.split(b"\n", 1)[0].split()
     length = min(size, LAST_LINE_NBYTES)
-    last = source.read(TOKENIZER_FILE, size - length, length).split()[-1:]
-    ranks = first[1:], last
-    if len(first) != 2 or not all(r and r[0].isdigit() and len(r[0]) < 10 for r in ranks):
-        raise _no_tokenizer(head)
+    end = source.read(file, size - length, length)
+    last = end.split()[-1:]
+    if not last or not last[0].isdigit() or len(last[0]) > 9:
+        raise not_a_tokenizer(end, size, file)
     tokens = int(last[0]) + 1
-    return Vocabulary("tiktoken", tokens, SPECIAL_TOKENS.get(tokens))
+    known = tokens in RELEASED or config is not None
+    special = len(choose_generation(tokens, config)[0].special_tokens) if known else None
+    return Vocabulary(TIKTOKEN, tokens, special)
 
 
-def _sentencepiece(data: bytes) -> Vocabulary:
-    """Counts the pieces at the head of the protobuf: each a tag, a length, and a message."""
-    position, pieces, end = 0, 0, len(data)
-    while position < end and data[position] == PIECE_TAG:
-        length, message = _varint(data, position + 1)
-        position = message + length
-        if message == 0 or position > end:
-            raise CorruptFile(
-                f"{TOKENIZER_FILE}: it ends in the middle of a piece; download it again"
-            )
-        if length and data[message] != PIECE_TAG:  # the message begins with the piece's text
-            raise _no_tokenizer(data)
-        pieces += 1
-    return Vocabulary("sentencepiece", pieces, 0)
+def _sentencepiece(data: bytes, file: str) -> Vocabulary:
+    try:
+        pieces = count_pieces(data)
+    except ValueError:
+        raise not_a_tokenizer(data[:HEAD_NBYTES], len(data), file) from None
+    if pieces is None:
+        raise CorruptFile(f"{file}: it ends in the middle of a piece; download it again")
+    return Vocabulary(SENTENCEPIECE, pieces, 0)
 
 
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """(value, position behind it); position 0 when the data end before the number does."""
-    value = 0
-    for shift in range(0, 35, 7):
-        if position >= len(data):
-            break
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    return 0, 0
+# --- whether it fits ------------------------------------------------------------------------------
 
 
-def _no_tokenizer(data: bytes) -> CorruptFile:
-    page = data.lstrip()[:1] == b"<"
-    kind = "a web page" if page else "neither a SentencePiece nor a tiktoken model"
-    return CorruptFile(f"{TOKENIZER_FILE}: it is {kind}; download it again")
+def check_vocabulary(
+    vocab_size: int | None, embedding_rows: int | None, tokens: int | None, file: str
+) -> list[Finding]:
+    """The tokenizer's size against the model's, as params.json says and as the weights have it."""
+    sizes = {size for size in (vocab_size, embedding_rows) if size is not None}
+    if tokens is None or sizes <= {tokens}:
+        return []
+    rows = max(sizes) if len(sizes) == 1 else None
+    there = (
+        f"the model has {rows:,}"
+        if rows is not None
+        else f"params.json says {vocab_size:,} and the embedding has {embedding_rows:,} rows"
+    )
+    return [
+        Finding(
+            "error",
+            file,
+            f"it has {tokens:,} tokens, {there}. Likely cause: the "
+            "tokenizer of another model, or a vocabulary that was padded or extended",
+        )
+    ]

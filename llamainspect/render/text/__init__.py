@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from llamainspect.render.text import inspect, verify  # noqa: F401  register their views
+from llamainspect.render.text import inspect, run, verify  # noqa: F401  register their views
 from llamainspect.render.text.common import view
 from llamainspect.reports import Report
 

@@ -1,0 +1,197 @@
+"""Dialogues, laid out as the instruct models of each generation were trained to read them.
+
+Sources: `chat_completion` and `dialog_prompt_tokens` in `llama/generation.py` of meta-llama/llama
+and meta-llama/codellama, `ChatFormat` of meta-llama/llama3, and of meta-llama/llama-models for
+Llama 3.1 and 4. Each piece of text is encoded by itself there, and so here.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
+
+from llamainspect.errors import CorruptFile, UnsupportedFile
+from llamainspect.generations import STEP_TOKEN
+
+ROLES = ("system", "user", "assistant", "tool", "ipython")
+
+
+class Message(NamedTuple):
+    """One turn of a dialogue."""
+
+    role: str  # one of ROLES
+    content: str
+
+
+class Segment(NamedTuple):
+    """A piece of a prompt: text to be encoded by itself, or the name of one special token."""
+
+    text: str
+    special: bool = False
+
+
+class Layout(NamedTuple):
+    """The prompt of one dialogue."""
+
+    format: str  # for people: "Llama 3 headers"
+    segments: tuple[Segment, ...]
+
+
+def parse_dialogue(value: Any, where: str) -> list[Message]:
+    """Messages from JSON: a list of {"role": ..., "content": ...}, or {"messages": that list}.
+
+    A content is text, or a list of {"type": "text", "text": ...}. Raises CorruptFile, and
+    UnsupportedFile for images and tool calls, which are not text.
+    """
+    messages = value.get("messages") if isinstance(value, dict) else value
+    if not isinstance(messages, list) or not messages:
+        raise CorruptFile(
+            f'{where}: a dialogue is a list of {{"role": "user", "content": "..."}}, or '
+            '{"messages": [...]} around one'
+        )
+    return [_message(entry, f"{where}: message {n}") for n, entry in enumerate(messages, 1)]
+
+
+def _message(entry: Any, where: str) -> Message:
+    if not isinstance(entry, dict) or not isinstance(entry.get("role"), str):
+        raise CorruptFile(f'{where} has no "role"; each is {{"role": "user", "content": "..."}}')
+    role = entry["role"]
+    if role not in ROLES:
+        raise CorruptFile(f"{where}: the role {role[:40]!r} is none of {', '.join(ROLES)}")
+    if entry.get("tool_calls"):
+        raise UnsupportedFile(
+            f"{where} has tool calls, which are not laid out; write the call as its content"
+        )
+    return Message(role, _content(entry.get("content"), where))
+
+
+def _content(content: Any, where: str) -> str:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise CorruptFile(f'{where} has no "content" that is text')
+    parts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind != "text" or not isinstance(part.get("text"), str):
+            raise UnsupportedFile(f"{where} holds something other than text (an image?)")
+        parts.append(part["text"])
+    return "".join(parts)
+
+
+def lay_out(
+    messages: Sequence[Message], special_tokens: Collection[str], bos: str, eos: str
+) -> Layout:
+    """The prompt for the next answer, in the format whose special tokens the tokenizer has.
+
+    Raises UnsupportedFile when that format has no place for what the dialogue holds.
+    """
+    for marker, name, render in _FORMATS:
+        if marker is None or marker in special_tokens:
+            return Layout(name, tuple(render(messages, special_tokens, bos, eos)))
+    raise AssertionError("the last format takes any tokenizer")
+
+
+# --- Llama 3 and 4: headers -----------------------------------------------------------------------
+
+
+def _llama_3(
+    messages: Sequence[Message], special_tokens: Collection[str], bos: str, eos: str
+) -> list[Segment]:
+    # The code of Llama 3.0 strips each message; that of 3.1, which has <|eom_id|>, does not.
+    strip = "<|eom_id|>" not in special_tokens
+    segments = [Segment(bos, special=True)]
+    for message in messages:
+        content = message.content.strip() if strip else message.content
+        segments += _header(message.role, "<|start_header_id|>", "<|end_header_id|>")
+        segments += [Segment(content), Segment("<|eot_id|>", special=True)]
+    return segments + _header("assistant", "<|start_header_id|>", "<|end_header_id|>")
+
+
+def _llama_4(
+    messages: Sequence[Message], special_tokens: Collection[str], bos: str, eos: str
+) -> list[Segment]:
+    segments = [Segment(bos, special=True)]
+    for message in messages:
+        # The model goes on after the answer of a tool: its message ends, the turn does not.
+        end = "<|eom|>" if message.role in ("tool", "ipython") else "<|eot|>"
+        segments += _header(message.role, "<|header_start|>", "<|header_end|>")
+        segments += [Segment(message.content), Segment(end, special=True)]
+    return segments + _header("assistant", "<|header_start|>", "<|header_end|>")
+
+
+def _header(role: str, start: str, end: str) -> list[Segment]:
+    name = "ipython" if role == "tool" else role
+    return [
+        Segment(start, special=True),
+        Segment(name),
+        Segment(end, special=True),
+        Segment("\n\n"),
+    ]
+
+
+# --- Llama 2 and Code Llama -----------------------------------------------------------------------
+
+
+def _llama_2(
+    messages: Sequence[Message], special_tokens: Collection[str], bos: str, eos: str
+) -> list[Segment]:
+    turns = list(messages)
+    if turns[0].role == "system":
+        if len(turns) == 1:
+            raise UnsupportedFile(
+                "a dialogue of Llama 2 puts the system prompt into the first message of the user, "
+                "and there is none; add one"
+            )
+        system = f"<<SYS>>\n{turns[0].content}\n<</SYS>>\n\n"
+        turns = [Message(turns[1].role, system + turns[1].content), *turns[2:]]
+    _check_turns(turns, "Llama 2")
+    segments = []
+    for question, answer in zip(turns[::2], turns[1::2], strict=False):
+        text = f"[INST] {question.content.strip()} [/INST] {answer.content.strip()} "
+        segments += [Segment(bos, special=True), Segment(text), Segment(eos, special=True)]
+    last = f"[INST] {turns[-1].content.strip()} [/INST]"
+    return [*segments, Segment(bos, special=True), Segment(last)]
+
+
+def _code_llama_70b(
+    messages: Sequence[Message], special_tokens: Collection[str], bos: str, eos: str
+) -> list[Segment]:
+    turns = list(messages)
+    if turns[0].role != "system":
+        turns.insert(0, Message("system", ""))
+    _check_turns(turns[1:], "Code Llama 70B")
+    segments = [Segment(bos, special=True)]
+    for message in turns:
+        to = "\nDestination: user" if message.role == "assistant" else ""
+        segments.append(Segment(f" Source: {message.role}{to}"))
+        if message.content:
+            segments.append(Segment(f"\n\n {message.content.strip()}"))
+        segments.append(Segment(STEP_TOKEN, special=True))
+    return [*segments, Segment(" Source: assistant\nDestination: user"), Segment("\n\n ")]
+
+
+def _check_turns(turns: Sequence[Message], model: str) -> None:
+    """User and assistant by turns, the user first and last, as the reference code demands."""
+    for index, turn in enumerate(turns):
+        expected = "assistant" if index % 2 else "user"
+        if turn.role != expected:
+            raise UnsupportedFile(
+                f"a dialogue of {model} is a system prompt, if any, then user and assistant by "
+                f"turns; here the {turn.role} speaks where the {expected} should"
+            )
+    if len(turns) % 2 == 0:
+        raise UnsupportedFile(
+            f"a dialogue of {model} ends with a message of the user, which the model answers; "
+            "this one does not"
+        )
+
+
+_Render = Callable[[Sequence[Message], Collection[str], str, str], list[Segment]]
+# The first whose special token the tokenizer has; Llama 2's format needs none.
+_FORMATS: tuple[tuple[str | None, str, _Render], ...] = (
+    ("<|header_start|>", "Llama 4 headers", _llama_4),
+    ("<|start_header_id|>", "Llama 3 headers", _llama_3),
+    (STEP_TOKEN, "Code Llama 70B turns", _code_llama_70b),
+    (None, "Llama 2 [INST]", _llama_2),
+)
+# Llama 2's code refuses to answer a dialogue in which one of these stands.
+LLAMA_2_TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", STEP_TOKEN)

@@ -1,0 +1,189 @@
+"""The Run panel: tokenize, detokenize, vocab."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from llamainspect.cli import Json, Model, NoColor, Path, app, show, write_answer
+
+PANEL = "Run"
+STDIN = "-"
+
+
+@app.command(
+    rich_help_panel=PANEL, epilog='Example: llamainspect tokenize "Hello world" -m Llama3.1-8B'
+)
+def tokenize(
+    text: Annotated[
+        str | None, typer.Argument(metavar="[TEXT]", help="The text; - reads standard input.")
+    ] = None,
+    model: Model = ".",
+    file: Annotated[
+        str | None, typer.Option("--file", metavar="FILE", help="Take the text from a file.")
+    ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option("--user", metavar="TEXT", help="Lay out a dialogue: what the user says."),
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option("--system", metavar="TEXT", help="Its system prompt.")
+    ] = None,
+    chat: Annotated[
+        str | None,
+        typer.Option("--chat", metavar="FILE", help="Lay out the dialogue in a JSON file."),
+    ] = None,
+    ids: Annotated[bool, typer.Option("--ids", help="Only the ids, on one line.")] = False,
+    bos: Annotated[bool, typer.Option("--bos", help="Begin with the begin-of-text token.")] = False,
+    eos: Annotated[bool, typer.Option("--eos", help="End with the end-of-text token.")] = False,
+    special: Annotated[
+        bool, typer.Option("--special", help="Special tokens in the text are special.")
+    ] = False,
+    any_bytes: Annotated[
+        bool, typer.Option("--bytes", help="Accept bytes that are no UTF-8, one token each.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare with what tokenizer.json makes of it.")
+    ] = False,
+    json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """A text, or a dialogue, as the tokens that the model reads.
+
+    Ends with 1 when the tokenizer does not fit the model,
+    or when --check finds a difference.
+    """
+    from llamainspect.chat import Message
+    from llamainspect.tokenization import decode_text, read_dialogue, tokenize, tokenize_dialogue
+    from llamainspect.tokenizer import load_tokenizer
+
+    _check_sources({"TEXT": text, "--file": file, "--chat": chat, "--user": user})
+    if system is not None and user is None:
+        raise typer.BadParameter("it goes with --user", param_hint="--system")
+    if chat is None and user is None:
+        data, where = (os.fsencode(text), "TEXT") if text not in (None, STDIN) else _read(file)
+        report = tokenize(
+            load_tokenizer(model),
+            data if any_bytes else decode_text(data, where),
+            bos=bos,
+            eos=eos,
+            special=special,
+            ids_only=ids,
+            check=check,
+        )
+    else:
+        if bos or eos or special or any_bytes:
+            raise typer.BadParameter(
+                "--bos, --eos, --special and --bytes are for a text; the format of a dialogue "
+                "says which special tokens it has"
+            )
+        if chat is not None:
+            messages = read_dialogue(*_read(chat))
+        else:
+            turns = (("system", system), ("user", user))
+            messages = [
+                Message(role, decode_text(os.fsencode(said), f"--{role}"))
+                for role, said in turns
+                if said is not None
+            ]
+        report = tokenize_dialogue(load_tokenizer(model), messages, ids_only=ids, check=check)
+    if ids and not json:
+        write_answer(f"{' '.join(map(str, report.ids))}\n".encode(), report)
+    else:
+        show(report, json, no_color)
+
+
+@app.command(
+    rich_help_panel=PANEL, epilog="Example: llamainspect detokenize 9906 1917 -m Llama3.1-8B"
+)
+def detokenize(
+    ids: Annotated[
+        list[str],
+        typer.Argument(metavar="IDS...", help="Token ids; - reads them from standard input."),
+    ],
+    model: Model = ".",
+    raw: Annotated[
+        bool, typer.Option("--bytes", help="Write the bytes, though they be no UTF-8.")
+    ] = False,
+    json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """The text that token ids stand for.
+
+    In a pipe exactly that text, without a line end of its own.
+    """
+    from llamainspect.errors import CorruptFile
+    from llamainspect.tokenization import decode_text, detokenize, parse_ids
+    from llamainspect.tokenizer import load_tokenizer
+
+    if json and raw:
+        raise typer.BadParameter("--json has the bytes already, as hex", param_hint="--bytes")
+    if ids == [STDIN]:
+        numbers = parse_ids(decode_text(*_read(None)), "standard input")
+    else:
+        try:
+            numbers = parse_ids(" ".join(ids), "IDS")
+        except CorruptFile as error:
+            raise typer.BadParameter(str(error)) from error
+    report = detokenize(load_tokenizer(model), numbers)
+    if raw:
+        write_answer(bytes.fromhex(report.bytes), report)
+    elif json or sys.stdout.isatty():
+        show(report, json, no_color)
+    else:
+        write_answer(report.text.encode(), report)
+
+
+@app.command(
+    rich_help_panel=PANEL, epilog="Example: llamainspect vocab Llama3.1-8B --search ' Llama'"
+)
+def vocab(
+    path: Path = ".",
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="PATH", help="The same as PATH.")
+    ] = None,
+    id: Annotated[
+        list[int] | None, typer.Option("--id", metavar="N", help="One token; may be repeated.")
+    ] = None,
+    search: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Tokens that hold this text.")
+    ] = None,
+    special: Annotated[bool, typer.Option("--special", help="The special tokens.")] = False,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="What it is made of; so without other options.")
+    ] = False,
+    json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """The tokenizer's vocabulary: single tokens, or what it is made of."""
+    from llamainspect.tokenizer import load_tokenizer
+    from llamainspect.vocab import describe_vocabulary
+
+    report = describe_vocabulary(
+        load_tokenizer(path if model is None else model),
+        ids=id or (),
+        search=search,
+        special=special,
+        stats=stats or not (id or special or search is not None),
+    )
+    show(report, json, no_color)
+
+
+def _check_sources(sources: dict[str, str | None]) -> None:
+    """Of the places that a text can come from, one must be given."""
+    given = [name for name, value in sources.items() if value is not None]
+    if len(given) > 1:
+        raise typer.BadParameter(f"{' and '.join(given)} both say what to tokenize; give one")
+    if not given:
+        raise typer.BadParameter(
+            "what should be tokenized? Give a text, - for standard input, --file, --chat or --user"
+        )
+
+
+def _read(file: str | None) -> tuple[bytes, str]:
+    """The content of a file, or of standard input, and what to call it."""
+    if file is None or file == STDIN:
+        return (sys.stdin.buffer.read() if sys.stdin else b""), "standard input"
+    with open(file, "rb") as source:
+        return source.read(), file
