@@ -13,7 +13,10 @@ _HOME = {
     "Checkpoint": "llamainspect.checkpoint",
     "ChecksumReport": "llamainspect.reports",
     "CorruptFile": "llamainspect.errors",
+    "Detokenization": "llamainspect.reports",
     "LlamaInspectError": "llamainspect.errors",
+    "Message": "llamainspect.chat",
+    "MissingDependency": "llamainspect.errors",
     "MissingFile": "llamainspect.errors",
     "ModelConfig": "llamainspect.config",
     "NotACheckpoint": "llamainspect.errors",
@@ -21,15 +24,23 @@ _HOME = {
     "Summary": "llamainspect.reports",
     "TensorDetail": "llamainspect.reports",
     "TensorList": "llamainspect.reports",
+    "Tokenization": "llamainspect.reports",
+    "Tokenizer": "llamainspect.tokenizer",
     "UnsupportedFile": "llamainspect.errors",
+    "VocabularyReport": "llamainspect.reports",
     "Weight": "llamainspect.checkpoint",
     "count_parameters": "llamainspect.architecture",
+    "describe_vocabulary": "llamainspect.vocab",
+    "detokenize": "llamainspect.tokenization",
     "expected_weights": "llamainspect.architecture",
     "list_tensors": "llamainspect.inventory",
+    "load_tokenizer": "llamainspect.tokenizer",
     "open_checkpoint": "llamainspect.checkpoint",
     "show_tensor": "llamainspect.show",
     "summarize": "llamainspect.summary",
     "to_json": "llamainspect.render.json",
+    "tokenize": "llamainspect.tokenization",
+    "tokenize_dialogue": "llamainspect.tokenization",
     "verify_checksums": "llamainspect.checksums",
 }
 
@@ -46,6 +57,7 @@ if TYPE_CHECKING:
     from llamainspect.architecture import count_parameters as count_parameters
     from llamainspect.architecture import expected_weights as expected_weights
     from llamainspect.catalog import OFFICIAL_MODELS as OFFICIAL_MODELS
+    from llamainspect.chat import Message as Message
     from llamainspect.checkpoint import Checkpoint as Checkpoint
     from llamainspect.checkpoint import Weight as Weight
     from llamainspect.checkpoint import open_checkpoint as open_checkpoint
@@ -53,14 +65,24 @@ if TYPE_CHECKING:
     from llamainspect.config import ModelConfig as ModelConfig
     from llamainspect.errors import CorruptFile as CorruptFile
     from llamainspect.errors import LlamaInspectError as LlamaInspectError
+    from llamainspect.errors import MissingDependency as MissingDependency
     from llamainspect.errors import MissingFile as MissingFile
     from llamainspect.errors import NotACheckpoint as NotACheckpoint
     from llamainspect.errors import UnsupportedFile as UnsupportedFile
     from llamainspect.inventory import list_tensors as list_tensors
     from llamainspect.render.json import to_json as to_json
     from llamainspect.reports import ChecksumReport as ChecksumReport
+    from llamainspect.reports import Detokenization as Detokenization
     from llamainspect.reports import Summary as Summary
     from llamainspect.reports import TensorDetail as TensorDetail
     from llamainspect.reports import TensorList as TensorList
+    from llamainspect.reports import Tokenization as Tokenization
+    from llamainspect.reports import VocabularyReport as VocabularyReport
     from llamainspect.show import show_tensor as show_tensor
     from llamainspect.summary import summarize as summarize
+    from llamainspect.tokenization import detokenize as detokenize
+    from llamainspect.tokenization import tokenize as tokenize
+    from llamainspect.tokenization import tokenize_dialogue as tokenize_dialogue
+    from llamainspect.tokenizer import Tokenizer as Tokenizer
+    from llamainspect.tokenizer import load_tokenizer as load_tokenizer
+    from llamainspect.vocab import describe_vocabulary as describe_vocabulary

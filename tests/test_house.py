@@ -45,7 +45,8 @@ FLOORS = [
 ORDER = [
     "errors", "dtypes", "tensors", "names", "config", "architecture", "catalog", "reports",
     "published", "generations", "chat", "sources", "formats.signatures", "formats.strict_json",
-    "formats.ranks", "formats.sentencepiece_file", "formats.vocabulary", "formats.torch_zip", "formats.symbolic_pickle",
+    "formats.ranks", "formats.sentencepiece_file", "formats.vocabulary", "formats.torch_zip",
+    "formats.symbolic_pickle",
     "formats.torch_pickle", "formats.meta", "formats", "checkpoint", "arrays",
     "formats.flipped_bit", "formats.torch_scan", "formats.safetensors_header",
     "checklists", "hub", "integrity", "streams", "examination", "expectations", "tokenizer",

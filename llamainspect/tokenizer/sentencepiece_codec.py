@@ -88,8 +88,8 @@ class SentencePieceCodec:
         return data[1:] if prefixed and self._takes_prefix_off else data
 
     def token_bytes(self, id: int) -> bytes:
-        """What the token stands for within a text; of a control token its name."""
-        if self._processor.is_control(id):
+        """What the token stands for within a text; of a special token its name."""
+        if self._processor.is_control(id) or self._processor.is_unknown(id):
             return self._processor.id_to_piece(id).encode()
         return self._piece_bytes(id)
 
