@@ -5,6 +5,7 @@ import io
 import os
 import sys
 from collections.abc import Generator
+from importlib import import_module
 from typing import Annotated, NoReturn, TypeVar
 
 import typer
@@ -162,4 +163,5 @@ def _options(
     """
 
 
-from llamainspect.cli import inspect, run, verify  # noqa: E402, F401  the commands need `app`
+for _panel in ("inspect", "verify", "run"):  # in the order of --help; they need `app`
+    import_module(f"llamainspect.cli.{_panel}")

@@ -20,12 +20,15 @@ from llamainspect.reports import (
 )
 
 MAX_ROWS = 500  # --ids and --json have no limit
-MAX_SCRIPTS = 12
-MAX_LENGTHS = 12
-# Dark text on light bands: readable on any terminal, and neighbours differ.
-BANDS = ("black on #b5d3f2", "black on #c9e7b8", "black on #f7d9a8", "black on #e6c3ee")
+MAX_SCRIPTS = 8
+MAX_LENGTHS = 10
+# Characters of a cell on a terminal; in a pipe nothing is shortened.
+MAX_TEXT, MAX_HEX, MAX_BASE64, MAX_LONGEST = 24, 26, 14, 58
+MAX_PARTS = 16  # tokens that one character may be cut into
+# Of the eight colours that every terminal has, so that neighbours always differ.
+BANDS = ("black on cyan", "black on green", "black on yellow")
 SPECIAL = "bold magenta"
-SPECIAL_BAND = "bold white on #7a3e8f"
+SPECIAL_BAND = "bold white on magenta"
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\", '"': '\\"'}
 
 
@@ -39,7 +42,7 @@ def _(report: Tokenization, terminal: bool) -> RenderableType:
         parts.append(Text(f"dialogue in the format {report.chat_format}", style="dim"))
     parts.append(_Bands(report))
     if report.tokens:
-        parts += [Text(), _token_table(report.tokens[:MAX_ROWS])]
+        parts += [Text(), _token_table(report.tokens[:MAX_ROWS], terminal)]
     if len(report.tokens) > MAX_ROWS:
         more = f"({len(report.tokens) - MAX_ROWS:,} more tokens; --ids or --json has them all)"
         parts.append(Text(more, style="dim"))
@@ -97,17 +100,18 @@ def _visible(token: Token) -> str:
     return "\n".join(printable(line, limit=None) for line in text.split("\n"))
 
 
-def _token_table(tokens: Sequence[Token]) -> Table:
+def _token_table(tokens: Sequence[Token], terminal: bool) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("", justify="right", style="dim", no_wrap=True)
     table.add_column("id", justify="right", no_wrap=True)
     table.add_column("text", overflow="fold")
-    table.add_column("bytes", overflow="fold", style="dim")
-    for position, (token, whole) in enumerate(zip(tokens, _whole_characters(tokens), strict=True)):
+    table.add_column("bytes", no_wrap=True, style="dim")
+    for position, (token, whole) in enumerate(zip(tokens, _cut_characters(tokens), strict=True)):
         text = _token_text(token.bytes, token.special)
         if whole:
             text.append(f"  part of {printable(whole)}", style="dim")
-        table.add_row(f"{position:,}", str(token.id), text, _hex(token.bytes))
+        data = "" if token.special else _hex(token.bytes)
+        table.add_row(f"{position:,}", str(token.id), text, _short(data, MAX_HEX, terminal))
     return table
 
 
@@ -129,11 +133,15 @@ def _quoted(data: bytes) -> str:
     return f'"{"".join(parts)}"'
 
 
+def _short(text: str, limit: int, terminal: bool) -> str:
+    return f"{text[: limit - 1]}…" if terminal and len(text) > limit else text
+
+
 def _hex(data: str) -> str:
     return bytes.fromhex(data).hex(" ")
 
 
-def _whole_characters(tokens: Sequence[Token]) -> Iterator[str]:
+def _cut_characters(tokens: Sequence[Token]) -> Iterator[str]:
     """For each token the characters that it holds only a part of; else nothing."""
     waiting: list[bytes] = []
     for token in tokens:
@@ -143,8 +151,10 @@ def _whole_characters(tokens: Sequence[Token]) -> Iterator[str]:
             continue
         waiting.append(data)
         whole = _text(b"".join(waiting))
-        if token.special or whole is not None or len(waiting) > 4 * len(BANDS):
-            yield from [whole or ""] * len(waiting)
+        if token.special or whole is not None or len(waiting) > MAX_PARTS:
+            before, after = (part.decode("utf-8", "ignore") for part in (waiting[0], waiting[-1]))
+            cut = (whole or "")[len(before) :].removesuffix(after)
+            yield from [cut] * len(waiting)
             waiting = []
     yield from [""] * len(waiting)
 
@@ -180,11 +190,15 @@ def _(report: VocabularyReport, terminal: bool) -> RenderableType:
     if report.stats:
         parts += [_sizes(report), *_stats(report.stats, terminal)]
     if report.tokens:
-        parts += [Text(), _entry_table(report.tokens[:MAX_ROWS])]
+        one = report.count == 1
+        parts += [
+            Text(),
+            _entry(report.tokens[0]) if one else _entry_table(report.tokens[:MAX_ROWS], terminal),
+        ]
     if report.count > MAX_ROWS:
         more = f"({report.count - MAX_ROWS:,} more tokens; --json has them all)"
         parts.append(Text(more, style="dim"))
-    if not report.stats:
+    if not report.stats and report.count != 1:
         count = f"\n{report.count:,} token{'s' * (report.count != 1)}"
         parts.append(Text(count, style="bold"))
     if report.findings:
@@ -192,28 +206,62 @@ def _(report: VocabularyReport, terminal: bool) -> RenderableType:
     return Group(*parts)
 
 
-def _entry_table(entries: Sequence[VocabularyEntry]) -> Table:
-    ranked = any(entry.rank is not None for entry in entries)
+def _entry(entry: VocabularyEntry) -> Table:
+    """One token, in full."""
+    known = {
+        "type": entry.type,
+        "rank": entry.rank,
+        "base64": entry.base64,
+        "score": None if entry.score is None else f"{entry.score:g}",
+    }
+    rows: list[tuple[str, RenderableType]] = [
+        ("id", Text(str(entry.id))),
+        ("text", _token_text(entry.bytes, entry.special)),
+        ("bytes", Text(_hex(entry.bytes))),
+    ]
+    rows += [(name, Text(str(value))) for name, value in known.items() if value is not None]
+    return facts(rows)
+
+
+def _entry_table(entries: Sequence[VocabularyEntry], terminal: bool) -> Table:
+    """Many tokens; the rank, where there is one, is the id."""
+    ranked = any(entry.base64 is not None for entry in entries)
     scored = any(entry.score is not None for entry in entries)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("id", justify="right", no_wrap=True)
     table.add_column("text", overflow="fold")
-    table.add_column("bytes", overflow="fold", style="dim")
+    table.add_column("bytes", no_wrap=True, style="dim")
     table.add_column("type", no_wrap=True)
-    for name in ["rank", "base64"] * ranked + ["score"] * scored:
-        table.add_column(name, justify="left" if name == "base64" else "right", overflow="fold")
+    if ranked:
+        table.add_column("base64", no_wrap=True)
+    if scored:
+        table.add_column("score", justify="right", no_wrap=True)
     for entry in entries:
+        text = _token_text(entry.bytes, entry.special)
+        data = "" if entry.special else _hex(entry.bytes)
         row: list[RenderableType] = [
             str(entry.id),
-            _token_text(entry.bytes, entry.special),
-            _hex(entry.bytes),
+            Text(_short(text.plain, MAX_TEXT, terminal and not entry.special), style=text.style),
+            _short(data, MAX_HEX, terminal),
             entry.type,
         ]
         if ranked:
-            row += ["" if entry.rank is None else str(entry.rank), entry.base64 or ""]
+            row.append(_short(entry.base64 or "", MAX_BASE64, terminal))
         if scored:
             row.append("" if entry.score is None else f"{entry.score:g}")
         table.add_row(*row)
+    return table
+
+
+def _longest_table(entries: Sequence[VocabularyEntry]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True, style="dim")
+    table.add_column(no_wrap=True)
+    for entry in entries:
+        text = _token_text(entry.bytes, entry.special).plain
+        shown = _short(text, MAX_LONGEST, terminal=True)
+        table.add_row(str(entry.id), f"{len(entry.bytes) // 2} bytes", Text(shown))
     return table
 
 
@@ -241,7 +289,11 @@ def _sizes(report: VocabularyReport) -> RenderableType:
 
 
 def _setting(value: object) -> str:
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else printable(str(value))
+    return (
+        {True: "yes", False: "no"}[value]
+        if isinstance(value, bool)
+        else printable(str(value), limit=None)
+    )
 
 
 def _stats(stats: VocabularyStats, terminal: bool) -> list[RenderableType]:
@@ -251,7 +303,7 @@ def _stats(stats: VocabularyStats, terminal: bool) -> list[RenderableType]:
     lengths = lengths[:MAX_LENGTHS] + [(f"{lengths[MAX_LENGTHS][0]} or more", rest)] * bool(rest)
     scripts = list(stats.by_script.items())
     others = sum(n for _, n in scripts[MAX_SCRIPTS:])
-    named = [(name.capitalize(), n) for name, n in scripts[:MAX_SCRIPTS]]
+    named = [(name if name == "CJK" else name.capitalize(), n) for name, n in scripts[:MAX_SCRIPTS]]
     return [
         section("Content", _counts_table(list(stats.by_content.items()), total, terminal)),
         section(
@@ -262,7 +314,7 @@ def _stats(stats: VocabularyStats, terminal: bool) -> list[RenderableType]:
             f"Length in bytes, {stats.mean_nbytes:.2f} on average",
             _counts_table(lengths, total, terminal),
         ),
-        section("Longest", _entry_table(stats.longest)),
+        section("Longest", _longest_table(stats.longest)),
     ]
 
 
