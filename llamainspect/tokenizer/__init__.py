@@ -5,9 +5,8 @@ its kind. Which special tokens a tiktoken file gets is decided in `generations.p
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from importlib import import_module
-from itertools import chain
 from typing import NamedTuple, Protocol
 
 from llamainspect.checkpoint import ModelSizes, read_sizes
@@ -205,11 +204,6 @@ def load_tokenizer(path: str, file: str = TOKENIZER_FILE) -> Tokenizer:
     data = place.source.read(place.file, 0, place.source.nbytes(place.file))
     codec: Codec = import_module(_CODECS[kind]).load(data, place.file, sizes.config)
     return Tokenizer(codec, kind, place, sizes)
-
-
-def joined(parts: Sequence[list[int]]) -> list[int]:
-    """One list of several."""
-    return parts[0] if len(parts) == 1 else list(chain.from_iterable(parts))
 
 
 ANCHOR = "☺"  # stands before a text that gets no space, and is taken off again

@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 
 import tiktoken
 
 from llamainspect.config import ModelConfig
 from llamainspect.formats.ranks import parse_ranks
 from llamainspect.generations import choose_generation
-from llamainspect.tokenizer import TokenFacts, joined
+from llamainspect.tokenizer import TokenFacts
 
 # Meta's limits: the encoder is given no more at a time, and no longer run of one kind
 # (github.com/openai/tiktoken/issues/195).
@@ -29,33 +29,29 @@ class TiktokenCodec:
     def __init__(self, data: bytes, file: str, config: ModelConfig | None) -> None:
         ranks = parse_ranks(data, file)
         generation, self.reason = choose_generation(len(ranks), config)
+        names = generation.special_tokens
         self.generation: str | None = generation.name
         self.base_tokens = len(ranks)
-        names = generation.special_tokens
         self.special_tokens = {name: len(ranks) + index for index, name in enumerate(names)}
         self.vocab_size = len(ranks) + len(names)
-        self._names = names
-        self._pattern = generation.pattern
-        self._ranks = ranks
-        self._data = data
+        self._data, self._ranks, self._pattern = data, ranks, generation.pattern
         self._encoding = tiktoken.Encoding(
             "llama",
             pat_str=generation.pattern,
             mergeable_ranks=ranks,
             special_tokens=self.special_tokens,
         )
+        self._encode_special = partial(
+            self._encoding.encode, allowed_special=frozenset(names), disallowed_special=()
+        )
 
     def encode(self, text: str, special: bool, continued: bool) -> list[int]:
         """As Meta's `Tokenizer.encode`; text after text is like any other."""
-        if special:
-            allowed = frozenset(self._names)
-            return joined(
-                [
-                    self._encoding.encode(part, allowed_special=allowed, disallowed_special=())
-                    for part in split_text(text)
-                ]
-            )
-        return joined([self._encoding.encode_ordinary(part) for part in split_text(text)])
+        encode = self._encode_special if special else self._encoding.encode_ordinary
+        ids: list[int] = []
+        for part in split_text(text):
+            ids += encode(part)
+        return ids
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """Each byte has a token: the parser of the file saw to that."""

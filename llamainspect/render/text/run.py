@@ -23,7 +23,7 @@ MAX_ROWS = 500  # --ids and --json have no limit
 MAX_SCRIPTS = 8
 MAX_LENGTHS = 10
 # Characters of a cell on a terminal; in a pipe nothing is shortened.
-MAX_TEXT, MAX_HEX, MAX_BASE64, MAX_LONGEST = 24, 26, 14, 58
+MAX_TEXT, MAX_HEX, MAX_BASE64, MAX_LONGEST = 20, 26, 14, 58
 MAX_PARTS = 16  # tokens that one character may be cut into
 # Of the eight colours that every terminal has, so that neighbours always differ.
 BANDS = ("black on cyan", "black on green", "black on yellow")
