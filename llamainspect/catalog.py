@@ -114,13 +114,14 @@ def find_by_name(name: str) -> OfficialModel | None:
     wanted = _letters(name)
     for row in OFFICIAL_MODELS:
         names = (row.id.partition(":")[0], (row.repository or "").rpartition("/")[2])
-        if wanted and any(_letters(known).removesuffix("hf") == wanted for known in names):
+        if wanted and any(_letters(known) == wanted for known in names):
             return row
     return None
 
 
 def _letters(name: str) -> str:
-    return "".join(character for character in name.lower() if character.isalnum())
+    """Letters and digits alone, without what marks a conversion for Hugging Face."""
+    return "".join(filter(str.isalnum, name.lower())).removesuffix("hf")
 
 
 def published_sizes(config: ModelConfig, nbytes: int) -> dict[int | None, list[str]]:

@@ -233,12 +233,10 @@ def _check_special_names(tokenizer: Tokenizer, text: str, where: str = "the text
     )
     if not found:
         return []
-    message = (
-        f"it holds {listing(list(found), 5)}, {counted(found.total(), 'time')} in all, encoded as "
-        "plain text"
-    )
+    names_found = f"{listing(list(found), 5)} ({counted(found.total(), 'time')})"
+    message = f"it holds {names_found}, encoded as plain text"
     if where == "the text":
-        message += "; --special makes special tokens of them"
+        message += "; with --special such names are special tokens"
     return [Finding("note", where, message)]
 
 

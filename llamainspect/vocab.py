@@ -67,9 +67,10 @@ def _stats(tokenizer: Tokenizer) -> VocabularyStats:
         for id in range(tokenizer.vocab_size)
         if id not in tokenizer.special_ids
     ]
-    for data, _ in tokens:
+    for data, id in tokens:
         lengths[len(data)] += 1
-        content, script = _classify(data)
+        byte = tokenizer.codec.facts(id).type == "byte"
+        content, script = ("single byte", None) if byte else _classify(data)
         contents[content] += 1
         if script:
             scripts[script] += 1

@@ -3,7 +3,7 @@
 import pytest
 from checkpoints import LLAMA_3_1_405B, LLAMA_3_70B
 
-from llamainspect.catalog import OFFICIAL_MODELS, identify
+from llamainspect.catalog import OFFICIAL_MODELS, find_by_name, identify
 from llamainspect.config import ModelConfig
 
 LLAMA_3_1_8B = {
@@ -77,3 +77,35 @@ def test_another_form_of_storage_is_named():
     found = identify(ModelConfig.from_params(LLAMA_3_1_8B), 1, "fp8")
     assert found.model.id == "llama-3.1-8b"
     assert found.differences == ("stored as fp8, plain in llama-3.1-8b",)
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("Llama3.1-8B", "llama-3.1-8b"),  # as `llama download` calls them
+        ("Llama3.1-8B-Instruct", "llama-3.1-8b-instruct"),
+        ("Meta-Llama-3-8B", "llama-3-8b"),
+        ("Llama-4-Scout-17B-16E-Instruct", "llama-4-scout-17b-16e-instruct"),
+        ("llama-2-7b", "llama-2-7b"),  # as download.sh does
+        ("Llama-2-7b-chat", "llama-2-7b-chat"),
+        ("CodeLlama-7b-Python", "codellama-7b-python"),
+        ("CodeLlama-34b-hf", "codellama-34b"),
+        ("Llama3.2-11B-Vision", "llama-3.2-11b-vision"),
+        ("Llama3.1-405B", "llama-3.1-405b:bf16-mp8"),
+        ("", None),
+        ("7B", None),
+        ("models", None),
+        ("Llama3.1-8B-finetuned", None),
+        ("mini-llama", None),
+    ],
+)
+def test_a_release_is_found_by_the_name_of_its_directory(name, model):
+    found = find_by_name(name)
+    assert (found.id if found else None) == model
+
+
+def test_base_models_are_told_from_those_trained_on_dialogues():
+    base = {model.id for model in OFFICIAL_MODELS if model.is_base}
+    assert {"llama-1-7b", "llama-2-70b", "llama-3.1-8b", "codellama-7b-python"} <= base
+    assert not base & {"llama-2-7b-chat", "llama-3.3-70b-instruct", "llama-guard-3-8b",
+                       "llama-4-maverick-17b-128e-instruct:fp8"}  # fmt: skip

@@ -5,6 +5,7 @@ import os
 import pty
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -58,6 +59,15 @@ COMMANDS = {
 }
 
 
+EXAMPLE = str(Path(__file__).parent.parent / "examples" / "mini-llama")
+# What is given beside --model, and the same asked of the library.
+TOKENIZER_COMMANDS = {
+    "tokenize": (["a  b\n", "--bos"], lambda tok: li.tokenize(tok, "a  b\n", bos=True)),
+    "detokenize": (["1", "424", "505"], lambda tok: li.detokenize(tok, [1, 424, 505])),
+    "vocab": (["--search", "ll"], lambda tok: li.describe_vocabulary(tok, search="ll")),
+}
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_json_equals_the_library(checkpoint_path, command):
     arguments, ask = COMMANDS[command]
@@ -66,6 +76,28 @@ def test_json_equals_the_library(checkpoint_path, command):
     assert done.stdout == li.to_json(ask(str(checkpoint_path))) + "\n"
     answer = json.loads(done.stdout)
     assert (answer["report"], answer["schema"], answer["ok"]) == (command, 1, True)
+
+
+@pytest.mark.parametrize("command", TOKENIZER_COMMANDS)
+def test_json_of_the_tokenizer_equals_the_library(command):
+    arguments, ask = TOKENIZER_COMMANDS[command]
+    done = run(command, *arguments, "--model", EXAMPLE, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == li.to_json(ask(li.load_tokenizer(EXAMPLE))) + "\n"
+    answer = json.loads(done.stdout)
+    assert (answer["report"], answer["schema"], answer["ok"]) == (command, 1, True)
+
+
+def test_the_fields_of_the_tokenizer_that_programs_rely_on():
+    answer = json.loads(run("tokenize", "é", "-m", EXAMPLE, "--json").stdout)
+    assert answer["ids"] == [token["id"] for token in answer["tokens"]]
+    assert [(t["text"], t["bytes"]) for t in answer["tokens"]] == [
+        (" ", "20"),
+        ("\ufffd", "c3"),
+        ("\ufffd", "a9"),
+    ]
+    answer = json.loads(run("detokenize", *answer["ids"], "-m", EXAMPLE, "--json").stdout)
+    assert answer["text"] == "é"
 
 
 def test_the_fields_that_programs_rely_on(tiny2):
@@ -90,6 +122,7 @@ def test_the_fields_that_programs_rely_on(tiny2):
 
 
 HERE = [["summary"], ["tensors", "*.wq.weight"], ["show", "norm.weight"], ["verify-checksums"]]
+HERE_TOKENIZER = [["tokenize", "a b"], ["detokenize", "300"], ["vocab"]]
 
 
 def test_the_current_directory_is_the_default(tiny):
@@ -103,6 +136,12 @@ def test_the_environment_names_the_model(tiny, tmp_path):
     env = {"LLAMAINSPECT_MODEL": str(tiny)}
     for arguments in HERE:
         assert run(*arguments, cwd=tmp_path, env=env).returncode == 0
+    for arguments in HERE_TOKENIZER:
+        assert run(*arguments, cwd=EXAMPLE).returncode == 0
+        env = {"LLAMAINSPECT_MODEL": EXAMPLE}
+        assert run(*arguments, cwd=tmp_path, env=env).returncode == 0
+        done = run(*arguments, cwd=tmp_path)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
 
 
 def test_an_error_finding_exits_1_and_still_answers(tiny2):
@@ -116,7 +155,10 @@ def test_an_error_finding_exits_1_and_still_answers(tiny2):
     "arguments",
     [["--nonsense"], ["summary", "--nonsense"], ["tensors", "--sort", "color"], ["nonsense"],
      ["show", ".", "norm.weight", "--at", "x,y"], ["show"], ["show", "."],
-     ["verify-checksums", "--force"]],
+     ["verify-checksums", "--force"],
+     ["tokenize"], ["tokenize", "a", "--file", "b"], ["tokenize", "--chat", "a", "--user", "b"],
+     ["tokenize", "--system", "a"], ["tokenize", "--user", "a", "--bos"], ["detokenize"],
+     ["detokenize", "x"], ["detokenize", "1", "--json", "--bytes"], ["vocab", "--id", "x"]],
     ids=" ".join,
 )  # fmt: skip
 def test_a_wrong_command_line_exits_2(arguments):
@@ -164,8 +206,10 @@ def test_a_file_that_may_not_be_read_is_said_so(tiny):
 def test_help_and_version():
     assert run("--version").stdout == f"llamainspect {li.__version__}\n"
     overview = run("--help").stdout
-    assert all(command in overview for command in ("Inspect", *COMMANDS))
-    for command in COMMANDS:
+    assert all(command in overview for command in (*COMMANDS, *TOKENIZER_COMMANDS))
+    panels = [overview.index(f"─ {panel} ─") for panel in ("Inspect", "Verify", "Run")]
+    assert panels == sorted(panels)
+    for command in (*COMMANDS, *TOKENIZER_COMMANDS):
         text = run(command, "-h").stdout
         assert f"Example: llamainspect {command}" in text
 
@@ -190,6 +234,10 @@ def test_a_terminal_gets_colour_and_bars_unless_told_otherwise(tiny):
 def test_a_terminal_gets_no_line_that_is_too_long(tiny, columns):
     for command, (arguments, _) in COMMANDS.items():
         output = in_terminal(command, tiny, *arguments, "--no-color", columns=columns)
+        assert max(map(len, output.splitlines())) <= columns, output
+    for command, (arguments, _) in TOKENIZER_COMMANDS.items():
+        arguments = [*arguments, "--model", EXAMPLE, "--no-color"]
+        output = in_terminal(command, *arguments, columns=columns)
         assert max(map(len, output.splitlines())) <= columns, output
 
 

@@ -6,7 +6,19 @@ from pathlib import Path
 import pytest
 from checkpoints import TINY_MOE, moe_shapes, random_weights, write_native
 
-from llamainspect import list_tensors, open_checkpoint, show_tensor, summarize, verify_checksums
+from llamainspect import (
+    Message,
+    describe_vocabulary,
+    detokenize,
+    list_tensors,
+    load_tokenizer,
+    open_checkpoint,
+    show_tensor,
+    summarize,
+    tokenize,
+    tokenize_dialogue,
+    verify_checksums,
+)
 from llamainspect.render.printable import printable
 from llamainspect.render.text import to_text
 from llamainspect.render.text.common import count_text, nbytes_text, view
@@ -20,6 +32,20 @@ REPORTS = {
     "tensors": lambda path: list_tensors(open_checkpoint(path), "layers.0.*"),
     "show": lambda path: show_tensor(open_checkpoint(path), "layers.0.attention.wk.weight"),
     "verify-checksums": lambda path: verify_checksums(path),
+    "tokenize": lambda path: tokenize(load_tokenizer(path), '<s> "é"\n\t🦙  \\x', bos=True),
+    "tokenize-dialogue": lambda path: tokenize_dialogue(
+        load_tokenizer(path),
+        [
+            Message("system", "Be brief."),
+            Message("user", "[INST]?"),
+            Message("assistant", "No.\n"),
+            Message("user", "Why?"),
+        ],
+    ),
+    "detokenize": lambda path: detokenize(load_tokenizer(path), [1, 424, 13, 30, 195, 506]),
+    "vocab": lambda path: describe_vocabulary(load_tokenizer(path), stats=True),
+    "vocab-id": lambda path: describe_vocabulary(load_tokenizer(path), ids=[300]),
+    "vocab-search": lambda path: describe_vocabulary(load_tokenizer(path), search="er"),
 }
 
 

@@ -21,7 +21,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         names = getattr(value, "_fields", None)
         if names is None:
-            return [_plain(item) for item in value]
+            known = {id(item): item for item in value}  # a row that stands there often: made once
+            made = {key: _plain(item) for key, item in known.items()}
+            return [made[id(item)] for item in value]
         return {name: _plain(item) for name, item in zip(names, value, strict=True)}
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}

@@ -299,17 +299,19 @@ def _setting(value: object) -> str:
 def _stats(stats: VocabularyStats, terminal: bool) -> list[RenderableType]:
     total = sum(stats.by_content.values())
     lengths = list(stats.by_nbytes.items())
-    rest = sum(n for _, n in lengths[MAX_LENGTHS:])
-    lengths = lengths[:MAX_LENGTHS] + [(f"{lengths[MAX_LENGTHS][0]} or more", rest)] * bool(rest)
-    scripts = list(stats.by_script.items())
-    others = sum(n for _, n in scripts[MAX_SCRIPTS:])
-    named = [(name if name == "CJK" else name.capitalize(), n) for name, n in scripts[:MAX_SCRIPTS]]
+    if len(lengths) > MAX_LENGTHS:
+        longer = lengths[MAX_LENGTHS:]
+        last = (f"{longer[0][0]} or more", sum(n for _, n in longer))
+        lengths = [*lengths[:MAX_LENGTHS], last]
+    scripts = [
+        (name if name == "CJK" else name.capitalize(), n) for name, n in stats.by_script.items()
+    ]
+    if len(scripts) > MAX_SCRIPTS:
+        others = ("others", sum(n for _, n in scripts[MAX_SCRIPTS:]))
+        scripts = [*scripts[:MAX_SCRIPTS], others]
     return [
         section("Content", _counts_table(list(stats.by_content.items()), total, terminal)),
-        section(
-            "Script of the first letter",
-            _counts_table(named + [("others", others)] * bool(others), total, terminal),
-        ),
+        section("Script of the first letter", _counts_table(scripts, total, terminal)),
         section(
             f"Length in bytes, {stats.mean_nbytes:.2f} on average",
             _counts_table(lengths, total, terminal),
