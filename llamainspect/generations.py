@@ -64,7 +64,7 @@ _LLAMA_4_PATTERN = (
 )
 
 LLAMA_3 = Generation(
-    "Llama 3",
+    "Llama 3.0",
     _LLAMA_3_PATTERN,
     (
         "<|begin_of_text|>",

@@ -17,12 +17,12 @@ MAX_SHOWN = 60  # characters of a bad line
 def parse_ranks(data: bytes, file: str) -> dict[bytes, int]:
     """Token bytes by rank order. Raises CorruptFile that names the first bad line."""
     fields = data.split()
-    count = len(fields) // 2
+    count, odd = divmod(len(fields), 2)
     # All that is left without base64 must be one space and one line end per token.
     marks = data.translate(None, BASE64)
     regular = (b" \n" * count, b" \n" * (count - 1) + b" ", b" \r\n" * count)
     try:
-        if marks not in regular:
+        if odd or marks not in regular:
             raise ValueError
         tokens = [binascii.a2b_base64(field, strict_mode=True) for field in fields[::2]]
         numbers = list(map(int, fields[1::2]))

@@ -19,7 +19,8 @@ from llamainspect.sources import ABSENT, NATIVE_SUBFOLDER, Folder, Source, open_
 TOKENIZER_FILE = "tokenizer.model"
 JSON_FILE = "tokenizer.json"  # of Hugging Face's tokenizers library
 BESIDE = (".pth", ".pt", ".bin", ".safetensors", PARAMS_FILE, "config.json")  # not tokenizers
-MAX_TOKENIZER_NBYTES = 64 * 2**20
+# Of the released ones, 3.6 MB and 28 MB are the largest.
+MAX_MODEL_NBYTES, MAX_JSON_NBYTES = 16 * 2**20, 128 * 2**20
 LAST_LINE_NBYTES = 4096
 RANK_LINE = re.compile(rb"\s*([A-Za-z0-9+/]+={0,2})[ \t]+(\d{1,9})\s")
 SENTENCEPIECE, TIKTOKEN, JSON = "sentencepiece", "tiktoken", "tokenizer.json"
@@ -102,12 +103,13 @@ def _is_model(folder: Folder) -> bool:
 def kind_of(source: Source, file: str) -> str:
     """SENTENCEPIECE, TIKTOKEN or JSON, by content. Raises CorruptFile for anything else."""
     size = source.nbytes(file)
-    if size > MAX_TOKENIZER_NBYTES:
-        raise CorruptFile(f"{file}: {size:,} bytes are too many for a tokenizer")
     head = source.read(file, 0, min(size, HEAD_NBYTES))
+    is_json = head.lstrip().startswith(b"{")
+    if size > (MAX_JSON_NBYTES if is_json else MAX_MODEL_NBYTES):
+        raise CorruptFile(f"{file}: {size:,} bytes are too many for a tokenizer")
     if RANK_LINE.match(head + b"\n"):
         return TIKTOKEN
-    if head.lstrip().startswith(b"{"):
+    if is_json:
         return JSON
     if head.startswith(bytes((PIECE_TAG,))) and head.strip():
         return SENTENCEPIECE

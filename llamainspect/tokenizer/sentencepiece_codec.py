@@ -12,11 +12,12 @@ import sentencepiece
 
 from llamainspect.config import ModelConfig
 from llamainspect.errors import CorruptFile, UnsupportedFile
-from llamainspect.formats.sentencepiece_file import SentencePieceFile, parse_sentencepiece
+from llamainspect.formats.sentencepiece_file import parse_sentencepiece
 from llamainspect.generations import INFILLING_TOKENS, STEP_TOKEN
 from llamainspect.tokenizer import TokenFacts, encode_continued
 
 SPACE = "\u2581"
+_CODE_LLAMA = (*INFILLING_TOKENS, STEP_TOKEN)
 
 
 class SentencePieceCodec:
@@ -27,27 +28,23 @@ class SentencePieceCodec:
     reason: str | None = None
 
     def __init__(self, data: bytes, file: str) -> None:
+        self._file = parse_sentencepiece(data, file)
+        self._name = file
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=data)
-        except (RuntimeError, OSError) as error:
-            parse_sentencepiece(data, file)  # says what is wrong, where it can
+        except Exception as error:  # of any kind: its C++ raises what it likes
             raise CorruptFile(
                 f"{file}: SentencePiece refuses it ({error}); download it again"
             ) from error
-        processor = self._processor
-        self._data, self._file = data, file
-        self.vocab_size = self.base_tokens = processor.vocab_size()
-        ids = range(self.vocab_size)
-        marked = [id for id in ids if processor.is_control(id) or processor.is_unknown(id)]
-        for name in (*INFILLING_TOKENS, STEP_TOKEN):
-            if (id := processor.piece_to_id(name)) != processor.unk_id():
-                marked.append(id)
-        ends = [
-            id for id in (processor.bos_id(), processor.eos_id()) if id in ids
-        ]  # -1: it has none
-        self.special_tokens = {processor.id_to_piece(id): id for id in sorted({*marked, *ends})}
-        self.bos = self._name(processor.bos_id())
-        self.eos = self._name(processor.eos_id())
+        pieces, processor = self._file.pieces, self._processor
+        self.vocab_size = self.base_tokens = len(pieces)
+        ends = (processor.bos_id(), processor.eos_id())  # -1: it has none
+        self.special_tokens = {
+            piece.text: id
+            for id, piece in enumerate(pieces)
+            if piece.type in ("control", "unknown") or piece.text in _CODE_LLAMA or id in ends
+        }
+        self.bos, self.eos = (pieces[id].text if 0 <= id < len(pieces) else None for id in ends)
 
     def encode(self, text: str, special: bool, continued: bool) -> list[int]:
         """As Meta's `Tokenizer.encode`; what stands between special tokens is text by itself.
@@ -69,10 +66,10 @@ class SentencePieceCodec:
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """The model's byte tokens. Raises UnsupportedFile when it has none."""
-        ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in data]
-        if not all(map(self._processor.is_byte, ids)):
-            raise UnsupportedFile(f"{self._file}: it has no tokens for single bytes")
-        return ids
+        try:
+            return [self._byte_ids[byte] for byte in data]
+        except KeyError:
+            raise UnsupportedFile(f"{self._name}: it has no tokens for single bytes") from None
 
     def decode(self, ids: list[int]) -> str:
         """As Meta's `Tokenizer.decode`: control tokens are left out."""
@@ -81,42 +78,37 @@ class SentencePieceCodec:
 
     def decode_bytes(self, ids: list[int]) -> bytes:
         """The same before it is text; the space that was put before it is taken off."""
-        processor = self._processor
-        shown = [id for id in ids if not processor.is_control(id)]
+        pieces = self._file.pieces
+        shown = [id for id in ids if pieces[id].type != "control"]
         data = b"".join(map(self._piece_bytes, shown))
-        prefixed = shown and processor.id_to_piece(shown[0]).startswith(SPACE)
-        return data[1:] if prefixed and self._takes_prefix_off else data
+        prefixed = shown and pieces[shown[0]].text.startswith(SPACE)
+        return data[1:] if prefixed and self._file.add_dummy_prefix else data
 
     def token_bytes(self, id: int) -> bytes:
         """What the token stands for within a text; of a special token its name."""
-        if self._processor.is_control(id) or self._processor.is_unknown(id):
-            return self._processor.id_to_piece(id).encode()
-        return self._piece_bytes(id)
+        piece = self._file.pieces[id]
+        named = piece.type in ("control", "unknown")
+        return piece.text.encode() if named else self._piece_bytes(id)
 
     def facts(self, id: int) -> TokenFacts:
         """Type and score, as the file has them."""
-        piece = self.file.pieces[id]
+        piece = self._file.pieces[id]
         return TokenFacts(piece.type, score=piece.score)
 
     def settings(self) -> dict[str, str | bool]:
         """Of the trainer and the normaliser."""
         return {
-            "algorithm": self.file.model_type,
-            "byte_fallback": self.file.byte_fallback,
-            "normalizer": self.file.normalizer,
-            "add_dummy_prefix": self.file.add_dummy_prefix,
-            "remove_extra_whitespaces": self.file.remove_extra_whitespaces,
+            "algorithm": self._file.model_type,
+            "byte_fallback": self._file.byte_fallback,
+            "normalizer": self._file.normalizer,
+            "add_dummy_prefix": self._file.add_dummy_prefix,
+            "remove_extra_whitespaces": self._file.remove_extra_whitespaces,
         }
 
     @cached_property
-    def file(self) -> SentencePieceFile:
-        """All that the file says. Raises CorruptFile."""
-        return parse_sentencepiece(self._data, self._file)
-
-    @cached_property
-    def _takes_prefix_off(self) -> bool:
-        text: str = self._processor.decode_pieces([f"{SPACE}a"])
-        return text == "a"
+    def _byte_ids(self) -> dict[int, int]:
+        pieces = enumerate(self._file.pieces)
+        return {int(piece.text[1:-1], 16): id for id, piece in pieces if piece.type == "byte"}
 
     @cached_property
     def _special_names(self) -> re.Pattern[str]:
@@ -136,17 +128,13 @@ class SentencePieceCodec:
         return encode_continued(self._processor.encode, text)
 
     def _piece_bytes(self, id: int) -> bytes:
-        processor = self._processor
-        piece: str = processor.id_to_piece(id)
-        if processor.is_byte(id):
-            return bytes((int(piece[1:-1], 16),))
-        if processor.is_unknown(id):
-            surface: str = processor.decode([id])
+        piece = self._file.pieces[id]
+        if piece.type == "byte":
+            return bytes((int(piece.text[1:-1], 16),))
+        if piece.type == "unknown":
+            surface: str = self._processor.decode([id])
             return surface.encode()
-        return piece.replace(SPACE, " ").encode()
-
-    def _name(self, id: int) -> str | None:
-        return self._processor.id_to_piece(id) if 0 <= id < self.vocab_size else None
+        return piece.text.replace(SPACE, " ").encode()
 
 
 def load(data: bytes, file: str, config: ModelConfig | None) -> SentencePieceCodec:
