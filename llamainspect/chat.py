@@ -18,7 +18,17 @@ class Message(NamedTuple):
     """One turn of a dialogue."""
 
     role: str  # one of ROLES
-    content: str
+    content: str | tuple[str, ...]  # Llama 3.1 and 4 encode each item of a list by itself
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The pieces of the content, one where it is plain text."""
+        return (self.content,) if isinstance(self.content, str) else self.content
+
+    @property
+    def text(self) -> str:
+        """The content as one text."""
+        return "".join(self.parts)
 
 
 class Segment(NamedTuple):
@@ -63,9 +73,9 @@ def _message(entry: Any, where: str) -> Message:
     return Message(role, _content(entry.get("content"), where))
 
 
-def _content(content: Any, where: str) -> str:
+def _content(content: Any, where: str) -> str | tuple[str, ...]:
     if isinstance(content, str):
-        return content
+        return _text(content, where)
     if not isinstance(content, list):
         raise CorruptFile(f'{where} has no "content" that is text')
     parts = []
@@ -73,8 +83,15 @@ def _content(content: Any, where: str) -> str:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind != "text" or not isinstance(part.get("text"), str):
             raise UnsupportedFile(f"{where} holds something other than text (an image?)")
-        parts.append(part["text"])
-    return "".join(parts)
+        parts.append(_text(part["text"], where))
+    return tuple(parts)
+
+
+def _text(text: str, where: str) -> str:
+    """JSON can write half a character."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise CorruptFile(f"{where} holds half a character (a lone surrogate); take it out")
+    return text
 
 
 def lay_out(
@@ -84,6 +101,8 @@ def lay_out(
 
     Raises UnsupportedFile when that format has no place for what the dialogue holds.
     """
+    if not messages:
+        raise UnsupportedFile("the dialogue: there is no message in it; the user speaks first")
     for marker, name, render in _FORMATS:
         if marker is None or marker in special_tokens:
             return Layout(name, tuple(render(messages, special_tokens, bos, eos)))
@@ -100,9 +119,9 @@ def _llama_3(
     strip = "<|eom_id|>" not in special_tokens
     segments = [Segment(bos, special=True)]
     for message in messages:
-        content = message.content.strip() if strip else message.content
+        contents = (message.text.strip(),) if strip else message.parts
         segments += _header(message.role, "<|start_header_id|>", "<|end_header_id|>")
-        segments += [Segment(content), Segment("<|eot_id|>", special=True)]
+        segments += [*map(Segment, contents), Segment("<|eot_id|>", special=True)]
     return segments + _header("assistant", "<|start_header_id|>", "<|end_header_id|>")
 
 
@@ -114,7 +133,7 @@ def _llama_4(
         # The model goes on after the answer of a tool: its message ends, the turn does not.
         end = "<|eom|>" if message.role in ("tool", "ipython") else "<|eot|>"
         segments += _header(message.role, "<|header_start|>", "<|header_end|>")
-        segments += [Segment(message.content), Segment(end, special=True)]
+        segments += [*map(Segment, message.parts), Segment(end, special=True)]
     return segments + _header("assistant", "<|header_start|>", "<|header_end|>")
 
 
@@ -138,17 +157,17 @@ def _llama_2(
     if turns[0].role == "system":
         if len(turns) == 1:
             raise UnsupportedFile(
-                "a dialogue of Llama 2 puts the system prompt into the first message of the user, "
+                "the dialogue: Llama 2 puts the system prompt into the first message of the user, "
                 "and there is none; add one"
             )
-        system = f"<<SYS>>\n{turns[0].content}\n<</SYS>>\n\n"
-        turns = [Message(turns[1].role, system + turns[1].content), *turns[2:]]
-    _check_turns(turns, "Llama 2")
+        system = f"<<SYS>>\n{turns[0].text}\n<</SYS>>\n\n"
+        turns = [Message(turns[1].role, system + turns[1].text), *turns[2:]]
+    _check_turns(turns, len(messages) - len(turns) + 1, "Llama 2")
     segments = []
     for question, answer in zip(turns[::2], turns[1::2], strict=False):
-        text = f"[INST] {question.content.strip()} [/INST] {answer.content.strip()} "
+        text = f"[INST] {question.text.strip()} [/INST] {answer.text.strip()} "
         segments += [Segment(bos, special=True), Segment(text), Segment(eos, special=True)]
-    last = f"[INST] {turns[-1].content.strip()} [/INST]"
+    last = f"[INST] {turns[-1].text.strip()} [/INST]"
     return [*segments, Segment(bos, special=True), Segment(last)]
 
 
@@ -158,30 +177,33 @@ def _code_llama_70b(
     turns = list(messages)
     if turns[0].role != "system":
         turns.insert(0, Message("system", ""))
-    _check_turns(turns[1:], "Code Llama 70B")
+    _check_turns(turns[1:], len(messages) - len(turns) + 2, "Code Llama 70B")
     segments = [Segment(bos, special=True)]
     for message in turns:
         to = "\nDestination: user" if message.role == "assistant" else ""
         segments.append(Segment(f" Source: {message.role}{to}"))
-        if message.content:
-            segments.append(Segment(f"\n\n {message.content.strip()}"))
+        if message.text:
+            segments.append(Segment(f"\n\n {message.text.strip()}"))
         segments.append(Segment(STEP_TOKEN, special=True))
     return [*segments, Segment(" Source: assistant\nDestination: user"), Segment("\n\n ")]
 
 
-def _check_turns(turns: Sequence[Message], model: str) -> None:
-    """User and assistant by turns, the user first and last, as the reference code demands."""
+def _check_turns(turns: Sequence[Message], first: int, model: str) -> None:
+    """User and assistant by turns, the user first and last, as the reference code demands.
+
+    `first` is the number of the first turn for a person who counts the messages.
+    """
     for index, turn in enumerate(turns):
         expected = "assistant" if index % 2 else "user"
         if turn.role != expected:
             raise UnsupportedFile(
-                f"a dialogue of {model} is a system prompt, if any, then user and assistant by "
-                f"turns; here the {turn.role} speaks where the {expected} should"
+                f"message {first + index}: the {turn.role} speaks where the {expected} should; "
+                f"{model} knows a system prompt, if any, then user and assistant by turns"
             )
     if len(turns) % 2 == 0:
         raise UnsupportedFile(
-            f"a dialogue of {model} ends with a message of the user, which the model answers; "
-            "this one does not"
+            f"message {first + len(turns) - 1}: a dialogue of {model} ends with the user, whom "
+            "the model answers; this one does not"
         )
 
 

@@ -12,7 +12,7 @@ from llamainspect.formats import FORMATS, Format
 from llamainspect.formats.meta import WEIGHT_FILE
 from llamainspect.names import component_of, compress, counted, layer_of, listing
 from llamainspect.reports import FileEntry, Finding, TensorEntry, TensorPart
-from llamainspect.sources import NATIVE_SUBFOLDER, Folder, Source, open_source
+from llamainspect.sources import ABSENT, NATIVE_SUBFOLDER, Folder, Source, open_source
 from llamainspect.tensors import TensorInfo, contiguous_strides, count
 
 WRAPPERS = (
@@ -126,11 +126,14 @@ class ModelSizes(NamedTuple):
     findings: tuple[Finding, ...]
 
 
-def read_sizes(source: Source) -> ModelSizes:
+def read_sizes(source: Folder) -> ModelSizes:
     """Of the native checkpoint in `source`, if there is one; what is missing there is None."""
-    config, findings = _read_config(source, FORMATS["meta"])
-    if PARAMS_FILE not in source.files():
-        findings = []
+    config, findings = None, list[Finding]()
+    obstacle = source.obstacle(PARAMS_FILE)
+    if obstacle is None:
+        config, findings = _read_config(source, FORMATS["meta"])
+    elif obstacle != ABSENT:
+        findings = [Finding("error", PARAMS_FILE, f"it cannot be read: {obstacle}")]
     files = FORMATS["meta"].weight_files(source)
     rows = None
     if config is not None and files:

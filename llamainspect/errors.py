@@ -4,7 +4,7 @@ LlamaInspectError
 ├── NotACheckpoint         nothing recognisable there; says what was looked for
 ├── CorruptFile            a file lies about its contents
 ├── UnsupportedFile        well formed, but a variant that is not read
-├── MissingFile            a file or tensor that the answer needs
+├── MissingFile            a file, tensor or token that the answer needs
 └── MissingDependency      an optional package; says the pip command
 
 What is wrong with a checkpoint that can still be described is a `reports.Finding`, not an error.

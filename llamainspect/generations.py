@@ -33,11 +33,14 @@ def choose_generation(
     Llama 3.0 and its successors share one file; the configuration tells them apart. Without one the
     names are those of 3.1, and the reason is None.
     """
-    if RELEASED.get(base_tokens) is LLAMA_4:
+    released = RELEASED.get(base_tokens)
+    if released is LLAMA_4:
         return LLAMA_4, f"{base_tokens:,} ranks"
     if config is None:
         return LLAMA_3_1, None
     if config.moe or config.vision:
+        if released:
+            return LLAMA_3_1, f"{base_tokens:,} ranks"
         return LLAMA_4, "params.json has moe_args or vision_args"
     if config.cross_attention:
         return LLAMA_3_1, "params.json is of a vision model"

@@ -263,10 +263,11 @@ class Tokenization(Report):
     tokenizer: TokenizerInfo
     ids: tuple[int, ...]
     tokens: tuple[Token, ...]  # empty when only ids were asked for
-    count: int  # of ids, those that --bos and --eos add included
+    count: int  # of ids
+    text_tokens: int  # without those that --bos, --eos or the format of a dialogue add
     characters: int  # of the text
     nbytes: int  # of the text in UTF-8
-    characters_per_token: float | None  # tokens added to the text not counted
+    characters_per_token: float | None  # of the text
     bytes_per_token: float | None
     chat_format: str | None
     prompt: str | None  # the dialogue as it is laid out

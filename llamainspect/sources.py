@@ -93,8 +93,10 @@ class Folder:
             yield from (f"{inside}/{file}" for file in sorted(files))
 
     def parent(self) -> "Folder":
-        """The directory above."""
-        return Folder(os.path.join(self.directory, os.pardir))
+        """The directory above, which a link may put elsewhere than its path says."""
+        above = os.path.join(self.directory, os.pardir)
+        short = os.path.normpath(above)
+        return Folder(short if os.path.samefile(short, above) else above)
 
     def holds(self, directory: str) -> bool:
         """Whether a directory below this one is really there, and not where a link leads."""
@@ -228,7 +230,9 @@ def open_source(path: str) -> Folder:
         directory, name = os.path.split(path)
         return Folder(directory or ".", only=name)
     what = "is not a regular file or directory" if os.path.lexists(path) else "does not exist"
-    raise NotACheckpoint(f"{path}: it {what}; give a checkpoint directory or a weight file")
+    raise NotACheckpoint(
+        f"{path or 'the empty path'}: it {what}; give a checkpoint directory, or one of its files"
+    )
 
 
 def _revision(path: str, snapshots: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from llamainspect.catalog import find_by_name, identify
 from llamainspect.chat import LLAMA_2_TAGS, Layout, Message, Segment, lay_out, parse_dialogue
 from llamainspect.errors import CorruptFile, MissingFile, UnsupportedFile
-from llamainspect.formats.strict_json import parse_json
+from llamainspect.formats.strict_json import MAX_JSON_NBYTES, parse_json
 from llamainspect.formats.vocabulary import JSON, JSON_FILE
 from llamainspect.names import counted, listing
 from llamainspect.reports import (
@@ -23,6 +23,7 @@ from llamainspect.sources import NATIVE_SUBFOLDER
 from llamainspect.tokenizer import Tokenizer, load_tokenizer
 
 MAX_SHOWN = 8  # ids at a difference
+MAX_DIGITS = 100  # of an id, which is then out of range and not long to say
 BRACKETED = re.compile(r"<[^<>\s]{1,80}>")  # what names of special tokens look like
 BYTE_ORDER_MARK = "\ufeff"
 
@@ -49,10 +50,13 @@ def tokenize(
     def encode(encoder: Tokenizer) -> list[int]:
         if data is not None:
             return encoder.encode_bytes(data, special=special)
-        return encoder.encode(shown, special=special)
+        if encoder is tokenizer:
+            return encoder.encode(shown, special=special)
+        parts = tokenizer.codec.parts(shown)  # cut alike, or the cuts would be the difference
+        return [id for part in parts for id in encoder.encode(part, special=special)]
 
     ids = encode(tokenizer)
-    findings = [] if special else _check_special_names(tokenizer, shown)
+    findings = [] if special else _check_special_names(tokenizer, shown, ids)
     if shown.startswith(BYTE_ORDER_MARK):
         message = "it begins with a byte order mark (U+FEFF), which is encoded like any character"
         findings.append(Finding("note", "the text", message))
@@ -139,27 +143,28 @@ def detokenize(tokenizer: Tokenizer, ids: Iterable[int]) -> Detokenization:
 # --- what people give -----------------------------------------------------------------------------
 
 
-def decode_text(data: bytes, where: str) -> str:
+def decode_text(data: bytes, where: str, way_out: str = "convert it with iconv") -> str:
     """Text from bytes. Raises CorruptFile with the place of the first byte that is no UTF-8."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise CorruptFile(
-            f"{where}: byte {error.start:,} (0x{data[error.start]:02x}) is no UTF-8; --bytes takes "
-            "any bytes, or convert it with iconv"
+            f"{where}: byte {error.start:,} (0x{data[error.start]:02x}) is no UTF-8; {way_out}"
         ) from error
 
 
 def read_dialogue(data: bytes, where: str) -> list[Message]:
     """Messages from the JSON of a file. Raises CorruptFile and UnsupportedFile."""
-    return parse_dialogue(parse_json(data, where), where)
+    if len(data) > MAX_JSON_NBYTES:
+        raise UnsupportedFile(f"{where}: {len(data):,} bytes are too many for one dialogue; cut it")
+    return parse_dialogue(parse_json(data, where, "mend it"), where)
 
 
 def parse_ids(text: str, where: str) -> list[int]:
     """Numbers with spaces, commas or brackets between them, as --ids and --json print them."""
     words = text.translate(str.maketrans("[],", "   ")).split()
     for word in words:
-        if not (word.isascii() and word.removeprefix("-").isdigit() and len(word) < 20):
+        if not (word.isascii() and word.removeprefix("-").isdigit() and len(word) < MAX_DIGITS):
             raise CorruptFile(f"{where}: {word[:40]!r} is no token id; ids are whole numbers")
     return list(map(int, words))
 
@@ -186,6 +191,7 @@ def _report(
         ids=tuple(ids),
         tokens=() if ids_only else describe_tokens(tokenizer, ids),
         count=len(ids),
+        text_tokens=text_tokens,
         characters=characters,
         nbytes=nbytes,
         characters_per_token=characters / text_tokens if text_tokens else None,
@@ -224,17 +230,24 @@ def _encode_segment(tokenizer: Tokenizer, segment: Segment) -> list[int]:
 # --- what a person should know --------------------------------------------------------------------
 
 
-def _check_special_names(tokenizer: Tokenizer, text: str, where: str = "the text") -> list[Finding]:
-    """Special tokens that a text names without meaning them."""
-    names = {name.lstrip("\u2581"): name for name in tokenizer.special_tokens}
+def _check_special_names(
+    tokenizer: Tokenizer, text: str, ids: list[int], where: str = "the text"
+) -> list[Finding]:
+    """Special tokens that a text names, and that are not among its `ids`."""
+    meant = set(ids)
+    names = {
+        name.lstrip("\u2581"): id
+        for name, id in tokenizer.special_tokens.items()
+        if id not in meant
+    }
     found = Counter(name for name in BRACKETED.findall(text) if name in names)
     found.update(
         {n: text.count(n) for n in names if not BRACKETED.fullmatch(n) and n in text},
     )
     if not found:
         return []
-    names_found = f"{listing(list(found), 5)} ({counted(found.total(), 'time')})"
-    message = f"it holds {names_found}, encoded as plain text"
+    tally = [name if n == 1 else f"{name} ({n:,} times)" for name, n in found.items()]
+    message = f"it holds {listing(tally, 5)}, encoded as plain text"
     if where == "the text":
         message += "; with --special such names are special tokens"
     return [Finding("note", where, message)]
@@ -261,8 +274,8 @@ def _check_content(
     tokenizer: Tokenizer, layout: Layout, message: Message, number: int
 ) -> list[Finding]:
     where = f"message {number}"
-    findings = _check_special_names(tokenizer, message.content, where)
-    tags = [tag for tag in LLAMA_2_TAGS if tag in message.content]
+    findings = _check_special_names(tokenizer, message.text, [], where)
+    tags = [tag for tag in LLAMA_2_TAGS if tag in message.text]
     if tags and not layout.format.startswith(("Llama 3", "Llama 4")):
         text = f"it holds {listing(tags)}, and Meta's code does not answer such a dialogue"
         findings.append(Finding("warning", where, text))
@@ -311,7 +324,7 @@ def _refuse_base_model(tokenizer: Tokenizer) -> None:
         return
     sizes = tokenizer.sizes
     name = _model_name(tokenizer.place.model.directory)
-    row, what = find_by_name(name), f"its name, {name},"
+    row, what = find_by_name(name), "its name"
     if row is None and sizes.config is not None:
         config = sizes.config._replace(vocab_size=tokenizer.vocab_size)
         found = identify(config, sizes.shards, "plain")
@@ -319,8 +332,8 @@ def _refuse_base_model(tokenizer: Tokenizer) -> None:
             row, what = found.model, "its params.json"
     if row is not None and row.is_base:
         raise UnsupportedFile(
-            f"{tokenizer.place.model.directory}: {what} says that it is {row.id}, a base model, "
-            "which was not trained on dialogues; give the directory of an instruct model, or the "
+            f"{tokenizer.place.model.directory}: by {what} it is {row.id}, a base model, which was "
+            "not trained on dialogues; give the directory of an instruct model, or the "
             f"file {tokenizer.place.file} itself to lay it out all the same"
         )
 

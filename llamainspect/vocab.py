@@ -19,17 +19,21 @@ def describe_vocabulary(
     special: bool = False,
     stats: bool = False,
 ) -> VocabularyReport:
-    """Tokens by id, those whose bytes hold `search`, special tokens; or statistics.
+    """Tokens with one of `ids`, those whose bytes hold `search`, those that are special.
 
-    Raises MissingFile for an id that is out of range.
+    Of several conditions all must hold; without any no token is listed. `stats`: what the
+    vocabulary is made of. Raises MissingFile for an id that is out of range.
     """
-    rows = [_entry(tokenizer, id) for id in ids]
-    if search is not None:
-        wanted = search.encode("utf-8", "surrogateescape")
-        every = range(tokenizer.vocab_size)
-        rows += [_entry(tokenizer, id) for id in every if wanted in tokenizer.codec.token_bytes(id)]
-    if special:
-        rows += [_entry(tokenizer, id) for id in sorted(tokenizer.special_tokens.values())]
+    chosen: Iterable[int] = tuple(ids)
+    if not chosen and (special or search is not None):
+        chosen = sorted(tokenizer.special_ids) if special else range(tokenizer.vocab_size)
+    wanted = None if search is None else search.encode("utf-8", "surrogateescape")
+    rows = [
+        _entry(tokenizer, id)
+        for id in chosen
+        if (wanted is None or wanted in tokenizer.token_bytes(id))
+        and (not special or id in tokenizer.special_ids)
+    ]
     config = tokenizer.sizes.config
     return VocabularyReport(
         path=tokenizer.path,

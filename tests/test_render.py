@@ -85,7 +85,7 @@ def test_counts_for_people():
 
 
 def test_printable_shows_what_a_terminal_would_obey():
-    assert printable("a\x00b\x1b\x9b\u202e\ufeff\ud800") == r"a\x00b\x1b\x9b\u202e\ufeff\ud800"
+    assert printable("a\x00b\x1b\u009b\u202e\ufeff\ud800") == r"a\x00b\x1b\u009b\u202e\ufeff\ud800"
     assert printable("weiß 模型 [bold]") == "weiß 模型 [bold]"
     assert printable("x" * 300) == "x" * 199 + "…"
 

@@ -279,8 +279,7 @@ def test_a_tokenizer_of_another_size_is_an_error(tiny):
     shutil.copy(EXAMPLE / "tokenizer.model", tiny)
     assert findings(tiny) == [
         "tokenizer.model: it has 512 tokens, the model has 128. Likely cause: the tokenizer of "
-        "another "
-        "model, or a vocabulary that was padded or extended"
+        "another model, a file that was cut short, or a vocabulary that was padded or extended"
     ]
 
 

@@ -11,9 +11,11 @@ import pytest
 import sentencepiece
 from checkpoints import TINY
 from test_cli import EXAMPLE, in_terminal, run
+from typer.testing import CliRunner
 
 import llamainspect as li
-from llamainspect.errors import CorruptFile
+from llamainspect.cli import app
+from llamainspect.errors import CorruptFile, UnsupportedFile
 from llamainspect.tokenization import decode_text, parse_ids
 
 
@@ -79,7 +81,7 @@ def test_ids_only_leaves_the_tokens_out(tokenizer):
 def test_names_of_special_tokens_in_the_text_are_noted_once(tokenizer):
     (finding,) = li.tokenize(tokenizer, "<s> a <s> </s> <s").findings
     assert finding.severity == "note"
-    assert finding.message.startswith("it holds <s>, </s> (3 times), encoded as plain text")
+    assert finding.message.startswith("it holds <s> (2 times), </s>, encoded as plain text")
     assert li.tokenize(tokenizer, "<s> a", special=True).findings == ()
 
 
@@ -122,14 +124,14 @@ def test_ids_are_read_as_they_are_printed(text, ids):
     assert parse_ids(text, "IDS") == ids
 
 
-@pytest.mark.parametrize("text", ["x", "1.5", "1e3", "²", "٣", "--1", "1" * 30, "0x10"])
+@pytest.mark.parametrize("text", ["x", "1.5", "1e3", "²", "٣", "--1", "1" * 200, "0x10"])
 def test_what_is_no_id_is_named(text):
     with pytest.raises(CorruptFile, match=r"^IDS: .* is no token id"):
         parse_ids(text, "IDS")
 
 
 def test_the_first_byte_that_is_no_utf_8_is_named():
-    with pytest.raises(CorruptFile, match=r"^a\.txt: byte 1 \(0xff\) is no UTF-8; --bytes"):
+    with pytest.raises(CorruptFile, match=r"^a\.txt: byte 1 \(0xff\) is no UTF-8; convert it"):
         decode_text(b"a\xffb\xfe", "a.txt")
 
 
@@ -186,8 +188,42 @@ def test_a_damaged_params_json_is_a_finding(tmp_path, params):
     ranks_model(tmp_path)
     (tmp_path / "params.json").write_bytes(params)
     report = li.tokenize(li.load_tokenizer(str(tmp_path)), "Hello")
-    assert [(f.severity, f.where) for f in report.findings] == [("error", "params.json")]
+    assert [f.where for f in report.findings if f.severity == "error"] == ["params.json"]
     assert report.ids == (258, 111)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+def test_a_params_json_that_is_no_file_is_a_finding_and_does_not_block(tmp_path):
+    ranks_model(tmp_path)
+    os.mkfifo(tmp_path / "params.json")
+    report = li.tokenize(li.load_tokenizer(str(tmp_path)), "Hello")
+    assert report.findings[0] == ("error", "params.json", "it cannot be read: it is a FIFO")
+    assert report.tokenizer.reason == "params.json cannot be read"
+
+
+def test_ranks_of_no_release_without_a_configuration_are_a_warning(tmp_path):
+    ranks_model(tmp_path)
+    (finding,) = li.tokenize(li.load_tokenizer(str(tmp_path)), "Hello").findings
+    assert (finding.severity, finding.where) == ("warning", "tokenizer.model")
+    assert finding.message.startswith("261 ranks are those of no release")
+    ranks_model(tmp_path, TINY | {"vocab_size": 261 + 256})
+    assert li.tokenize(li.load_tokenizer(str(tmp_path)), "Hello").findings == ()
+
+
+def test_what_the_tokenizer_makes_special_by_itself_is_not_called_plain(tmp_path):
+    """SentencePiece always finds user-defined symbols in a text."""
+    import io
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a b c d e f"] * 50), model_writer=model, model_type="bpe",
+        vocab_size=290, byte_fallback=True, user_defined_symbols=["▁<PRE>"],
+        normalization_rule_name="identity", minloglevel=2, hard_vocab_limit=False,
+    )  # fmt: skip
+    (tmp_path / "tokenizer.model").write_bytes(model.getvalue())
+    report = li.tokenize(li.load_tokenizer(str(tmp_path)), "a <PRE> b")
+    assert [t.text for t in report.tokens if t.special] == ["▁<PRE>"]
+    assert report.findings == ()
 
 
 # --- the commands ---------------------------------------------------------------------------------
@@ -236,7 +272,9 @@ def test_what_is_found_goes_to_stderr_when_only_ids_are_printed():
     done = run("tokenize", "<s>", "--ids", "-m", EXAMPLE)
     assert done.returncode == 0
     assert done.stdout.replace(" ", "").strip().isdigit()
-    assert done.stderr.startswith("llamainspect: note: the text: it holds <s> (1 time)")
+    assert done.stderr.startswith(
+        "llamainspect: note: the text: it holds <s>, encoded as plain text"
+    )
 
 
 def test_an_id_out_of_range_exits_3_with_one_sentence():
@@ -289,7 +327,7 @@ def test_a_dialogue_comes_from_a_file_and_from_options(tmp_path):
     [
         ("[]", "a dialogue is a list of"),
         ("{", "is not valid JSON"),
-        ('[{"role": "user", "content": "\\ud800"}]', "half of one"),
+        ('[{"role": "user", "content": "\\ud800"}]', "half a character"),
         ('[{"role": "user", "content": 5}]', 'message 1 has no "content"'),
         ("[" * 100_000, "nested too deeply"),
         ("<html>", "web page"),
@@ -300,6 +338,148 @@ def test_a_bad_dialogue_exits_3_with_one_sentence(tmp_path, content, words):
     done = run("tokenize", "--chat", tmp_path / "chat.json", "-m", EXAMPLE)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
     assert words in done.stderr
+
+
+def test_the_text_of_a_list_is_encoded_item_by_item(tmp_path):
+    """As Meta's ChatFormat does it for Llama 3.1; the items together would be another token."""
+    model = ranks_model(tmp_path / "model", TINY | {"vocab_size": 517, "use_scaled_rope": True})
+    items = [{"type": "text", "text": "He"}, {"type": "text", "text": "ll"}]
+    ids = []
+    for content in (items, "Hell"):
+        messages = [{"role": "user", "content": content}]
+        (tmp_path / "chat.json").write_text(json.dumps({"messages": messages}))
+        done = run("tokenize", "--chat", tmp_path / "chat.json", "-m", model, "--ids")
+        ids.append(done.stdout.split())
+    assert ids[0][9:11] == ["257", "256"]
+    assert ids[1][9:10] == ["258"]
+    assert [n for n in ids[0] if n not in ("257", "256")] == [n for n in ids[1] if n != "258"]
+
+
+@pytest.mark.parametrize("option", ["--file", "--chat"])
+def test_endless_input_is_refused(option, monkeypatch):
+    from llamainspect.cli import run as commands
+
+    monkeypatch.setattr(commands, "MAX_NBYTES", 2**20)
+    runner = CliRunner()
+    result = runner.invoke(app, ["tokenize", option, "/dev/zero", "-m", EXAMPLE])
+    assert isinstance(result.exception, UnsupportedFile)
+    assert str(result.exception).startswith("/dev/zero: it has more than 1 MiB")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["tokenize", "--ids", "--json", "a"], "has the ids already"),
+        (["vocab", EXAMPLE, "-m", EXAMPLE], "PATH says it already"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(arguments, words):
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+
+
+def test_raw_bytes_are_not_sent_to_a_terminal():
+    assert in_terminal("detokenize", "30", "--bytes", "-m", EXAMPLE) == ""
+
+
+def test_conditions_of_vocab_hold_together():
+    answer = json.loads(run("vocab", EXAMPLE, "--special", "--search", "s>", "--json").stdout)
+    assert [token["text"] for token in answer["tokens"]] == ["<s>", "</s>"]
+    answer = json.loads(
+        run("vocab", EXAMPLE, "--id", "1", "--id", "300", "--search", "a", "--json").stdout
+    )
+    assert [token["id"] for token in answer["tokens"]] == [300]
+
+
+def test_a_full_disk_is_said_so():
+    command = [sys.executable, "-m", "llamainspect", "tokenize", "a", "-m", EXAMPLE]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 3
+    assert done.stderr == (
+        "llamainspect: standard output: No space left on device; make room, or write elsewhere\n"
+    )
+
+
+@pytest.mark.parametrize("columns", [24, 40, 59, 60, 80, 160])
+def test_ids_and_texts_are_kept_whole_at_any_width(columns):
+    for arguments in (["tokenize", "function"], ["vocab", "--search", "func"]):
+        output = in_terminal(*arguments, "-m", EXAMPLE, "--no-color", columns=columns)
+        assert "418" in output
+        assert '" func' in output
+
+
+def test_check_says_yes_and_no(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    model = ranks_model(tmp_path, TINY | {"vocab_size": 517, "use_scaled_rope": True})
+    alphabet = _byte_characters()
+    names = ["".join(alphabet[b] for b in token) for token in (b"ll", b"He", b"Hell", b" w")]
+    vocabulary = {alphabet[n]: n for n in range(256)} | {n: 256 + i for i, n in enumerate(names)}
+    merges = [("l", "l"), ("H", "e"), ("He", "ll"), (alphabet[32], "w")]
+    for count, agrees in ((4, True), (2, False)):
+        other = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, merges[:count]))
+        other.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+            add_prefix_space=False, use_regex=False
+        )
+        other.save(str(model / "tokenizer.json"))
+        done = run("tokenize", "xHell w", "--check", "--json", "-m", model)
+        answer = json.loads(done.stdout)
+        assert (done.returncode, answer["ok"], answer["check"]["agrees"]) == (
+            int(not agrees), agrees, agrees,
+        )  # fmt: skip
+    assert answer["check"]["position"] == 1
+    assert (answer["check"]["ids"], answer["check"]["other_ids"]) == (
+        [258, 259],
+        [257, 256, 32, 119],
+    )
+    done = run("tokenize", "xHell w", "--check", "--ids", "-m", model)
+    assert (done.returncode, done.stdout) == (1, "120 258 259\n")
+    assert (
+        "the files differ from token 1 on: 258 ('Hell') in tokenizer.model, 257 ('He')"
+        in done.stderr
+    )
+
+
+def _byte_characters():
+    """GPT-2's alphabet: a printable character for each byte."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = iter(range(256, 512))
+    return {byte: chr(byte if byte in printable else next(rest)) for byte in range(256)}
+
+
+def test_a_long_text_is_checked_in_the_parts_that_it_is_encoded_in(tmp_path):
+    """The cut at 400,000 characters is Meta's; tokenizer.json knows nothing of it."""
+    tokenizers = pytest.importorskip("tokenizers")
+    model = ranks_model(tmp_path, TINY | {"vocab_size": 517, "use_scaled_rope": True})
+    alphabet = _byte_characters()
+    vocabulary = {alphabet[n]: n for n in range(256)} | {"ll": 256}
+    other = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [("l", "l")]))
+    other.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=False
+    )
+    other.save(str(model / "tokenizer.json"))
+    text = "x" + "ll " * 133_333 + "llll"  # a pair of l stands across the cut
+    assert text[399_999:400_001] in ("xl", "ll", " l", "l ")
+    tokenizer = li.load_tokenizer(str(model))
+    assert text[399_999:400_001] != "ll" or tokenizer.encode(
+        text
+    ) != tokenizer.codec._encoding.encode(text)
+    assert li.tokenize(tokenizer, text, check=True).check.agrees
+
+
+def test_a_panic_of_the_other_library_stays_quiet(tmp_path):
+    """A merge of an empty piece makes tokenizers' Rust fail; that prints a backtrace of its own."""
+    pytest.importorskip("tokenizers")
+    model = {
+        "type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]],
+        "continuing_subword_prefix": "####", "unk_token": None,
+    }  # fmt: skip
+    content = {"version": "1.0", "added_tokens": [], "model": model}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    done = run("tokenize", "ab", "-m", tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
+    assert done.stderr.startswith("llamainspect: tokenizer.json: the tokenizers library refuses it")
 
 
 def test_starting_up_loads_only_the_library_of_the_file(tmp_path):

@@ -4,7 +4,8 @@ import gc
 import io
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Annotated, NoReturn, TypeVar
 
@@ -65,6 +66,8 @@ def main() -> NoReturn:
         app()
     except LlamaInspectError as error:
         _fail(str(error))
+    except MemoryError:
+        _fail("there is not enough memory for that; give it less at a time")
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}; check the path and its permissions")
@@ -89,20 +92,23 @@ def show(report: Report, json: bool, no_color: bool) -> None:
         raise typer.Exit(EXIT_NO)
 
 
-def write_answer(data: bytes, report: Report) -> None:
-    """Print an answer as it is, for another program; what the report found goes to stderr."""
+def write_answer(data: bytes, report: Report, *notes: str) -> None:
+    """Print an answer as it is, for another program; notes and findings go to stderr."""
     from llamainspect.render.printable import printable
 
-    for finding in getattr(report, "findings", ()):
-        sentence = printable(f"{finding.where}: {finding.message}", limit=2_000)
-        print(f"llamainspect: {finding.severity}: {sentence}", file=sys.stderr)
-    try:
+    findings = getattr(report, "findings", ())
+    for note in [*notes, *(f"{f.severity}: {f.where}: {f.message}" for f in findings)]:
+        print(f"llamainspect: {printable(note, limit=2_000)}", file=sys.stderr)
+    with _writing():
         sys.stdout.buffer.write(data)
         sys.stdout.flush()
-    except BrokenPipeError:
-        _close_stdout()
     if not report.ok:
         raise typer.Exit(EXIT_NO)
+
+
+def default_path() -> str:
+    """Where a command looks that was given no path."""
+    return os.environ.get(MODEL_VARIABLE) or "."
 
 
 def track(progress: Generator[tuple[FileProgress, ...], None, R], json: bool, no_color: bool) -> R:
@@ -125,16 +131,20 @@ def track(progress: Generator[tuple[FileProgress, ...], None, R], json: bool, no
 def _write(text: str) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    try:
+    with _writing():
         sys.stdout.write(text)
         sys.stdout.flush()
-    except BrokenPipeError:
-        _close_stdout()
 
 
-def _close_stdout() -> None:
-    """The reader (head, less) has seen enough: nothing more is written, not even at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+@contextmanager
+def _writing() -> Iterator[None]:
+    """What can happen to standard output: after that nothing is written, not even at exit."""
+    try:
+        yield
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # the reader (head, less) has seen enough
+            _fail(f"standard output: {error.strerror or error}; make room, or write elsewhere")
 
 
 def _fail(sentence: str) -> NoReturn:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from llamainspect.cli import MODEL_VARIABLE, Json, NoColor, Path, app, show
+from llamainspect.cli import Json, NoColor, Path, app, default_path, show
 
 PANEL = "Inspect"
 
@@ -51,7 +51,7 @@ def tensors(
     from llamainspect.inventory import list_tensors
 
     if glob is None and any(mark in path for mark in "*?[") and not os.path.lexists(path):
-        path, glob = _default_path(), path
+        path, glob = default_path(), path
     show(list_tensors(open_checkpoint(path), glob, sort, per_shard), json, no_color)
 
 
@@ -79,12 +79,8 @@ def show_weight(
     if path is None or (name is None and os.path.lexists(path)):
         raise typer.BadParameter("which weight? Give its name", param_hint="NAME")
     if name is None:
-        path, name = _default_path(), path
+        path, name = default_path(), path
     show(show_tensor(open_checkpoint(path), name, start), json, no_color)
-
-
-def _default_path() -> str:
-    return os.environ.get(MODEL_VARIABLE) or "."
 
 
 def _index(text: str) -> tuple[int, ...]:

@@ -6,10 +6,21 @@ from typing import Annotated
 
 import typer
 
-from llamainspect.cli import Json, Model, NoColor, Path, app, show, write_answer
+from llamainspect.cli import (
+    MODEL_VARIABLE,
+    Json,
+    Model,
+    NoColor,
+    app,
+    default_path,
+    show,
+    write_answer,
+)
 
 PANEL = "Run"
 STDIN = "-"
+BYTES_HINT = "--bytes takes any bytes, or convert it with iconv"
+MAX_NBYTES = 256 * 2**20  # of a text; its tokens take some thirty times as much memory
 
 
 @app.command(
@@ -58,6 +69,8 @@ def tokenize(
     from llamainspect.tokenization import decode_text, read_dialogue, tokenize, tokenize_dialogue
     from llamainspect.tokenizer import load_tokenizer
 
+    if ids and json:
+        raise typer.BadParameter("--json has the ids already", param_hint="--ids")
     _check_sources({"TEXT": text, "--file": file, "--chat": chat, "--user": user})
     if system is not None and user is None:
         raise typer.BadParameter("it goes with --user", param_hint="--system")
@@ -65,7 +78,7 @@ def tokenize(
         data, where = (os.fsencode(text), "TEXT") if text not in (None, STDIN) else _read(file)
         report = tokenize(
             load_tokenizer(model),
-            data if any_bytes else decode_text(data, where),
+            data if any_bytes else decode_text(data, where, BYTES_HINT),
             bos=bos,
             eos=eos,
             special=special,
@@ -88,8 +101,9 @@ def tokenize(
                 if said is not None
             ]
         report = tokenize_dialogue(load_tokenizer(model), messages, ids_only=ids, check=check)
-    if ids and not json:
-        write_answer(f"{' '.join(map(str, report.ids))}\n".encode(), report)
+    if ids:
+        notes = [report.check.message] if report.check else []
+        write_answer(f"{' '.join(map(str, report.ids))}\n".encode(), report, *notes)
     else:
         show(report, json, no_color)
 
@@ -119,6 +133,10 @@ def detokenize(
 
     if json and raw:
         raise typer.BadParameter("--json has the bytes already, as hex", param_hint="--bytes")
+    if raw and sys.stdout.isatty():
+        raise typer.BadParameter(
+            "a terminal may obey raw bytes; send them to a file or a pipe", param_hint="--bytes"
+        )
     if ids == [STDIN]:
         numbers = parse_ids(decode_text(*_read(None)), "standard input")
     else:
@@ -139,7 +157,14 @@ def detokenize(
     rich_help_panel=PANEL, epilog="Example: llamainspect vocab Llama3.1-8B --search ' Llama'"
 )
 def vocab(
-    path: Path = ".",
+    path: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[PATH]",
+            help="Checkpoint directory, hub download, or a tokenizer file.",
+            show_default=f"{MODEL_VARIABLE}, or the current directory",
+        ),
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", metavar="PATH", help="The same as PATH.")
     ] = None,
@@ -156,12 +181,18 @@ def vocab(
     json: Json = False,
     no_color: NoColor = False,
 ) -> None:
-    """The tokenizer's vocabulary: single tokens, or what it is made of."""
+    """The tokenizer's vocabulary: single tokens, or what it is made of.
+
+    Of several options all must hold: --special --search eot.
+    """
     from llamainspect.tokenizer import load_tokenizer
     from llamainspect.vocab import describe_vocabulary
 
+    if path is not None and model is not None:
+        raise typer.BadParameter("PATH says it already", param_hint="--model")
+    given = model if path is None else path
     report = describe_vocabulary(
-        load_tokenizer(path if model is None else model),
+        load_tokenizer(default_path() if given is None else given),
         ids=id or (),
         search=search,
         special=special,
@@ -183,7 +214,20 @@ def _check_sources(sources: dict[str, str | None]) -> None:
 
 def _read(file: str | None) -> tuple[bytes, str]:
     """The content of a file, or of standard input, and what to call it."""
+    from llamainspect.errors import MissingFile, UnsupportedFile
+
     if file is None or file == STDIN:
-        return (sys.stdin.buffer.read() if sys.stdin else b""), "standard input"
-    with open(file, "rb") as source:
-        return source.read(), file
+        where = "standard input"
+        if sys.stdin is None:
+            raise MissingFile(f"{where}: it is closed; give the text or --file")
+        data = sys.stdin.buffer.read(MAX_NBYTES + 1)
+    else:
+        where = file
+        with open(file, "rb") as source:
+            data = source.read(MAX_NBYTES + 1)
+    if len(data) > MAX_NBYTES:
+        raise UnsupportedFile(
+            f"{where}: it has more than {MAX_NBYTES // 2**20} MiB, which are not read at once; "
+            "give it in parts"
+        )
+    return data, where

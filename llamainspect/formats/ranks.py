@@ -28,12 +28,13 @@ def parse_ranks(data: bytes, file: str) -> dict[bytes, int]:
         numbers = list(map(int, fields[1::2]))
     except ValueError:  # binascii.Error is one
         tokens, numbers = _parse_lines(data, file)
+    cut = "" if data.endswith(b"\n") else "it ends inside of a line, so it was cut short; "
     if numbers != list(range(len(tokens))):
-        _check_numbers(numbers, file)
+        _check_numbers(numbers, file, cut)
         tokens = [token for _, token in sorted(zip(numbers, tokens, strict=True))]
     ranks = dict(zip(tokens, range(len(tokens)), strict=True))
     if len(ranks) != len(tokens):
-        raise CorruptFile(f"{file}: {_twice(tokens)}; download it again")
+        raise CorruptFile(f"{file}: {_twice(tokens)}; {cut}download it again")
     if missing := [byte for byte in range(256) if bytes((byte,)) not in ranks]:
         raise CorruptFile(
             f"{file}: it lacks {counted(len(missing), 'single byte')} (the first is "
@@ -45,7 +46,8 @@ def parse_ranks(data: bytes, file: str) -> dict[bytes, int]:
 def _parse_lines(data: bytes, file: str) -> tuple[list[bytes], list[int]]:
     """Line by line, as other readers take it: blank lines are passed over."""
     tokens, numbers = [], []
-    for number, line in enumerate(data.splitlines(), 1):
+    lines = data.splitlines()
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         fields = line.split()
@@ -57,21 +59,24 @@ def _parse_lines(data: bytes, file: str) -> tuple[list[bytes], list[int]]:
         except ValueError as error:
             shown = line[:MAX_SHOWN].decode("ascii", "backslashreplace")
             raise CorruptFile(
-                f"{file}: line {number:,} is damaged ({shown!r}: {error}); download it again"
+                f"{file}: it ends in the middle of line {number:,}, so it was cut short; "
+                "download it again"
+                if number == len(lines) and not data.endswith(b"\n")
+                else f"{file}: line {number:,} is damaged ({shown!r}: {error}); download it again"
             ) from error
     return tokens, numbers
 
 
-def _check_numbers(numbers: list[int], file: str) -> None:
+def _check_numbers(numbers: list[int], file: str, cut: str) -> None:
     """Ranks may stand in any order, but each once and without a hole."""
     ordered = sorted(numbers)
     for expected, rank in enumerate(ordered):
         if rank < expected:
-            raise CorruptFile(f"{file}: rank {rank:,} stands there twice; download it again")
+            raise CorruptFile(f"{file}: rank {rank:,} stands there twice; {cut}download it again")
         if rank > expected:
             raise CorruptFile(
                 f"{file}: rank {expected:,} is missing, and ranks go on to {ordered[-1]:,}; "
-                "download it again"
+                f"{cut}download it again"
             )
 
 

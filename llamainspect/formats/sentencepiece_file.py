@@ -115,7 +115,7 @@ def _check_pieces(pieces: tuple[Piece, ...], file: str) -> None:
     unknown = sum(piece.type == "unknown" for piece in pieces)
     if unknown != 1:
         raise CorruptFile(
-            f"{file}: {unknown} pieces stand for unknown characters where one must; "
+            f"{file}: it has {unknown} pieces for unknown characters and must have one; "
             "download it again"
         )
 

@@ -28,10 +28,10 @@ def parse_json_object(data: bytes, file: str) -> dict[str, Any]:
     return value
 
 
-def parse_json(data: bytes, file: str) -> Any:
+def parse_json(data: bytes, file: str, way_out: str = "download it again") -> Any:
     """What `data` holds. Raises CorruptFile with the reason when it is no JSON."""
     if not data.strip():
-        raise CorruptFile(f"{file}: the file is empty; download it again")
+        raise CorruptFile(f"{file}: the file is empty; {way_out}")
     if data.lstrip()[:1] == b"<":
         raise CorruptFile(
             f"{file}: it is a web page, not JSON: the download was refused or needs a login; "
@@ -45,13 +45,13 @@ def parse_json(data: bytes, file: str) -> Any:
             parse_float=_finite,
         )
     except RecursionError:
-        raise CorruptFile(f"{file}: it is nested too deeply for a configuration file") from None
+        raise CorruptFile(f"{file}: it is nested too deeply; {way_out}") from None
     except UnicodeDecodeError as error:
-        raise CorruptFile(f"{file}: it is not UTF-8 text; download it again") from error
+        raise CorruptFile(f"{file}: it is not UTF-8 text; {way_out}") from error
     except ValueError as error:
         if "int_max_str_digits" in str(error):
             raise CorruptFile(f"{file}: it holds a number of thousands of digits") from error
-        raise CorruptFile(f"{file}: it is not valid JSON ({error}); download it again") from error
+        raise CorruptFile(f"{file}: it is not valid JSON ({error}); {way_out}") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -142,13 +142,20 @@ def not_a_tokenizer(head: bytes, nbytes: int, file: str) -> CorruptFile:
 
 
 def _tiktoken(source: Source, file: str, size: int, config: ModelConfig | None) -> Vocabulary:
-    """Ranks count up from 0, so the last line has the number; the file is not read for it."""
+    """Ranks count up from 0, so the last line has the number; the file is not read for it.
+
+    Where the first line is not that of rank 0, the lines are counted.
+    """
     length = min(size, LAST_LINE_NBYTES)
     end = source.read(file, size - length, length)
     last = end.split()[-1:]
     if not last or not last[0].isdigit() or len(last[0]) > 9:
         raise not_a_tokenizer(end, size, file)
-    tokens = int(last[0]) + 1
+    first = RANK_LINE.match(source.read(file, 0, min(size, HEAD_NBYTES)) + b"\n")
+    if first is not None and int(first[2]) == 0:
+        tokens = int(last[0]) + 1
+    else:
+        tokens = len(source.read(file, 0, size).split()) // 2
     known = tokens in RELEASED or config is not None
     special = len(choose_generation(tokens, config)[0].special_tokens) if known else None
     return Vocabulary(TIKTOKEN, tokens, special)
@@ -184,7 +191,7 @@ def check_vocabulary(
         Finding(
             "error",
             file,
-            f"it has {tokens:,} tokens, {there}. Likely cause: the "
-            "tokenizer of another model, or a vocabulary that was padded or extended",
+            f"it has {tokens:,} tokens, {there}. Likely cause: the tokenizer of another model, a "
+            "file that was cut short, or a vocabulary that was padded or extended",
         )
     ]

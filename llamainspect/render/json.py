@@ -11,9 +11,24 @@ SCHEMA = 1
 
 def to_json(report: Report) -> str:
     """`{"report": NAME, "schema": 1, "ok": BOOL, ...}`: ASCII, no NaN, fields as in reports.py."""
-    values = {field.name: _plain(getattr(report, field.name)) for field in fields(report)}
+    values = {field.name: getattr(report, field.name) for field in fields(report)}
     head = {"report": report.NAME, "schema": SCHEMA, "ok": report.ok}
-    return json.dumps({**head, **values}, allow_nan=False)
+    members = [f"{_dumps(name)}: {_text(value)}" for name, value in {**head, **values}.items()]
+    return f"{{{', '.join(members)}}}"
+
+
+def _text(value: Any) -> str:
+    """JSON of one field; of rows, one that stands there a million times is written out once."""
+    rowed = type(value) is tuple and value and isinstance(value[0], tuple)
+    if not rowed:
+        return _dumps(_plain(value))
+    rows = {id(row): row for row in value}
+    texts = {key: _dumps(_plain(row)) for key, row in rows.items()}
+    return f"[{', '.join([texts[id(row)] for row in value])}]"
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
@@ -21,9 +36,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         names = getattr(value, "_fields", None)
         if names is None:
-            known = {id(item): item for item in value}  # a row that stands there often: made once
-            made = {key: _plain(item) for key, item in known.items()}
-            return [made[id(item)] for item in value]
+            return [_plain(item) for item in value]
         return {name: _plain(item) for name, item in zip(names, value, strict=True)}
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}

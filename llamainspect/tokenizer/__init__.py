@@ -21,6 +21,7 @@ from llamainspect.formats.vocabulary import (
     kind_of,
     locate_tokenizer,
 )
+from llamainspect.generations import RELEASED
 from llamainspect.names import counted
 from llamainspect.reports import Finding, TokenizerInfo
 from llamainspect.sources import Folder
@@ -53,6 +54,10 @@ class Codec(Protocol):
     generation: str | None  # who names the special tokens, where the file does not
     reason: str | None  # what told that
     exact: bool  # decoding gives the text that was encoded, whatever it is
+
+    def parts(self, text: str) -> Iterable[str]:
+        """What is encoded one by one of a long text."""
+        ...
 
     def encode(self, text: str, special: bool, continued: bool) -> list[int]:
         """Ids of valid text; with `special` those of special tokens whose names stand in it.
@@ -159,7 +164,7 @@ class Tokenizer:
             bos_id=self.bos_id,
             eos_id=self.eos_id,
             generation=codec.generation,
-            reason=codec.reason,
+            reason=codec.reason or ("params.json cannot be read" if self.sizes.findings else None),
         )
 
     def findings(self) -> list[Finding]:
@@ -167,10 +172,18 @@ class Tokenizer:
         config = self.sizes.config
         vocab_size = None if config is None else config.vocab_size
         rows = self.sizes.embedding_rows
-        return [
+        findings = [
             *self.sizes.findings,
             *check_vocabulary(vocab_size, rows, self.vocab_size, self.place.file),
         ]
+        if self.kind == TIKTOKEN and vocab_size is None and self.codec.base_tokens not in RELEASED:
+            message = (
+                f"{self.codec.base_tokens:,} ranks are those of no release, and no params.json "
+                "says how many there should be: the file was cut short, or is of another model. "
+                "The ids of the special tokens follow the ranks"
+            )
+            findings.append(Finding("warning", self.place.file, message))
+        return findings
 
     def framed(self, ids: list[int], bos: bool, eos: bool) -> list[int]:
         """`ids` with the tokens that begin and end a text. Raises UnsupportedFile without one."""

@@ -1,5 +1,8 @@
 """`tokenizer.json`, as Hugging Face's repositories have it, by their tokenizers library."""
 
+import os
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,8 +19,10 @@ except ImportError as error:
     ) from error
 
 MAX_TOKENS = 2**24
+STDERR = 2  # its file descriptor
 SPACE = "\u2581"
 BEGINNINGS, ENDS = ("<|begin_of_text|>", "<s>"), ("<|end_of_text|>", "</s>")
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 PANIC = "PanicException"  # how Rust's failures reach Python; no subclass of Exception
 
 
@@ -30,7 +35,7 @@ class JsonCodec:
 
     def __init__(self, data: bytes, file: str) -> None:
         self._file = file
-        with self._refusals():
+        with self._refusals(), _silence():
             self._tokenizer = tokenizers.Tokenizer.from_buffer(data)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -49,6 +54,10 @@ class JsonCodec:
         self._byte_level = all(
             self._tokenizer.token_to_id(character) is not None for character in self._byte_of
         )
+
+    def parts(self, text: str) -> Iterator[str]:
+        """The whole."""
+        yield text
 
     def encode(self, text: str, special: bool, continued: bool) -> list[int]:
         """Without the special tokens that its post-processor adds."""
@@ -76,8 +85,11 @@ class JsonCodec:
     def decode_bytes(self, ids: list[int]) -> bytes:
         """The bytes of all tokens, less the space that the library puts before a text."""
         data = b"".join(map(self.token_bytes, ids))
-        spaced = bool(ids) and not self._byte_level and data.startswith(b" ")
-        return data[1:] if spaced and not self.decode(ids).startswith(" ") else data
+        if self._byte_level or not data.startswith(b" "):
+            return data
+        text = self.decode(ids)
+        taken = len(data) - len(data.lstrip(b" ")) > len(text) - len(text.lstrip(" "))
+        return data[1:] if taken else data
 
     def token_bytes(self, id: int) -> bytes:
         """What the token stands for; nothing where the file has no token of that number."""
@@ -90,7 +102,7 @@ class JsonCodec:
             return b"".join(
                 bytes((self._byte_of[c],)) if c in self._byte_of else c.encode() for c in name
             )
-        if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
+        if _BYTE.fullmatch(name):
             return bytes.fromhex(name[3:5])
         return name.replace(SPACE, " ").encode()
 
@@ -123,6 +135,21 @@ class JsonCodec:
                     f"{self._file}: the tokenizers library refuses it ({error}); download it again"
                 ) from error
             raise
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Rust prints what it fails at, with a backtrace, before Python hears of it."""
+    sys.stderr.flush() if sys.stderr else None
+    kept = os.dup(STDERR)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, STDERR)
+        yield
+    finally:
+        os.dup2(kept, STDERR)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -6,17 +6,19 @@ U+2581 in the text itself therefore comes back as a space, and a model whose nor
 """
 
 import re
+from collections.abc import Iterator
 from functools import cached_property
 
 import sentencepiece
 
 from llamainspect.config import ModelConfig
 from llamainspect.errors import CorruptFile, UnsupportedFile
-from llamainspect.formats.sentencepiece_file import parse_sentencepiece
+from llamainspect.formats.sentencepiece_file import Piece, parse_sentencepiece
 from llamainspect.generations import INFILLING_TOKENS, STEP_TOKEN
 from llamainspect.tokenizer import TokenFacts, encode_continued
 
 SPACE = "\u2581"
+SUFFIX = "\u2581<SUF>"
 _CODE_LLAMA = (*INFILLING_TOKENS, STEP_TOKEN)
 
 
@@ -33,8 +35,9 @@ class SentencePieceCodec:
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=data)
         except Exception as error:  # of any kind: its C++ raises what it likes
+            reason = str(error).rpartition("] ")[2]  # behind the place in its source
             raise CorruptFile(
-                f"{file}: SentencePiece refuses it ({error}); download it again"
+                f"{file}: SentencePiece refuses it ({reason}); download it again"
             ) from error
         pieces, processor = self._file.pieces, self._processor
         self.vocab_size = self.base_tokens = len(pieces)
@@ -46,11 +49,16 @@ class SentencePieceCodec:
         }
         self.bos, self.eos = (pieces[id].text if 0 <= id < len(pieces) else None for id in ends)
 
+    def parts(self, text: str) -> Iterator[str]:
+        """The whole."""
+        yield text
+
     def encode(self, text: str, special: bool, continued: bool) -> list[int]:
         """As Meta's `Tokenizer.encode`; what stands between special tokens is text by itself.
 
-        Code Llama's infilling tokens hold the space before them, and the text that follows gets
-        none: so "<PRE> a <SUF>b <MID>" becomes what Meta's `infilling_prompt_tokens` makes of it.
+        Code Llama's infilling tokens hold the space before them. Behind <SUF> text gets no space
+        of its own, behind the others the space that separates is that of the text: so
+        "<PRE> a <SUF>b <MID>" becomes what Meta's `infilling_prompt_tokens` makes of a and b.
         """
         if not special:
             return self._encode(text, continued)
@@ -58,10 +66,9 @@ class SentencePieceCodec:
         position = 0
         for match in self._special_names.finditer(text):
             ids += self._encode(text[position : match.start()], continued)
-            name = match[0].replace(" ", SPACE)
-            infilling = match.lastgroup == "infilling"
-            ids.append(self.special_tokens[SPACE + name.lstrip(SPACE) if infilling else name])
-            position, continued = match.end(), infilling
+            infilling = match["apart"] or match["close"]
+            ids.append(self.special_tokens[f"{SPACE}{infilling}" if infilling else match[0]])
+            position, continued = match.end(), match["close"] is not None
         return ids + self._encode(text[position:], continued)
 
     def encode_bytes(self, data: bytes) -> list[int]:
@@ -78,17 +85,27 @@ class SentencePieceCodec:
 
     def decode_bytes(self, ids: list[int]) -> bytes:
         """The same before it is text; the space that was put before it is taken off."""
-        pieces = self._file.pieces
-        shown = [id for id in ids if pieces[id].type != "control"]
-        data = b"".join(map(self._piece_bytes, shown))
-        prefixed = shown and pieces[shown[0]].text.startswith(SPACE)
-        return data[1:] if prefixed and self._file.add_dummy_prefix else data
+        settings = self._file
+        pieces = (settings.pieces[id] for id in ids)
+        parts: list[bytes] = []
+        begins = settings.add_dummy_prefix or settings.remove_extra_whitespaces
+        for piece in pieces:
+            if piece.type == "control":
+                continue
+            data = self._piece_bytes(piece)
+            if begins and piece.text.startswith(SPACE):
+                data = data[1:]
+                begins = settings.remove_extra_whitespaces and not data  # then of every piece
+            else:
+                begins = False
+            parts.append(data)
+        return b"".join(parts)
 
     def token_bytes(self, id: int) -> bytes:
         """What the token stands for within a text; of a special token its name."""
         piece = self._file.pieces[id]
-        named = piece.type in ("control", "unknown")
-        return piece.text.encode() if named else self._piece_bytes(id)
+        named = piece.text in self.special_tokens
+        return piece.text.encode() if named else self._piece_bytes(piece)
 
     def facts(self, id: int) -> TokenFacts:
         """Type and score, as the file has them."""
@@ -112,12 +129,14 @@ class SentencePieceCodec:
 
     @cached_property
     def _special_names(self) -> re.Pattern[str]:
-        infilling = [name.lstrip(SPACE) for name in self.special_tokens if name in INFILLING_TOKENS]
-        others = [name for name in self.special_tokens if name not in INFILLING_TOKENS]
-        either = [f"[ {SPACE}]?(?P<infilling>{'|'.join(map(re.escape, infilling))})"] * bool(
-            infilling
+        names = list(self.special_tokens)
+        apart = [name[1:] for name in names if name in INFILLING_TOKENS and name != SUFFIX]
+        close = [name[1:] for name in names if name == SUFFIX]
+        others = [name for name in names if name not in INFILLING_TOKENS]
+        return re.compile(
+            f"[ {SPACE}]?(?:(?P<apart>{_any_of(apart)}) ?|(?P<close>{_any_of(close)}))"
+            f"|{_any_of(others)}"
         )
-        return re.compile("|".join([*either, *map(re.escape, others)]))
 
     def _encode(self, text: str, continued: bool) -> list[int]:
         if not text:
@@ -127,12 +146,11 @@ class SentencePieceCodec:
             return ids
         return encode_continued(self._processor.encode, text)
 
-    def _piece_bytes(self, id: int) -> bytes:
-        piece = self._file.pieces[id]
+    def _piece_bytes(self, piece: Piece) -> bytes:
         if piece.type == "byte":
             return bytes((int(piece.text[1:-1], 16),))
         if piece.type == "unknown":
-            surface: str = self._processor.decode([id])
+            surface: str = self._processor.decode([self._processor.unk_id()])
             return surface.encode()
         return piece.text.replace(SPACE, " ").encode()
 
@@ -140,3 +158,8 @@ class SentencePieceCodec:
 def load(data: bytes, file: str, config: ModelConfig | None) -> SentencePieceCodec:
     """The codec of a file's content. Raises CorruptFile."""
     return SentencePieceCodec(data, file)
+
+
+def _any_of(names: list[str]) -> str:
+    """A pattern for any of the names; for none of none."""
+    return "|".join(map(re.escape, names)) or "(?!)"

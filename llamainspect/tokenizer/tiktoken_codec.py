@@ -45,6 +45,10 @@ class TiktokenCodec:
             self._encoding.encode, allowed_special=frozenset(names), disallowed_special=()
         )
 
+    def parts(self, text: str) -> Iterator[str]:
+        """As Meta's code cuts it."""
+        return split_text(text)
+
     def encode(self, text: str, special: bool, continued: bool) -> list[int]:
         """As Meta's `Tokenizer.encode`; text after text is like any other."""
         encode = self._encode_special if special else self._encoding.encode_ordinary

@@ -1,5 +1,7 @@
 """Reports for people, through rich. One file per help panel."""
 
+import io
+
 from rich.console import Console
 
 from llamainspect.render.text import inspect, run, verify  # noqa: F401  register their views
@@ -16,14 +18,16 @@ def to_text(
 
     On a terminal with colour (unless `plain`), bars, and wrapped to its width.
     """
+    page = io.StringIO()
     console = Console(
+        file=page,
+        force_terminal=terminal,
         color_system=None if plain or not terminal else "auto",
         width=width or (None if terminal else PIPE_WIDTH),
         markup=False,
         emoji=False,
         highlight=False,
     )
-    with console.capture() as captured:
-        console.print(view(report, terminal))
+    console.print(view(report, terminal))
     # Tables pad their last column; nobody needs those spaces.
-    return "\n".join(line.rstrip(" ") for line in captured.get().split("\n"))
+    return "\n".join(line.rstrip(" ") for line in page.getvalue().split("\n"))

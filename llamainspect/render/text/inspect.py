@@ -6,6 +6,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
+from llamainspect.names import counted
 from llamainspect.render.printable import printable
 from llamainspect.render.text.common import (
     bar,
@@ -110,7 +111,7 @@ def _files(report: Summary) -> str:
     total = sum(entry.nbytes for entry in report.files)
     names = [printable(entry.file) for entry in report.files]
     shown = names if len(names) <= MAX_FILES else [names[0], "…", names[-1]]
-    shards = f"{report.shards} shard{'s' * (report.shards != 1)}"
+    shards = counted(report.shards, "shard")
     return f"{report.format}, {shards}: {', '.join(shown)} ({nbytes_text(total)})"
 
 
@@ -236,7 +237,7 @@ def _(report: TensorList, terminal: bool) -> RenderableType:
             place = f"{printable(part.file)} @ {part.offset:,}"
             table.add_row("", shape_text(part.shape), part.dtype, f"{part.nbytes:,}", Text(place))
     total = (
-        f"\n{report.count:,} weight{'s' * (report.count != 1)}, "
+        f"\n{counted(report.count, 'weight')}, "
         f"{count_text(report.elements)} elements, "
         f"{exact_nbytes_text(report.nbytes)}"
     )

@@ -1,5 +1,6 @@
 """Views of the Run panel: tokenize, detokenize, vocab."""
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import cycle
 
@@ -7,8 +8,16 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
+from llamainspect.names import counted
 from llamainspect.render.printable import printable
-from llamainspect.render.text.common import bar, facts, findings_view, percent_text, section, view
+from llamainspect.render.text.common import (
+    bar,
+    facts,
+    findings_view,
+    percent_text,
+    section,
+    view,
+)
 from llamainspect.reports import (
     Detokenization,
     Token,
@@ -22,14 +31,21 @@ from llamainspect.reports import (
 MAX_ROWS = 500  # --ids and --json have no limit
 MAX_SCRIPTS = 8
 MAX_LENGTHS = 10
-# Characters of a cell on a terminal; in a pipe nothing is shortened.
-MAX_TEXT, MAX_HEX, MAX_BASE64, MAX_LONGEST = 20, 26, 14, 58
+MAX_LONGEST = 58  # characters
+NARROW = 60  # columns, below which tables keep to what matters
+# Shares of the width that a cell may fill: in a pipe, which is very wide, nothing is shortened.
+TEXT_SHARE, HEX_SHARE, BASE64_SHARE = 4, 3, 6
 MAX_PARTS = 16  # tokens that one character may be cut into
 # Of the eight colours that every terminal has, so that neighbours always differ.
 BANDS = ("black on cyan", "black on green", "black on yellow")
 SPECIAL = "bold magenta"
 SPECIAL_BAND = "bold white on magenta"
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\", '"': '\\"'}
+# Characters beyond ASCII that look like a space or like nothing at all: spaces by category, letters
+# and marks that are drawn as nothing by number.
+_UNSEEN_CATEGORIES = ("Zs", "Zl", "Zp", "Cf", "Cc", "Cn", "Co")
+_FILLERS = (0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0)
+_UNSEEN = frozenset((*_FILLERS, *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)))
 
 
 # --- tokenize -------------------------------------------------------------------------------------
@@ -38,11 +54,12 @@ _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\", '"': '\\"'}
 @view.register
 def _(report: Tokenization, terminal: bool) -> RenderableType:
     parts: list[RenderableType] = [_headline(report.path, report.tokenizer)]
-    if report.chat_format:
-        parts.append(Text(f"dialogue in the format {report.chat_format}", style="dim"))
-    parts.append(_Bands(report))
+    if report.prompt is None:
+        parts.append(_Bands(report))
+    else:
+        parts.append(section(f"Prompt, in the format of {report.chat_format}", _Bands(report)))
     if report.tokens:
-        parts += [Text(), _token_table(report.tokens[:MAX_ROWS], terminal)]
+        parts.append(section("Tokens", _TokenTable(report.tokens[:MAX_ROWS])))
     if len(report.tokens) > MAX_ROWS:
         more = f"({len(report.tokens) - MAX_ROWS:,} more tokens; --ids or --json has them all)"
         parts.append(Text(more, style="dim"))
@@ -57,7 +74,8 @@ def _(report: Tokenization, terminal: bool) -> RenderableType:
 
 def _headline(path: str, tokenizer: TokenizerInfo) -> Text:
     line = Text(printable(path), style="bold")
-    line.append(f"  {tokenizer.kind}, {tokenizer.vocab_size:,} tokens", style="not bold")
+    kind = "Hugging Face" if tokenizer.kind == "tokenizer.json" else tokenizer.kind
+    line.append(f"  {kind}, {tokenizer.vocab_size:,} tokens", style="not bold")
     if tokenizer.generation:
         reason = tokenizer.reason or "no params.json says which"
         line.append(f"\nspecial tokens of {tokenizer.generation} ({reason})", style="not bold dim")
@@ -65,12 +83,16 @@ def _headline(path: str, tokenizer: TokenizerInfo) -> Text:
 
 
 def _counts(report: Tokenization) -> str:
-    text = f"{report.count:,} token{'s' * (report.count != 1)}"
+    tokens = counted(report.count, "token")
+    if report.text_tokens != report.count:
+        tokens += f", {report.text_tokens:,} of them text"
     if report.characters_per_token is None or report.bytes_per_token is None:
-        return text
+        return tokens
+    characters = counted(report.characters, "character")
+    nbytes = counted(report.nbytes, "byte")
     return (
-        f"{text}, {report.characters:,} characters ({report.characters_per_token:.2f} a token), "
-        f"{report.nbytes:,} bytes ({report.bytes_per_token:.2f} a token)"
+        f"{tokens}: {characters} ({report.characters_per_token:.2f} per token), "
+        f"{nbytes} ({report.bytes_per_token:.2f} per token)"
     )
 
 
@@ -83,36 +105,47 @@ class _Bands:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if console.color_system is None:
             if self.report.prompt is not None:
-                lines = self.report.prompt.split("\n")
-                yield Text("\n" + "\n".join(printable(line, limit=None) for line in lines))
+                yield Text(_readable(self.report.prompt))
             return
-        text = Text("\n")
+        text = Text("" if self.report.prompt is not None else "\n")
         styles = cycle(BANDS)
         for token in self.report.tokens[:MAX_ROWS]:
-            shown = _visible(token).replace("\n", "↵\n")
+            shown = bytes.fromhex(token.bytes).decode("utf-8", "backslashreplace")
+            shown = _readable(shown).replace("\n", "↵\n")
             text.append(shown, style=SPECIAL_BAND if token.special else next(styles))
         yield text
 
 
-def _visible(token: Token) -> str:
-    """A token's text for a band: parts of characters as escapes, line ends as they are."""
-    text = bytes.fromhex(token.bytes).decode("utf-8", "backslashreplace")
-    return "\n".join(printable(line, limit=None) for line in text.split("\n"))
+def _readable(text: str) -> str:
+    """Running text: line ends as they are, all else that a terminal would obey as escapes."""
+    lines = text.replace("\r", "\\r").replace("\t", "\\t").split("\n")
+    return "\n".join(printable(line, limit=None) for line in lines)
 
 
-def _token_table(tokens: Sequence[Token], terminal: bool) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("", justify="right", style="dim", no_wrap=True)
-    table.add_column("id", justify="right", no_wrap=True)
-    table.add_column("text", overflow="fold")
-    table.add_column("bytes", no_wrap=True, style="dim")
-    for position, (token, whole) in enumerate(zip(tokens, _cut_characters(tokens), strict=True)):
-        text = _token_text(token.bytes, token.special)
-        if whole:
-            text.append(f"  part of {printable(whole)}", style="dim")
-        data = "" if token.special else _hex(token.bytes)
-        table.add_row(f"{position:,}", str(token.id), text, _short(data, MAX_HEX, terminal))
-    return table
+class _TokenTable:
+    """Place, id, text and bytes of each token."""
+
+    def __init__(self, tokens: Sequence[Token]) -> None:
+        self.tokens = tokens
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = options.max_width
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        table.add_column("", justify="right", style="dim", no_wrap=True)
+        table.add_column("id", justify="right", no_wrap=True)
+        table.add_column("text", overflow="fold")
+        if width >= NARROW:
+            table.add_column("bytes", no_wrap=True, style="dim")
+        rows = zip(self.tokens, _cut_characters(self.tokens), strict=True)
+        for position, (token, whole) in enumerate(rows):
+            text = _token_text(token.bytes, token.special)
+            if whole:
+                text.append(f"  part of {printable(whole)}", style="dim")
+            cells: list[RenderableType] = [f"{position:,}", str(token.id), text]
+            if width >= NARROW:
+                cells.append("" if token.special else _hex(token.bytes, width // HEX_SHARE))
+            table.add_row(*cells)
+        yield table
 
 
 def _token_text(data: str, special: bool) -> Text:
@@ -126,19 +159,33 @@ def _token_text(data: str, special: bool) -> Text:
 def _quoted(data: bytes) -> str:
     parts = []
     for character in data.decode("utf-8", "surrogateescape"):
-        if "\udc80" <= character <= "\udcff":  # a byte that is no character
-            parts.append(f"\\x{ord(character) - 0xDC00:02x}")
+        code = ord(character)
+        if 0xDC80 <= code <= 0xDCFF:  # a byte that is no character
+            parts.append(f"\\x{code - 0xDC00:02x}")
+        elif code > 0x7F and _is_unseen(character, first=not parts):
+            parts.append(f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
         else:
             parts.append(_ESCAPES.get(character) or printable(character))
     return f'"{"".join(parts)}"'
 
 
-def _short(text: str, limit: int, terminal: bool) -> str:
-    return f"{text[: limit - 1]}…" if terminal and len(text) > limit else text
+def _is_unseen(character: str, first: bool) -> bool:
+    """Whether it looks like a space or like nothing; a mark needs something to stand on."""
+    category = unicodedata.category(character)
+    unseen = category in _UNSEEN_CATEGORIES or ord(character) in _UNSEEN
+    return unseen or (first and category.startswith("M"))
 
 
-def _hex(data: str) -> str:
-    return bytes.fromhex(data).hex(" ")
+def _short(text: str, limit: int) -> str:
+    return f"{text[: limit - 1]}…" if len(text) > limit else text
+
+
+def _hex(data: str, width: int | None = None) -> str:
+    """Bytes as hex, as many as fit into so many columns."""
+    text = bytes.fromhex(data).hex(" ")
+    if width is None or len(text) <= width:
+        return text
+    return f"{text[: max(width // 3 - 1, 1) * 3]}…"
 
 
 def _cut_characters(tokens: Sequence[Token]) -> Iterator[str]:
@@ -171,8 +218,7 @@ def _text(data: bytes) -> str | None:
 
 @view.register
 def _(report: Detokenization, terminal: bool) -> RenderableType:
-    lines = report.text.split("\n")
-    parts: list[RenderableType] = [Text("\n".join(printable(line, limit=None) for line in lines))]
+    parts: list[RenderableType] = [Text(_readable(report.text))]
     if not report.valid_utf8:
         note = "(some bytes are no UTF-8 and stand as \ufffd here; --bytes writes them)"
         parts.append(Text(note, style="dim"))
@@ -193,14 +239,13 @@ def _(report: VocabularyReport, terminal: bool) -> RenderableType:
         one = report.count == 1
         parts += [
             Text(),
-            _entry(report.tokens[0]) if one else _entry_table(report.tokens[:MAX_ROWS], terminal),
+            _entry(report.tokens[0]) if one else _EntryTable(report.tokens[:MAX_ROWS]),
         ]
     if report.count > MAX_ROWS:
         more = f"({report.count - MAX_ROWS:,} more tokens; --json has them all)"
         parts.append(Text(more, style="dim"))
     if not report.stats and report.count != 1:
-        count = f"\n{report.count:,} token{'s' * (report.count != 1)}"
-        parts.append(Text(count, style="bold"))
+        parts.append(Text(f"\n{counted(report.count, 'token')}", style="bold"))
     if report.findings:
         parts.append(findings_view(report.findings))
     return Group(*parts)
@@ -223,34 +268,40 @@ def _entry(entry: VocabularyEntry) -> Table:
     return facts(rows)
 
 
-def _entry_table(entries: Sequence[VocabularyEntry], terminal: bool) -> Table:
+class _EntryTable:
     """Many tokens; the rank, where there is one, is the id."""
-    ranked = any(entry.base64 is not None for entry in entries)
-    scored = any(entry.score is not None for entry in entries)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("id", justify="right", no_wrap=True)
-    table.add_column("text", overflow="fold")
-    table.add_column("bytes", no_wrap=True, style="dim")
-    table.add_column("type", no_wrap=True)
-    if ranked:
-        table.add_column("base64", no_wrap=True)
-    if scored:
-        table.add_column("score", justify="right", no_wrap=True)
-    for entry in entries:
-        text = _token_text(entry.bytes, entry.special)
-        data = "" if entry.special else _hex(entry.bytes)
-        row: list[RenderableType] = [
-            str(entry.id),
-            Text(_short(text.plain, MAX_TEXT, terminal and not entry.special), style=text.style),
-            _short(data, MAX_HEX, terminal),
-            entry.type,
-        ]
-        if ranked:
-            row.append(_short(entry.base64 or "", MAX_BASE64, terminal))
-        if scored:
-            row.append("" if entry.score is None else f"{entry.score:g}")
-        table.add_row(*row)
-    return table
+
+    def __init__(self, entries: Sequence[VocabularyEntry]) -> None:
+        self.entries = entries
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = options.max_width
+        wide = width >= NARROW
+        ranked = wide and any(entry.base64 is not None for entry in self.entries)
+        scored = wide and any(entry.score is not None for entry in self.entries)
+        columns = ["bytes", "type"] * wide + ["base64"] * ranked + ["score"] * scored
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        table.add_column("id", justify="right", no_wrap=True)
+        table.add_column("text", overflow="fold")
+        for name in columns:
+            table.add_column(
+                name,
+                justify="right" if name == "score" else "left",
+                style="dim" if name == "bytes" else "",
+                no_wrap=True,
+            )
+        for entry in self.entries:
+            text = _token_text(entry.bytes, entry.special)
+            if not entry.special:
+                text = Text(_short(text.plain, max(width // TEXT_SHARE, 8)))
+            cells = {
+                "bytes": "" if entry.special else _hex(entry.bytes, width // HEX_SHARE),
+                "type": entry.type,
+                "base64": _short(entry.base64 or "", width // BASE64_SHARE),
+                "score": "" if entry.score is None else f"{entry.score:g}",
+            }
+            table.add_row(str(entry.id), text, *(cells[name] for name in columns))
+        yield table
 
 
 def _longest_table(entries: Sequence[VocabularyEntry]) -> Table:
@@ -260,7 +311,7 @@ def _longest_table(entries: Sequence[VocabularyEntry]) -> Table:
     table.add_column(no_wrap=True)
     for entry in entries:
         text = _token_text(entry.bytes, entry.special).plain
-        shown = _short(text, MAX_LONGEST, terminal=True)
+        shown = _short(text, MAX_LONGEST)
         table.add_row(str(entry.id), f"{len(entry.bytes) // 2} bytes", Text(shown))
     return table
 
