@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 - letters of many scripts that look alike are what a tokenizer is tested with
 """Small tokenizers of the two kinds, trained on the fly, and tokenizer.json files of the same.
 
 Nothing here comes from the package: how a file is set up is spelled out by hand, as Llama 2, Code
@@ -7,12 +8,18 @@ Llama and Llama 3 set up theirs.
 import base64
 import io
 import json
+import os
+import random
+import struct
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
+import pytest
 import sentencepiece
+import tiktoken
 import tokenizers
 
 # Many scripts, and enough repetition for merges that go across words, cases, digits and signs.
@@ -25,7 +32,7 @@ Größe, façade, naïve, Ångström, coöperate; Привет, мир! Это �
 The cat sat on the mat and the dog sat on the log. The end of the text is the end of the line.\r\n
 """
 BYTES = tuple(dict.fromkeys([*range(0x21, 0x7F), *range(0xA1, 0x100), *range(0x100)]))
-RANKS = 700
+RANKS = 560
 PIECES = 600
 INFILLING = ("▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>")
 STEP = "<step>"
@@ -46,6 +53,93 @@ LLAMA_4_PATTERN = "|".join(
         r"\s+",
     )
 )
+REAL = Path(
+    os.environ.get("LLAMAINSPECT_TOKENIZERS")
+    or Path(__file__).parents[1].parent / "shared" / "tokenizers"
+)
+
+
+def real(generation: str) -> Path:
+    """A released file: Meta's licence keeps it out of this repository."""
+    path = REAL / f"{generation}.tokenizer.model"
+    if not path.is_file():
+        pytest.skip(f"there is no {path.name} in LLAMAINSPECT_TOKENIZERS or ../shared/tokenizers")
+    return path
+
+
+# --- texts ----------------------------------------------------------------------------------------
+
+ADVERSARIAL = (
+    "",
+    " ",
+    "  ",
+    "\n",
+    "\r\n\r\n",
+    "\t\t x",
+    "a",
+    " a",
+    "a ",
+    "  a  b   c    ",
+    "\n\n  \n \n x \n",
+    "x" * 300,
+    " " * 300,
+    "\n" * 300,
+    "7" * 301,
+    "1 12 123 1234 12345 1.5 1,000,000 ٣٤٥ ४५ ⅷ ½ ²",
+    "HelloWorld helloWORLD iPhone McDonald HTTPServer ǅ ß ẞ İi ıI",
+    "don't DON'T Don'T we'Ll they'RE 'tis 's ’s I'd've",
+    "def f(x):\n\treturn x ** 2  # 4\n\n\nif __name__ == '__main__':\n    f(1)\n",
+    "http://example.org/a//b?c=d#e /// //\n/\n",
+    "你好世界这是一只羊驼今天天气很好" * 8,
+    "こんにちは世界ラマです안녕하세요세계",
+    "नमस्ते ก็ที่ e\u0301\u0301\u0301 Z\u0351\u036b\u0343\u036a ﬁ ﷺ",
+    "שלום עולם \u202eمرحبا\u202c \u200f!",
+    "👩‍👩‍👧‍👦👍🏽🏳️‍🌈🇩🇪 🦙🦙 ☺ ☺️",
+    "\x00\x01\x02\x1b[31m\x7f\x80\x85\x9f",
+    "a\u00a0b\u2003c\u200bd\u2028e\u2029f\u3000g\ufeffh\x1ci\x1fj\x0bk\x0cl",
+    "\ufeffwith a byte order mark",
+    "\ue000\uffff\ufffd\ufffe\U0001ffff\U00020000\U000e0001\U0010ffff",
+    "<|begin_of_text|><|eot_id|> <|start_header_id|>user<|end_header_id|>\n\n<|image|>",
+    "<s> </s> <unk> <0x41> <0xFF> ▁ ▁▁a ▁<PRE> <PRE> <SUF><MID> <EOT> <step>",
+    "<|reserved_special_token_0|",
+    "[INST] <<SYS>>\nx\n<</SYS>>\n\ny [/INST]",
+    "  ﬁne ½  ℌello",
+)
+_ALPHABETS = (
+    "abcdefghijklmnopqrstuvwxyz     ",
+    "aAbBcCeEhHlLoOrRtT'  's't",
+    "0123456789 .,-",
+    " \n\r\t\u00a0\u3000x",
+    "(){}[]<>|/*+-=_;:!?\"'\n  ab",
+    "аеиотнПМ ψυχή שלום مرحبا ",
+    "世界你好今天天气羊驼。，こんラマ안녕세계",
+    "🦙👩👍🏽\u200d\ufe0f🇩🇪☺ ",
+    "e\u0301\u0327\u0489नमस्तेก็ที่",
+)
+
+
+def random_texts(count: int, seed: int = 0) -> list[str]:
+    """Texts of few characters, of many, of pieces of TEXT, and of all planes of Unicode."""
+    generator = random.Random(seed)
+    texts = []
+    for _ in range(count):
+        parts = []
+        for _ in range(generator.randrange(1, 6)):
+            kind = generator.randrange(4)
+            length = generator.choice((1, 2, 5, 20, 60))
+            if kind == 0:
+                start = generator.randrange(len(TEXT))
+                parts.append(TEXT[start : start + length])
+            elif kind == 1:
+                parts.append("".join(generator.choices(generator.choice(_ALPHABETS), k=length)))
+            elif kind == 2:
+                parts.append(generator.choice(" \n\ta1'.世🦙") * length)
+            else:
+                top = generator.choice((0x80, 0x800, 0x10000, 0x110000))
+                codes = (generator.randrange(top) for _ in range(length))
+                parts.append("".join(chr(c) for c in codes if not 0xD800 <= c < 0xE000))
+        texts.append("".join(parts))
+    return texts
 
 
 # --- tiktoken -------------------------------------------------------------------------------------
@@ -61,7 +155,7 @@ def train_ranks(size: int = RANKS) -> dict[bytes, int]:
     lines = [[bytes((b,)) for b in line.encode()] for line in TEXT.splitlines(keepends=True)]
     while len(ranks) < size:
         pairs = Counter(pair for line in lines for pair in pairwise(line))
-        pair = max(pairs, key=lambda pair: (pairs[pair], pair))
+        pair = max(pairs, key=lambda pair: (pairs[pair], -len(pair[0] + pair[1]), pair))
         ranks.setdefault(b"".join(pair), len(ranks))
         lines = [_merged(line, pair) for line in lines]
     return ranks
@@ -88,6 +182,24 @@ def rank_file(size: int = RANKS) -> bytes:
     return b"\n".join(rank_lines(train_ranks(size))) + b"\n"
 
 
+def encoding(
+    ranks: dict[bytes, int], pattern: str, special: Iterable[str] = ()
+) -> tiktoken.Encoding:
+    """tiktoken set up as Meta's code does it: the referee."""
+    return tiktoken.Encoding(
+        "referee",
+        pat_str=pattern,
+        mergeable_ranks=ranks,
+        special_tokens={name: len(ranks) + n for n, name in enumerate(special)},
+    )
+
+
+def read_ranks(path: Path) -> dict[bytes, int]:
+    """A rank file as tiktoken's loader reads it, without its cache."""
+    rows = (line.split() for line in path.read_bytes().splitlines() if line)
+    return {base64.b64decode(token): int(rank) for token, rank in rows}
+
+
 # --- SentencePiece --------------------------------------------------------------------------------
 
 
@@ -104,7 +216,7 @@ def sentencepiece_file(**settings: object) -> bytes:
         "add_dummy_prefix": True,
         "split_digits": True,
         "allow_whitespace_only_pieces": True,
-        "character_coverage": 0.9,
+        "character_coverage": 0.98,
         "minloglevel": 5,
         "num_threads": 1,
     }
@@ -123,14 +235,8 @@ def piece_message(text: str, score: float = 0.0, type: int = 1) -> bytes:
     """One piece as protobuf writes it: field 1 of the model; its text, score and type inside."""
     words = text.encode()
     inner = b"\x0a" + bytes((len(words),)) + words
-    inner += b"\x15" + _float(score) + b"\x18" + bytes((type,))
+    inner += b"\x15" + struct.pack("<f", score) + b"\x18" + bytes((type,))
     return b"\x0a" + bytes((len(inner),)) + inner
-
-
-def _float(number: float) -> bytes:
-    import struct
-
-    return struct.pack("<f", number)
 
 
 def with_pieces(data: bytes, names: Iterable[str], type: int = 1) -> bytes:
@@ -168,25 +274,24 @@ def byte_names() -> dict[int, str]:
 
 
 def byte_level_json(
-    ranks: dict[bytes, int], pattern: str, special: Iterable[str], *, drop_merge: int | None = None
+    ranks: dict[bytes, int], pattern: str, special: Iterable[str], *, drop: bytes | None = None
 ) -> bytes:
-    """tokenizer.json of a rank file, as Hugging Face has it for Llama 3."""
+    """tokenizer.json of a rank file, as Hugging Face has it for Llama 3.
+
+    `drop`: without the merges that make this token.
+    """
     names = byte_names()
     written = {token: "".join(names[byte] for byte in token) for token in ranks}
     merges = []
     for token, rank in ranks.items():
         cuts = [(token[:at], token[at:]) for at in range(1, len(token))]
         pairs = [(a, b) for a, b in cuts if a in ranks and b in ranks]
-        merges += [
-            (rank, a, b) for a, b in sorted(pairs, key=lambda pair: tuple(map(ranks.get, pair)))
-        ]
-    merges.sort(key=lambda merge: merge[0])
-    if drop_merge is not None:
-        del merges[drop_merge]
+        merges += [(rank, ranks[a], ranks[b], a, b) for a, b in pairs]
+    merges = sorted(merge for merge in merges if merge[3] + merge[4] != drop)
     model = tokenizers.models.BPE(
         vocab={written[token]: rank for token, rank in ranks.items()},
-        merges=[(written[a], written[b]) for _, a, b in merges],
-        ignore_merges=True,
+        merges=[(written[a], written[b]) for *_, a, b in merges],
+        ignore_merges=drop is None,
     )
     tokenizer = tokenizers.Tokenizer(model)
     split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), behavior="isolated")
@@ -209,7 +314,9 @@ def sentencepiece_json(data: bytes) -> bytes:
         cuts = [(piece[:at], piece[at:]) for at in range(1, len(piece))]
         pairs = [(a, b) for a, b in cuts if a in vocab and b in vocab]
         merges += [
-            (vocab[piece], vocab[a], vocab[b], a, b) for a, b in pairs if not model.is_byte(vocab[a])
+            (vocab[piece], vocab[a], vocab[b], a, b)
+            for a, b in pairs
+            if not model.is_byte(vocab[a])
         ]
     merges.sort()
     bpe = tokenizers.models.BPE(

@@ -118,7 +118,7 @@ def detokenize(
     ],
     model: Model = ".",
     raw: Annotated[
-        bool, typer.Option("--bytes", help="Write the bytes, though they be no UTF-8.")
+        bool, typer.Option("--bytes", help="Write the bytes as they are, UTF-8 or not.")
     ] = False,
     json: Json = False,
     no_color: NoColor = False,

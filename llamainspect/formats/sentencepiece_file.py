@@ -111,7 +111,10 @@ def _check_pieces(pieces: tuple[Piece, ...], file: str) -> None:
             )
     bad = next((p.text for p in pieces if p.type == "byte" and not _BYTE.fullmatch(p.text)), None)
     if bad is not None:
-        raise CorruptFile(f"{file}: {bad[:40]!r} stands for a byte and names none, as <0x41> does")
+        raise CorruptFile(
+            f"{file}: {bad[:40]!r} stands for a byte and names none, as <0x41> does; "
+            "download it again"
+        )
     unknown = sum(piece.type == "unknown" for piece in pieces)
     if unknown != 1:
         raise CorruptFile(
