@@ -1,8 +1,11 @@
 """Byte-pair encoding over ranks, as Llama 3 and 4 have it, by OpenAI's tiktoken."""
 
+import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
+from itertools import chain
 
 import tiktoken
 
@@ -50,12 +53,16 @@ class TiktokenCodec:
         return split_text(text)
 
     def encode(self, text: str, special: bool, continued: bool) -> list[int]:
-        """As Meta's `Tokenizer.encode`; text after text is like any other."""
+        """As Meta's `Tokenizer.encode`; text after text is like any other.
+
+        The parts of a long text are encoded on all cores: tiktoken lets go of the interpreter.
+        """
         encode = self._encode_special if special else self._encoding.encode_ordinary
-        ids: list[int] = []
-        for part in split_text(text):
-            ids += encode(part)
-        return ids
+        parts = list(split_text(text))
+        if len(parts) == 1:
+            return encode(parts[0])
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(chain.from_iterable(pool.map(encode, parts)))
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """Each byte has a token: the parser of the file saw to that."""
