@@ -482,6 +482,20 @@ def test_a_panic_of_the_other_library_stays_quiet(tmp_path):
     assert done.stderr.startswith("llamainspect: tokenizer.json: the tokenizers library refuses it")
 
 
+def test_without_the_package_for_tokenizer_json_its_pip_command_is_said(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    code = (
+        "import sys\n"
+        "sys.modules['tokenizers'] = None  # as if it were not installed\n"
+        f"sys.argv = ['llamainspect', 'tokenize', 'a', '-m', {str(tmp_path)!r}]\n"
+        "from llamainspect.cli import main\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
+    assert "pip install 'llamainspect[tokenizers]'" in done.stderr
+
+
 def test_starting_up_loads_only_the_library_of_the_file(tmp_path):
     code = (
         "import sys, llamainspect as li\n"
