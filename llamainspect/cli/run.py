@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,9 @@ from llamainspect.cli import (
     show,
     write_answer,
 )
+
+if TYPE_CHECKING:
+    from llamainspect.chat import Message
 
 PANEL = "Run"
 STDIN = "-"
@@ -65,15 +68,12 @@ def tokenize(
     Ends with 1 when the tokenizer does not fit the model,
     or when --check finds a difference.
     """
-    from llamainspect.chat import Message
-    from llamainspect.tokenization import decode_text, read_dialogue, tokenize, tokenize_dialogue
+    from llamainspect.tokenization import decode_text, tokenize, tokenize_dialogue
     from llamainspect.tokenizer import load_tokenizer
 
     if ids and json:
         raise typer.BadParameter("--json has the ids already", param_hint="--ids")
-    _check_sources({"TEXT": text, "--file": file, "--chat": chat, "--user": user})
-    if system is not None and user is None:
-        raise typer.BadParameter("it goes with --user", param_hint="--system")
+    _check_sources({"TEXT": text, "--file": file, "--chat": chat, "--user": user}, system)
     if chat is None and user is None:
         data, where = (os.fsencode(text), "TEXT") if text not in (None, STDIN) else _read(file)
         report = tokenize(
@@ -91,15 +91,7 @@ def tokenize(
                 "--bos, --eos, --special and --bytes are for a text; the format of a dialogue "
                 "says which special tokens it has"
             )
-        if chat is not None:
-            messages = read_dialogue(*_read(chat))
-        else:
-            turns = (("system", system), ("user", user))
-            messages = [
-                Message(role, decode_text(os.fsencode(said), f"--{role}"))
-                for role, said in turns
-                if said is not None
-            ]
+        messages = _dialogue(chat, user, system)
         report = tokenize_dialogue(load_tokenizer(model), messages, ids_only=ids, check=check)
     if ids:
         notes = [report.check.message] if report.check else []
@@ -201,15 +193,31 @@ def vocab(
     show(report, json, no_color)
 
 
-def _check_sources(sources: dict[str, str | None]) -> None:
+def _check_sources(sources: dict[str, str | None], system: str | None) -> None:
     """Of the places that a text can come from, one must be given."""
     given = [name for name, value in sources.items() if value is not None]
+    if system is not None and "--user" not in given:
+        raise typer.BadParameter("it goes with --user", param_hint="--system")
     if len(given) > 1:
-        raise typer.BadParameter(f"{' and '.join(given)} both say what to tokenize; give one")
+        raise typer.BadParameter(f"{' and '.join(given)} each say what to tokenize; give one")
     if not given:
         raise typer.BadParameter(
             "what should be tokenized? Give a text, - for standard input, --file, --chat or --user"
         )
+
+
+def _dialogue(chat: str | None, user: str | None, system: str | None) -> "list[Message]":
+    """From a file, or from what --system and --user say."""
+    from llamainspect.chat import Message
+    from llamainspect.tokenization import decode_text, read_dialogue
+
+    if chat is not None:
+        return read_dialogue(*_read(chat))
+    return [
+        Message(role, decode_text(os.fsencode(said), f"--{role}"))
+        for role, said in (("system", system), ("user", user))
+        if said is not None
+    ]
 
 
 def _read(file: str | None) -> tuple[bytes, str]:
