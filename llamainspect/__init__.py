@@ -18,6 +18,7 @@ _HOME = {
     "Message": "llamainspect.chat",
     "MissingDependency": "llamainspect.errors",
     "MissingFile": "llamainspect.errors",
+    "ModelCatalog": "llamainspect.reports",
     "ModelConfig": "llamainspect.config",
     "NotACheckpoint": "llamainspect.errors",
     "OFFICIAL_MODELS": "llamainspect.catalog",
@@ -33,6 +34,7 @@ _HOME = {
     "describe_vocabulary": "llamainspect.vocab",
     "detokenize": "llamainspect.tokenization",
     "expected_weights": "llamainspect.architecture",
+    "list_models": "llamainspect.models",
     "list_tensors": "llamainspect.inventory",
     "load_tokenizer": "llamainspect.tokenizer",
     "open_checkpoint": "llamainspect.checkpoint",
@@ -70,9 +72,11 @@ if TYPE_CHECKING:
     from llamainspect.errors import NotACheckpoint as NotACheckpoint
     from llamainspect.errors import UnsupportedFile as UnsupportedFile
     from llamainspect.inventory import list_tensors as list_tensors
+    from llamainspect.models import list_models as list_models
     from llamainspect.render.json import to_json as to_json
     from llamainspect.reports import ChecksumReport as ChecksumReport
     from llamainspect.reports import Detokenization as Detokenization
+    from llamainspect.reports import ModelCatalog as ModelCatalog
     from llamainspect.reports import Summary as Summary
     from llamainspect.reports import TensorDetail as TensorDetail
     from llamainspect.reports import TensorList as TensorList

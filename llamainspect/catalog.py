@@ -54,6 +54,22 @@ class OfficialModel(NamedTuple):
         """Trained on text alone, so that no format of dialogues means anything to it."""
         return not any(word in self.id for word in ("-chat", "-instruct", "guard"))
 
+    @property
+    def native_nbytes(self) -> int | None:
+        """Bytes of all weight files of the native layout, where the size of one is published."""
+        published = self.pth_nbytes is not None and self.shards is not None
+        return (self.pth_nbytes or 0) * (self.shards or 0) if published else None
+
+    @property
+    def source(self) -> str:
+        """Where configuration, shards and context length are from."""
+        return next(text for prefix, text in _SOURCES if self.id.startswith(prefix))
+
+    @property
+    def size_source(self) -> str:
+        """Where `pth_nbytes` is from."""
+        return next(text for prefix, text in _SIZE_SOURCES if self.id.startswith(prefix))
+
 
 class Identified(NamedTuple):
     """An official model that a checkpoint resembles."""
@@ -175,6 +191,27 @@ def _differences(
         found.append(f"{counted(shards, 'shard')}, {row.shards} in {row.id}")
     return tuple(found)
 
+
+# By the beginning of an id; the first that fits.
+_SOURCES = (
+    ("llama-1-", "meta-llama/llama download.sh (shards), params.json as public code quotes it"),
+    ("llama-2-", "meta-llama/llama README (shards), params.json as public code quotes it"),
+    ("codellama-", "meta-llama/codellama README and llama/model.py"),
+    ("llama-guard-1-", "meta-llama/PurpleLlama Llama-Guard/MODEL_CARD.md"),
+    ("llama-guard-2-", "meta-llama/PurpleLlama Llama-Guard2/MODEL_CARD.md"),
+    ("llama-guard-3-1b:", "meta-llama/PurpleLlama Llama-Guard3/1B/MODEL_CARD.md"),
+    ("llama-guard-4-", "meta-llama/PurpleLlama Llama-Guard4/12B/MODEL_CARD.md"),
+    ("llama-4-", "meta-llama/llama-models models/llama4, meta-llama/llama-stack sku_list.py"),
+    ("llama-", "meta-llama/llama-models models/sku_list.py"),
+    ("mini-llama-", "the MiniLlama exercise"),
+)
+_SIZE_SOURCES = (
+    ("llama-1-", "listings of the release"),
+    ("llama-2-", "listings of the release"),
+    ("llama-3.1-405b", "meta-llama/llama-models models/sku_list.py"),
+    ("llama-4-", "meta-llama/llama-stack sku_list.py"),
+    ("", "listing of original/ in the repository on the hub"),
+)
 
 # --- shapes ---------------------------------------------------------------------------------------
 

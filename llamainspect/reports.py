@@ -218,6 +218,45 @@ class ChecksumReport(Report):
         return super().ok and not any(row.status in WRONG_STATUSES for row in self.files)
 
 
+class ModelRow(NamedTuple):
+    """One official release. What no source says is null."""
+
+    id: str
+    repository: str | None  # on the Hugging Face hub
+    parameters: int  # unique
+    active_parameters: int | None  # of the text model, per token, where experts are routed
+    dim: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    hidden_dim: int
+    vocab_size: int
+    context_length: int | None  # tokens
+    tied_output: bool
+    form: str  # "plain" (16-bit floats), "fp8", "int8", "int4"
+    shards: int | None  # of the native layout
+    nbytes: int | None  # of its weight files, as published
+    released: str | None  # ISO date
+    training_tokens: int | None
+    training_tokens_bound: str | None  # "about", "more than", "up to"
+    knowledge_cutoff: str | None  # ISO month
+    languages: tuple[str, ...]  # officially supported
+    sources: dict[str, str]  # field -> who says so
+
+
+@dataclass(frozen=True)
+class ModelCatalog(Report):
+    """`models`: official releases, all or those that a word finds; one of them as a card."""
+
+    NAME: ClassVar[str] = "models"
+
+    filter: str | None
+    card: bool  # the filter is the name of one model
+    models: tuple[ModelRow, ...]
+    count: int
+
+
 class TokenizerInfo(NamedTuple):
     """Which tokenizer answered."""
 

@@ -207,9 +207,10 @@ def test_help_and_version():
     assert run("--version").stdout == f"llamainspect {li.__version__}\n"
     overview = run("--help").stdout
     assert all(command in overview for command in (*COMMANDS, *TOKENIZER_COMMANDS))
-    panels = [overview.index(f"─ {panel} ─") for panel in ("Inspect", "Verify", "Run")]
+    assert "models" in overview
+    panels = [overview.index(f"─ {panel} ─") for panel in ("Inspect", "Verify", "Plan", "Run")]
     assert panels == sorted(panels)
-    for command in (*COMMANDS, *TOKENIZER_COMMANDS):
+    for command in (*COMMANDS, *TOKENIZER_COMMANDS, "models"):
         text = run(command, "-h").stdout
         assert f"Example: llamainspect {command}" in text
 

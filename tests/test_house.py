@@ -23,6 +23,7 @@ FLOORS = [
         "published",
         "generations",
         "chat",
+        "model_cards",
     },
     {
         "sources",
@@ -37,7 +38,7 @@ FLOORS = [
         "streams",
         "tokenizer",
     },
-    {"summary", "inventory", "show", "checksums", "tokenization", "vocab"},
+    {"summary", "inventory", "show", "checksums", "tokenization", "vocab", "models"},
     {"render"},
     {"cli"},
 ]

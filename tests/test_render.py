@@ -10,6 +10,7 @@ from llamainspect import (
     Message,
     describe_vocabulary,
     detokenize,
+    list_models,
     list_tensors,
     load_tokenizer,
     open_checkpoint,
@@ -32,6 +33,8 @@ REPORTS = {
     "tensors": lambda path: list_tensors(open_checkpoint(path), "layers.0.*"),
     "show": lambda path: show_tensor(open_checkpoint(path), "layers.0.attention.wk.weight"),
     "verify-checksums": lambda path: verify_checksums(path),
+    "models": lambda path: list_models("llama-3*"),
+    "models-card": lambda path: list_models("llama-4-scout-17b-16e"),
     "tokenize": lambda path: tokenize(load_tokenizer(path), '<s> "é"\n\t🦙  \\x', bos=True),
     "tokenize-dialogue": lambda path: tokenize_dialogue(
         load_tokenizer(path),

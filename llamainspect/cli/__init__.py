@@ -173,5 +173,5 @@ def _options(
     """
 
 
-for _panel in ("inspect", "verify", "run"):  # in the order of --help; they need `app`
+for _panel in ("inspect", "verify", "plan", "run"):  # in the order of --help; they need `app`
     import_module(f"llamainspect.cli.{_panel}")
