@@ -129,15 +129,18 @@ def find_by_name(name: str) -> OfficialModel | None:
     """The release that a directory is called after: "Llama3.1-8B", "Meta-Llama-3-8B-Instruct"."""
     wanted = _letters(name)
     for row in OFFICIAL_MODELS:
-        names = (row.id.partition(":")[0], (row.repository or "").rpartition("/")[2])
+        base = row.id.partition(":")[0]
+        repository = (row.repository or "").rpartition("/")[2]
+        names = (base, row.id, repository, base.replace("llama-1-", "llama-"))
         if wanted and any(_letters(known) == wanted for known in names):
             return row
     return None
 
 
 def _letters(name: str) -> str:
-    """Letters and digits alone, without what marks a conversion for Hugging Face."""
-    return "".join(filter(str.isalnum, name.lower())).removesuffix("hf")
+    """Letters and digits alone, without what names of the same files have and have not."""
+    letters = "".join(filter(str.isalnum, name.lower())).replace("bf16mp", "mp")
+    return letters.removeprefix("meta").removesuffix("hf").removesuffix("original")
 
 
 def published_sizes(config: ModelConfig, nbytes: int) -> dict[int | None, list[str]]:

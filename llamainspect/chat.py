@@ -11,7 +11,12 @@ from typing import Any, NamedTuple
 from llamainspect.errors import CorruptFile, UnsupportedFile
 from llamainspect.generations import STEP_TOKEN
 
+TOOLS = ("tools", "functions")  # beside the messages
+# What Meta's code knows beside role and content, and values that change nothing.
+_NOT_LAID_OUT = ("tool_calls", "function_call", "context", "destination", "stop_reason")
+_MEANT_ANYWAY = (("destination", "user"), ("stop_reason", "end_of_turn"))
 ROLES = ("system", "user", "assistant", "tool", "ipython")
+TOOL_ROLES = ("tool", "ipython")
 
 
 class Message(NamedTuple):
@@ -43,6 +48,7 @@ class Layout(NamedTuple):
 
     format: str  # for people: "Llama 3 headers"
     segments: tuple[Segment, ...]
+    refused_tags: tuple[str, ...]  # Meta's code does not answer a dialogue that holds one
 
 
 def parse_dialogue(value: Any, where: str) -> list[Message]:
@@ -52,6 +58,8 @@ def parse_dialogue(value: Any, where: str) -> list[Message]:
     UnsupportedFile for images and tool calls, which are not text.
     """
     messages = value.get("messages") if isinstance(value, dict) else value
+    if isinstance(value, dict) and (more := [key for key in TOOLS if value.get(key)]):
+        raise UnsupportedFile(f"{where}: {more[0]} are not laid out; write them into a message")
     if not isinstance(messages, list) or not messages:
         raise CorruptFile(
             f'{where}: a dialogue is a list of {{"role": "user", "content": "..."}}, or '
@@ -66,10 +74,12 @@ def _message(entry: Any, where: str) -> Message:
     role = entry["role"]
     if role not in ROLES:
         raise CorruptFile(f"{where}: the role {role[:40]!r} is none of {', '.join(ROLES)}")
-    if entry.get("tool_calls"):
-        raise UnsupportedFile(
-            f"{where} has tool calls, which are not laid out; write the call as its content"
-        )
+    for key in _NOT_LAID_OUT:
+        if entry.get(key) and (key, entry[key]) not in _MEANT_ANYWAY:
+            raise UnsupportedFile(
+                f"{where} has {key!r}, which is not laid out; write it into the content, or take "
+                "it out"
+            )
     return Message(role, _content(entry.get("content"), where))
 
 
@@ -103,42 +113,46 @@ def lay_out(
     """
     if not messages:
         raise UnsupportedFile("the dialogue: there is no message in it; the user speaks first")
-    for marker, name, render in _FORMATS:
-        if marker is None or marker in special_tokens:
-            return Layout(name, tuple(render(messages, special_tokens, bos, eos)))
-    raise AssertionError("the last format takes any tokenizer")
+    for number, message in enumerate(messages, 1):
+        if message.role not in ROLES:
+            known = ", ".join(ROLES)
+            raise UnsupportedFile(f"message {number}: the role {message.role!r} is none of {known}")
+    row = next(row for row in _FORMATS if row.marker is None or row.marker in special_tokens)
+    return Layout(row.name, tuple(row.render(messages, bos, eos)), row.refused_tags)
 
 
 # --- Llama 3 and 4: headers -----------------------------------------------------------------------
 
 
-def _llama_3(
-    messages: Sequence[Message], special_tokens: Collection[str], bos: str, eos: str
-) -> list[Segment]:
-    # The code of Llama 3.0 strips each message; that of 3.1, which has <|eom_id|>, does not.
-    strip = "<|eom_id|>" not in special_tokens
+def _llama_3(messages: Sequence[Message], bos: str, eos: str) -> list[Segment]:
+    """The code of 3.0 strips each message and knows no tools."""
+    for number, message in enumerate(messages, 1):
+        if message.role in TOOL_ROLES:
+            raise UnsupportedFile(f"message {number}: Llama 3.0 knows no {message.role}")
+    stripped = [Message(message.role, message.text.strip()) for message in messages]
+    return _llama_3_1(stripped, bos, eos)
+
+
+def _llama_3_1(messages: Sequence[Message], bos: str, eos: str) -> list[Segment]:
     segments = [Segment(bos, special=True)]
     for message in messages:
-        contents = (message.text.strip(),) if strip else message.parts
         segments += _header(message.role, "<|start_header_id|>", "<|end_header_id|>")
-        segments += [*map(Segment, contents), Segment("<|eot_id|>", special=True)]
+        segments += [*map(Segment, message.parts), Segment("<|eot_id|>", special=True)]
     return segments + _header("assistant", "<|start_header_id|>", "<|end_header_id|>")
 
 
-def _llama_4(
-    messages: Sequence[Message], special_tokens: Collection[str], bos: str, eos: str
-) -> list[Segment]:
+def _llama_4(messages: Sequence[Message], bos: str, eos: str) -> list[Segment]:
     segments = [Segment(bos, special=True)]
     for message in messages:
         # The model goes on after the answer of a tool: its message ends, the turn does not.
-        end = "<|eom|>" if message.role in ("tool", "ipython") else "<|eot|>"
+        end = "<|eom|>" if message.role in TOOL_ROLES else "<|eot|>"
         segments += _header(message.role, "<|header_start|>", "<|header_end|>")
         segments += [*map(Segment, message.parts), Segment(end, special=True)]
     return segments + _header("assistant", "<|header_start|>", "<|header_end|>")
 
 
 def _header(role: str, start: str, end: str) -> list[Segment]:
-    name = "ipython" if role == "tool" else role
+    name = "ipython" if role in TOOL_ROLES else role
     return [
         Segment(start, special=True),
         Segment(name),
@@ -150,9 +164,7 @@ def _header(role: str, start: str, end: str) -> list[Segment]:
 # --- Llama 2 and Code Llama -----------------------------------------------------------------------
 
 
-def _llama_2(
-    messages: Sequence[Message], special_tokens: Collection[str], bos: str, eos: str
-) -> list[Segment]:
+def _llama_2(messages: Sequence[Message], bos: str, eos: str) -> list[Segment]:
     turns = list(messages)
     if turns[0].role == "system":
         if len(turns) == 1:
@@ -171,9 +183,7 @@ def _llama_2(
     return [*segments, Segment(bos, special=True), Segment(last)]
 
 
-def _code_llama_70b(
-    messages: Sequence[Message], special_tokens: Collection[str], bos: str, eos: str
-) -> list[Segment]:
+def _code_llama_70b(messages: Sequence[Message], bos: str, eos: str) -> list[Segment]:
     turns = list(messages)
     if turns[0].role != "system":
         turns.insert(0, Message("system", ""))
@@ -207,13 +217,22 @@ def _check_turns(turns: Sequence[Message], first: int, model: str) -> None:
         )
 
 
-_Render = Callable[[Sequence[Message], Collection[str], str, str], list[Segment]]
-# The first whose special token the tokenizer has; Llama 2's format needs none.
-_FORMATS: tuple[tuple[str | None, str, _Render], ...] = (
-    ("<|header_start|>", "Llama 4 headers", _llama_4),
-    ("<|start_header_id|>", "Llama 3 headers", _llama_3),
-    (STEP_TOKEN, "Code Llama 70B turns", _code_llama_70b),
-    (None, "Llama 2 [INST]", _llama_2),
+# --- which format ---------------------------------------------------------------------------------
+
+
+class _Format(NamedTuple):
+    marker: str | None  # a special token that only tokenizers of this format have
+    name: str
+    render: Callable[[Sequence[Message], str, str], list[Segment]]
+    refused_tags: tuple[str, ...] = ()
+
+
+_TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
+# The first whose marker the tokenizer has; Llama 2's format needs none.
+_FORMATS = (
+    _Format("<|header_start|>", "Llama 4 headers", _llama_4),
+    _Format("<|eom_id|>", "Llama 3 headers", _llama_3_1),
+    _Format("<|start_header_id|>", "Llama 3.0 headers", _llama_3),
+    _Format(STEP_TOKEN, "Code Llama 70B turns", _code_llama_70b, (*_TAGS, STEP_TOKEN)),
+    _Format(None, "Llama 2 [INST]", _llama_2, _TAGS),
 )
-# Llama 2's code refuses to answer a dialogue in which one of these stands.
-LLAMA_2_TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", STEP_TOKEN)

@@ -19,6 +19,10 @@ class Generation(NamedTuple):
     special_tokens: tuple[str, ...]  # their ids follow the ranks, in this order
 
 
+LLAMA_3_RANKS, LLAMA_4_RANKS = 128_000, 200_000  # in the released files
+RELEASED_RANKS = frozenset((LLAMA_3_RANKS, LLAMA_4_RANKS))
+BEGIN, END = "<|begin_of_text|>", "<|end_of_text|>"  # of both
+
 # What the code of Code Llama looks for among the pieces of its SentencePiece file
 # (meta-llama/codellama `llama/tokenizer.py`): prefix, suffix, middle, end of the middle.
 INFILLING_TOKENS = ("▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>")
@@ -33,16 +37,13 @@ def choose_generation(
     Llama 3.0 and its successors share one file; the configuration tells them apart. Without one the
     names are those of 3.1, and the reason is None.
     """
-    released = RELEASED.get(base_tokens)
-    if released is LLAMA_4:
+    if base_tokens == LLAMA_4_RANKS:
         return LLAMA_4, f"{base_tokens:,} ranks"
     if config is None:
         return LLAMA_3_1, None
-    if config.moe or config.vision:
-        if released:
-            return LLAMA_3_1, f"{base_tokens:,} ranks"
+    if base_tokens != LLAMA_3_RANKS and (config.moe or config.vision):
         return LLAMA_4, "params.json has moe_args or vision_args"
-    if config.cross_attention:
+    if config.cross_attention or config.vision:
         return LLAMA_3_1, "params.json is of a vision model"
     if config.use_scaled_rope:
         return LLAMA_3_1, "params.json says use_scaled_rope"
@@ -70,8 +71,8 @@ LLAMA_3 = Generation(
     "Llama 3.0",
     _LLAMA_3_PATTERN,
     (
-        "<|begin_of_text|>",
-        "<|end_of_text|>",
+        BEGIN,
+        END,
         *_reserved(range(4)),
         "<|start_header_id|>",
         "<|end_header_id|>",
@@ -84,8 +85,8 @@ LLAMA_3_1 = Generation(
     "Llama 3.1 and later",
     _LLAMA_3_PATTERN,
     (
-        "<|begin_of_text|>",
-        "<|end_of_text|>",
+        BEGIN,
+        END,
         *_reserved(range(2)),
         "<|finetune_right_pad_id|>",
         "<|step_id|>",
@@ -102,8 +103,8 @@ LLAMA_4 = Generation(
     "Llama 4",
     _LLAMA_4_PATTERN,
     (
-        "<|begin_of_text|>",
-        "<|end_of_text|>",
+        BEGIN,
+        END,
         "<|fim_prefix|>",
         "<|fim_middle|>",
         "<|fim_suffix|>",
@@ -136,5 +137,3 @@ LLAMA_4 = Generation(
         *_reserved(range(904)),
     ),
 )
-# By the ranks in the released files.
-RELEASED = {128_000: LLAMA_3_1, 200_000: LLAMA_4}

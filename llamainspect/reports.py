@@ -303,7 +303,7 @@ class Tokenization(Report):
     ids: tuple[int, ...]
     tokens: tuple[Token, ...]  # empty when only ids were asked for
     count: int  # of ids
-    text_tokens: int  # without those that --bos, --eos or the format of a dialogue add
+    text_tokens: int  # without the special ones that --bos, --eos or a dialogue's format add
     characters: int  # of the text
     nbytes: int  # of the text in UTF-8
     characters_per_token: float | None  # of the text

@@ -1,5 +1,6 @@
 """What a checkpoint is: the official model it matches, its parameters, and what is wrong."""
 
+import os
 from collections import Counter
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from llamainspect.catalog import (
 )
 from llamainspect.checkpoint import Checkpoint, Weight
 from llamainspect.config import PARAMS_FILE, ModelConfig
-from llamainspect.errors import LlamaInspectError, MissingFile, reason_of
+from llamainspect.errors import LlamaInspectError, reason_of
 from llamainspect.formats.vocabulary import (
     TOKENIZER_FILE,
     Vocabulary,
@@ -556,12 +557,12 @@ def _read_tokenizer(
             place = find_tokenizer(source, (TOKENIZER_FILE,))
             if place is None:
                 return None, file, []
-            if place.source.directory != source.directory:
-                file = f"../{TOKENIZER_FILE}"
+            between = os.path.relpath(place.source.directory, source.directory)
+            file = os.path.normpath(os.path.join(between, TOKENIZER_FILE)).replace(os.sep, "/")
             source = place.source
+        elif TOKENIZER_FILE not in source.files():
+            return None, file, []
         return read_vocabulary(source, config=checkpoint.config), file, []
-    except MissingFile:
-        return None, file, []
     except (LlamaInspectError, OSError) as error:
         return None, file, [Finding("error", file, reason_of(error, TOKENIZER_FILE))]
 

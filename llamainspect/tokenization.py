@@ -5,11 +5,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from llamainspect.catalog import find_by_name, identify
-from llamainspect.chat import LLAMA_2_TAGS, Layout, Message, Segment, lay_out, parse_dialogue
+from llamainspect.catalog import find_by_name
+from llamainspect.chat import Layout, Message, Segment, lay_out, parse_dialogue
 from llamainspect.errors import CorruptFile, MissingFile, UnsupportedFile
+from llamainspect.formats.sentencepiece_file import SPACE
 from llamainspect.formats.strict_json import MAX_JSON_NBYTES, parse_json
-from llamainspect.formats.vocabulary import JSON, JSON_FILE
+from llamainspect.formats.vocabulary import JSON, JSON_FILE, SENTENCEPIECE
 from llamainspect.names import counted, listing
 from llamainspect.reports import (
     Detokenization,
@@ -49,11 +50,8 @@ def tokenize(
 
     def encode(encoder: Tokenizer) -> list[int]:
         if data is not None:
-            return encoder.encode_bytes(data, special=special)
-        if encoder is tokenizer:
-            return encoder.encode(shown, special=special)
-        parts = tokenizer.codec.parts(shown)  # cut alike, or the cuts would be the difference
-        return [id for part in parts for id in encoder.encode(part, special=special)]
+            return encoder.encode_bytes(data, bos=bos, eos=eos, special=special)
+        return encoder.encode(shown, bos=bos, eos=eos, special=special)
 
     ids = encode(tokenizer)
     findings = [] if special else _check_special_names(tokenizer, shown, ids)
@@ -61,15 +59,14 @@ def tokenize(
         message = "it begins with a byte order mark (U+FEFF), which is encoded like any character"
         findings.append(Finding("note", "the text", message))
     if data is None and not special and not tokenizer.codec.exact:
-        findings += _check_round_trip(tokenizer, shown, ids)
-    first = [tokenizer.bos_id] if bos else []
+        findings += _check_round_trip(tokenizer, shown, ids[bos : len(ids) - eos])
     return _report(
         tokenizer,
-        tokenizer.framed(ids, bos, eos),
-        text_tokens=len(ids),
+        ids,
+        text_tokens=len(ids) - bos - eos,
         characters=len(shown),
         nbytes=len(data) if data is not None else len(shown.encode("utf-8")),
-        check=_check(tokenizer, ids, encode, len(first)) if check else None,
+        check=_check(tokenizer, ids, encode) if check else None,
         findings=findings,
         ids_only=ids_only,
     )
@@ -114,7 +111,7 @@ def tokenize_dialogue(
         characters=sum(map(len, texts)),
         nbytes=sum(len(text.encode("utf-8")) for text in texts),
         layout=layout,
-        check=_check(tokenizer, ids, encode, 0) if check else None,
+        check=_check(tokenizer, ids, encode) if check else None,
         findings=findings,
         ids_only=ids_only,
     )
@@ -161,8 +158,8 @@ def read_dialogue(data: bytes, where: str) -> list[Message]:
 
 
 def parse_ids(text: str, where: str) -> list[int]:
-    """Numbers with spaces, commas or brackets between them, as --ids and --json print them."""
-    words = text.translate(str.maketrans("[],", "   ")).split()
+    """Numbers with spaces, commas or brackets between them: as --ids prints them, or a list."""
+    words = text.translate(str.maketrans("[],\ufeff", "    ")).split()
     for word in words:
         if not (word.isascii() and word.removeprefix("-").isdigit() and len(word) < MAX_DIGITS):
             raise CorruptFile(f"{where}: {word[:40]!r} is no token id; ids are whole numbers")
@@ -236,9 +233,7 @@ def _check_special_names(
     """Special tokens that a text names, and that are not among its `ids`."""
     meant = set(ids)
     names = {
-        name.lstrip("\u2581"): id
-        for name, id in tokenizer.special_tokens.items()
-        if id not in meant
+        name.lstrip(SPACE): id for name, id in tokenizer.special_tokens.items() if id not in meant
     }
     found = Counter(name for name in BRACKETED.findall(text) if name in names)
     found.update(
@@ -262,10 +257,14 @@ def _check_round_trip(tokenizer: Tokenizer, text: str, ids: list[int]) -> list[F
         (i for i, (a, b) in enumerate(zip(text, back, strict=False)) if a != b),
         min(len(text), len(back)),
     )
+    cause = (
+        "SentencePiece writes spaces as U+2581 and normalises as its model says"
+        if tokenizer.kind == SENTENCEPIECE
+        else "the normaliser or the decoder in the file changes it"
+    )
     message = (
         f"decoding these ids gives another text: at character {at:,} it has "
-        f"{back[at : at + 1]!r} where the text has {text[at : at + 1]!r}. SentencePiece writes "
-        "spaces as U+2581 and normalises as its model says"
+        f"{back[at : at + 1]!r} where the text has {text[at : at + 1]!r}; {cause}"
     )
     return [Finding("note", "the text", message)]
 
@@ -275,25 +274,28 @@ def _check_content(
 ) -> list[Finding]:
     where = f"message {number}"
     findings = _check_special_names(tokenizer, message.text, [], where)
-    tags = [tag for tag in LLAMA_2_TAGS if tag in message.text]
-    if tags and not layout.format.startswith(("Llama 3", "Llama 4")):
+    tags = [tag for tag in layout.refused_tags if tag in message.text]
+    if tags:
         text = f"it holds {listing(tags)}, and Meta's code does not answer such a dialogue"
         findings.append(Finding("warning", where, text))
     return findings
 
 
 def _check(
-    tokenizer: Tokenizer, ids: list[int], encode: Callable[[Tokenizer], list[int]], offset: int
+    tokenizer: Tokenizer, ids: list[int], encode: Callable[[Tokenizer], list[int]]
 ) -> TokenizerCheck:
     """The same text through tokenizer.json. Raises MissingFile when there is only one file."""
-    directory = tokenizer.place.model.directory
     if tokenizer.kind == JSON:
         raise MissingFile(
-            f"{tokenizer.path}: there is no tokenizer.model to check it against; --check compares "
-            "the two files of one directory"
+            f"{tokenizer.path}: --check holds tokenizer.model against {JSON_FILE}; give the "
+            "directory that has both, or the former"
         )
-    other = load_tokenizer(directory, JSON_FILE)
-    others = encode(other)
+    other = load_tokenizer(tokenizer.place.model.directory, JSON_FILE)
+    other.cut_as = tokenizer.codec  # or the cuts would be the difference
+    try:
+        others = encode(other)
+    except UnsupportedFile as error:
+        return TokenizerCheck(JSON_FILE, False, 0, None, (), (), str(error))
     if others == ids:
         message = f"{JSON_FILE} makes the same {counted(len(ids), 'token')} of it"
         return TokenizerCheck(JSON_FILE, True, len(others), None, (), (), message)
@@ -303,12 +305,10 @@ def _check(
     )
     here, there = ids[at : at + MAX_SHOWN], others[at : at + MAX_SHOWN]
     message = (
-        f"the files differ from token {at + offset:,} on: {_show_token(tokenizer, here)} in "
+        f"the files differ from token {at:,} on: {_show_token(tokenizer, here)} in "
         f"{tokenizer.place.file}, {_show_token(other, there)} in {JSON_FILE}"
     )
-    return TokenizerCheck(
-        JSON_FILE, False, len(others), at + offset, tuple(here), tuple(there), message
-    )
+    return TokenizerCheck(JSON_FILE, False, len(others), at, tuple(here), tuple(there), message)
 
 
 def _show_token(tokenizer: Tokenizer, ids: list[int]) -> str:
@@ -319,28 +319,23 @@ def _show_token(tokenizer: Tokenizer, ids: list[int]) -> str:
 
 
 def _refuse_base_model(tokenizer: Tokenizer) -> None:
-    """A base model has no format of dialogues; only names and Llama 1's configuration tell one."""
+    """A base model has no format of dialogues, and only the name of its directory tells it."""
     if tokenizer.place.named:
         return
-    sizes = tokenizer.sizes
-    name = _model_name(tokenizer.place.model.directory)
-    row, what = find_by_name(name), "its name"
-    if row is None and sizes.config is not None:
-        config = sizes.config._replace(vocab_size=tokenizer.vocab_size)
-        found = identify(config, sizes.shards, "plain")
-        if found and found.model.id.startswith("llama-1-"):  # there was no other kind of it
-            row, what = found.model, "its params.json"
-    if row is not None and row.is_base:
-        raise UnsupportedFile(
-            f"{tokenizer.place.model.directory}: by {what} it is {row.id}, a base model, which was "
-            "not trained on dialogues; give the directory of an instruct model, or the "
-            f"file {tokenizer.place.file} itself to lay it out all the same"
-        )
+    directory = tokenizer.place.model.directory
+    for path in (os.path.abspath(directory), os.path.realpath(directory)):
+        row = find_by_name(_model_name(path))
+        if row is not None and row.is_base:
+            raise UnsupportedFile(
+                f"{directory}: by its name it is {row.id}, a base model, which was not trained on "
+                "dialogues; give the directory of an instruct model, or the file "
+                f"{tokenizer.place.file} itself to lay it out all the same"
+            )
 
 
-def _model_name(directory: str) -> str:
+def _model_name(path: str) -> str:
     """What a directory calls its model: its own name, or the repository's in the hub's cache."""
-    parts = os.path.abspath(directory).split(os.sep)
+    parts = path.split(os.sep)
     if parts[-1] == NATIVE_SUBFOLDER:
         parts.pop()
     if len(parts) > 2 and parts[-2] == "snapshots":

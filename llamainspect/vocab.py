@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Iterable
 from heapq import nlargest
 
+from llamainspect.formats.sentencepiece_file import SPACE
+from llamainspect.formats.vocabulary import SENTENCEPIECE
 from llamainspect.reports import VocabularyEntry, VocabularyReport, VocabularyStats, worst_first
 from llamainspect.tokenizer import Tokenizer
 
@@ -27,6 +29,8 @@ def describe_vocabulary(
     chosen: Iterable[int] = tuple(ids)
     if not chosen and (special or search is not None):
         chosen = sorted(tokenizer.special_ids) if special else range(tokenizer.vocab_size)
+    if search is not None and tokenizer.kind == SENTENCEPIECE:
+        search = search.replace(SPACE, " ")  # its pieces are shown with spaces
     wanted = None if search is None else search.encode("utf-8", "surrogateescape")
     rows = [
         _entry(tokenizer, id)
@@ -69,7 +73,7 @@ def _stats(tokenizer: Tokenizer) -> VocabularyStats:
     tokens = [
         (tokenizer.codec.token_bytes(id), id)
         for id in range(tokenizer.vocab_size)
-        if id not in tokenizer.special_ids
+        if id not in tokenizer.special_ids and tokenizer.codec.facts(id).type != "unused"
     ]
     for data, id in tokens:
         lengths[len(data)] += 1

@@ -91,6 +91,12 @@ def test_another_form_of_storage_is_named():
         ("CodeLlama-7b-Python", "codellama-7b-python"),
         ("CodeLlama-34b-hf", "codellama-34b"),
         ("Llama3.2-11B-Vision", "llama-3.2-11b-vision"),
+        ("Meta-Llama-3.1-70B", "llama-3.1-70b"),  # as the first download.sh of 3.1 did
+        ("Meta-Llama-3.1-405B-MP16", "llama-3.1-405b:bf16-mp16"),
+        ("Llama3.1-405B-bf16-mp8", "llama-3.1-405b:bf16-mp8"),
+        ("Llama-4-Scout-17B-16E-Original", "llama-4-scout-17b-16e"),
+        ("Llama-4-Scout-17B-16E-Instruct-Original", "llama-4-scout-17b-16e-instruct"),
+        ("llama-7b", "llama-1-7b"),
         ("Llama3.1-405B", "llama-3.1-405b:bf16-mp8"),
         ("", None),
         ("7B", None),

@@ -25,7 +25,6 @@ from small_tokenizers import (
     sentencepiece_file,
     sentencepiece_json,
     train_ranks,
-    with_pieces,
 )
 
 from llamainspect.chat import Message, parse_dialogue
@@ -143,12 +142,38 @@ def llama_4(ranks: dict[bytes, int]) -> Referee:
     return ids
 
 
-@pytest.mark.parametrize("name", ANY_ORDER)
+@pytest.mark.parametrize("name", sorted(set(ANY_ORDER) - {"a tool"}))
 def test_llama_3_strips_what_is_said(name, tmp_path):
     dialogue = ANY_ORDER[name]
     report = tokenize_dialogue(load(tmp_path, rank_file(), LLAMA_3_PARAMS), messages(dialogue))
     assert list(report.ids) == llama_3(train_ranks(), strip=True)(dialogue)
-    assert report.chat_format == "Llama 3 headers"
+    assert report.chat_format == "Llama 3.0 headers"
+
+
+def test_llama_3_knows_no_tools(tmp_path):
+    tokenizer = load(tmp_path, rank_file(), LLAMA_3_PARAMS)
+    for role in ("tool", "ipython"):
+        with pytest.raises(UnsupportedFile, match=f"^message 2: Llama 3.0 knows no {role}"):
+            tokenize_dialogue(tokenizer, messages([("user", "a"), (role, "b")]))
+
+
+def test_a_role_that_nobody_knows_is_refused_from_python_too(tmp_path):
+    with pytest.raises(UnsupportedFile, match=r"^message 1: the role 'boss' is none of"):
+        tokenize_dialogue(load(tmp_path, rank_file()), [Message("boss", "x")])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("context", "x"), ("destination", "ipython"), ("stop_reason", "end_of_message")],
+)
+def test_what_would_change_the_prompt_is_not_dropped(key, value):
+    entry = {"role": "assistant", "content": "x", key: value}
+    with pytest.raises(UnsupportedFile, match=rf"^f: message 1 has '{key}', which is not laid out"):
+        parse_dialogue([entry], "f")
+    with pytest.raises(UnsupportedFile, match=r"^f: tools are not laid out"):
+        parse_dialogue({"messages": [entry], "tools": [{}]}, "f")
+    for harmless in ({"destination": "user"}, {"stop_reason": "end_of_turn"}, {"context": None}):
+        assert parse_dialogue([{"role": "user", "content": "x", **harmless}], "f")
 
 
 @pytest.mark.parametrize("params", [LLAMA_3_1_PARAMS, None], ids=["configured", "by default"])
@@ -316,8 +341,10 @@ def test_dialogues_are_checked_against_tokenizer_json(tmp_path):
     assert not check.agrees
     assert check.ids[0] == ids[check.position]
     file.write_bytes(byte_level_json(train_ranks(), LLAMA_3_PATTERN, names[:5]))
-    with pytest.raises(LlamaInspectError, match=r"^tokenizer\.json: "):
-        tokenize_dialogue(tokenizer, messages(SYSTEM), check=True)
+    check = tokenize_dialogue(tokenizer, messages(SYSTEM), check=True).check
+    assert not check.agrees
+    assert check.message.startswith("tokenizer.json: it has no special token <|")
+    assert not tokenize_dialogue(tokenizer, messages(SYSTEM), check=True).ok
 
 
 # --- refusals -------------------------------------------------------------------------------------
@@ -449,7 +476,7 @@ REFUSED = {
     "a call of a tool": (
         [said("user", "a"), said("assistant", "", tool_calls=[{"name": "f"}])],
         UnsupportedFile,
-        "f: message 2 has tool calls",
+        "f: message 2 has 'tool_calls'",
     ),
 }
 
@@ -605,29 +632,18 @@ LLAMA_1_7B = {
 }
 
 
-def test_llama_1_is_known_by_its_configuration(tmp_path):
-    path = real("llama2")  # Llama 1 has the same tokenizer, one level up
-    (tmp_path / "tokenizer.model").write_bytes(path.read_bytes())
-    model = tmp_path / "7B"
-    model.mkdir()
-    (model / "params.json").write_text(json.dumps(LLAMA_1_7B))
-    (model / "consolidated.00.pth").touch()
-    with pytest.raises(UnsupportedFile, match=r"by its params\.json it is llama-1-7b, a base"):
-        tokenize_dialogue(load_tokenizer(str(model)), messages(USER))
-    (model / "params.json").write_text(json.dumps(LLAMA_1_7B | {"norm_eps": 1e-05}))  # Llama 2's
-    assert tokenize_dialogue(load_tokenizer(str(model)), messages(USER)).ok
+def test_the_configuration_of_llama_1_is_no_proof(tmp_path):
+    """Llama 2 7B chat was first released with the same params.json, and Llama 1 was fine-tuned."""
+    tokenizer = load(tmp_path / "7B", sentencepiece_file(), LLAMA_1_7B)
+    assert tokenize_dialogue(tokenizer, messages(USER)).chat_format == "Llama 2 [INST]"
 
 
-def test_llama_1_is_known_by_its_configuration_with_a_tokenizer_of_its_size(tmp_path):
-    """The same without Meta's file: 32,000 pieces of our own."""
-    data = with_pieces(sentencepiece_file(), [f"piece{n}" for n in range(32_000 - 600)])
-    (tmp_path / "tokenizer.model").write_bytes(data)
-    model = tmp_path / "7B"
-    model.mkdir()
-    (model / "params.json").write_text(json.dumps(LLAMA_1_7B))
-    (model / "consolidated.00.pth").touch()
-    with pytest.raises(UnsupportedFile, match=r"by its params\.json it is llama-1-7b, a base"):
-        tokenize_dialogue(load_tokenizer(str(model)), messages(USER))
+def test_a_link_to_a_base_model_is_one(tmp_path):
+    base = tmp_path / "models--meta-llama--Llama-3.1-8B" / "snapshots" / "0e9e39f"
+    load(base, rank_file(), LLAMA_3_1_PARAMS)
+    (tmp_path / "link").symlink_to(base)
+    with pytest.raises(UnsupportedFile, match=r"by its name it is llama-3\.1-8b, a base"):
+        tokenize_dialogue(load_tokenizer(str(tmp_path / "link")), messages(USER))
 
 
 def test_the_other_file_is_needed_for_a_check(tmp_path):

@@ -201,7 +201,10 @@ def test_the_size_of_llama_4s_file_tells_it_whatever_the_configuration_says(name
 
 
 def test_the_size_of_llama_3s_file_is_none_of_llama_4():
-    assert choose_generation(128_000, CONFIGS["of Llama 4"]) == (LLAMA_3_1, "128,000 ranks")
+    assert choose_generation(128_000, CONFIGS["of Llama 4"]) == (
+        LLAMA_3_1,
+        "params.json says use_scaled_rope",
+    )
     assert choose_generation(128_000, CONFIGS["of Llama 3"])[0] is LLAMA_3
     assert choose_generation(128_000, None) == (LLAMA_3_1, None)
 

@@ -283,6 +283,24 @@ def test_a_tokenizer_of_another_size_is_an_error(tiny):
     ]
 
 
+@pytest.mark.parametrize("place", ["..", "original"])
+def test_a_tokenizer_elsewhere_is_found_and_its_place_said(tiny, place):
+    """Llama 1 has it one level up; a hub download may have it in original/."""
+    (tiny / place).mkdir(exist_ok=True)
+    shutil.copy(EXAMPLE / "tokenizer.model", tiny / place)
+    (tiny / "params.json").write_text(json.dumps(TINY | {"vocab_size": 512}))
+    report = summary_of(tiny)
+    assert report.tokenizer["file"] == f"{place}/tokenizer.model"
+    assert report.tokenizer["vocab_size"] == 512
+
+
+def test_a_tokenizer_that_is_a_link_to_nothing_is_an_error(tiny):
+    (tiny / "tokenizer.model").symlink_to(tiny / "nowhere")
+    (finding,) = summary_of(tiny).findings
+    assert (finding.severity, finding.where) == ("error", "tokenizer.model")
+    assert "which does not exist" in finding.message
+
+
 def test_a_damaged_tokenizer_is_an_error(tiny):
     (tiny / "tokenizer.model").write_bytes((EXAMPLE / "tokenizer.model").read_bytes()[:1000])
     assert "tokenizer.model: it ends in the middle of a piece" in findings(tiny)[0]

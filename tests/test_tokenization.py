@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import sentencepiece
@@ -466,6 +467,74 @@ def test_a_long_text_is_checked_in_the_parts_that_it_is_encoded_in(tmp_path):
         text
     ) != tokenizer.codec._encoding.encode(text)
     assert li.tokenize(tokenizer, text, check=True).check.agrees
+    assert li.tokenize(tokenizer, text.encode(), check=True).check.agrees
+    other.add_special_tokens(list(tokenizer.special_tokens))
+    other.save(str(model / "tokenizer.json"))
+    dialogue = [li.Message("user", text)]
+    check = li.tokenize_dialogue(tokenizer, dialogue, check=True).check
+    assert check.position == 0  # its special tokens have other ids than Meta's
+    content = [id for id in check.other_ids if id < 257]
+    assert content == [id for id in check.ids if id < 257]
+
+
+def test_special_tokens_with_other_ids_are_a_difference(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    model = ranks_model(tmp_path, TINY | {"vocab_size": 517, "use_scaled_rope": True})
+    alphabet = _byte_characters()
+    other = tokenizers.Tokenizer(tokenizers.models.BPE({alphabet[n]: n for n in range(256)}, []))
+    other.add_special_tokens(["<|begin_of_text|>"])
+    other.save(str(model / "tokenizer.json"))
+    tokenizer = li.load_tokenizer(str(model))
+    assert li.tokenize(tokenizer, "x", check=True).ok
+    report = li.tokenize(tokenizer, "x", check=True, bos=True)
+    assert not report.ok
+    assert (report.check.position, report.check.ids, report.check.other_ids) == (
+        0, (261, 120), (256, 120),
+    )  # fmt: skip
+
+
+def test_tokenizer_json_is_right_in_many_threads_and_leaves_stderr_alone(tmp_path):
+    """The library keeps its settings for all threads, and what it prints is held back."""
+    tokenizers = pytest.importorskip("tokenizers")
+    alphabet = _byte_characters()
+    made = tokenizers.Tokenizer(tokenizers.models.BPE({alphabet[n]: n for n in range(256)}, []))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.add_special_tokens(["<|begin_of_text|>"])
+    made.save(str(tmp_path / "tokenizer.json"))
+    shared = li.load_tokenizer(str(tmp_path))
+    text = "<|begin_of_text|>"
+    before = os.fstat(2)
+    wrong = []
+
+    def work(special):
+        for _ in range(40):
+            ids = shared.encode(text, special=special)
+            wrong.extend([ids] * (ids != ([256] if special else list(text.encode()))))
+            li.load_tokenizer(str(tmp_path))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [Thread(target=work, args=(bool(n % 2),)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert wrong == []
+    assert (os.fstat(2).st_ino, os.fstat(2).st_dev) == (before.st_ino, before.st_dev)
+
+
+def test_notes_do_not_go_to_stdout_when_stderr_is_closed(tmp_path):
+    command = f"{sys.executable} -m llamainspect tokenize '<s>' --ids -m {EXAMPLE} 2>&-"
+    done = subprocess.run(["bash", "-c", command], stdout=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 0
+    assert done.stdout.replace(" ", "").strip().isdigit()
+    (tmp_path / "tokenizer.json").write_text("{}")
+    command = f"{sys.executable} -m llamainspect tokenize a -m {tmp_path} 2>&-"
+    done = subprocess.run(["bash", "-c", command], stdout=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (3, "")
 
 
 def test_a_panic_of_the_other_library_stays_quiet(tmp_path):

@@ -60,8 +60,9 @@ app = typer.Typer(
 def main() -> NoReturn:
     """Run one command and end the process with its exit code."""
     gc.set_threshold(GC_THRESHOLD)
-    if sys.stdout is None:  # started with stdout closed: the exit code is still an answer
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  open until the process ends
+    for stream in ("stdout", "stderr"):  # started with it closed: the rest is still an answer
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115  open until the end
     try:
         app()
     except LlamaInspectError as error:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from llamainspect.errors import CorruptFile
 
 PIECE, TRAINER, NORMALIZER = 1, 2, 3  # fields of ModelProto
+SPACE = "\u2581"  # how pieces write a space
 PIECE_TAG = 0x0A  # field 1, length-delimited
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 TYPES = {1: "normal", 2: "unknown", 3: "control", 4: "user_defined", 5: "unused", 6: "byte"}
@@ -30,7 +31,7 @@ NORMALIZER_FIELDS = {
 _USUAL_PIECE = re.compile(
     rb"\x0a([\x01-\x7f])(.*)\x15(.{4})(?:\x18([\x01-\x06]))?", flags=re.DOTALL
 )
-_BYTE = re.compile("<0x[0-9A-F]{2}>")
+BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
 _FLOAT = struct.Struct("<f")
 
 
@@ -109,7 +110,9 @@ def _check_pieces(pieces: tuple[Piece, ...], file: str) -> None:
                 f"{file}: pieces {first[piece.text]:,} and {number:,} are the same, "
                 f"{piece.text[:40]!r}; download it again"
             )
-    bad = next((p.text for p in pieces if p.type == "byte" and not _BYTE.fullmatch(p.text)), None)
+    bad = next(
+        (p.text for p in pieces if p.type == "byte" and not BYTE_PIECE.fullmatch(p.text)), None
+    )
     if bad is not None:
         raise CorruptFile(
             f"{file}: {bad[:40]!r} stands for a byte and names none, as <0x41> does; "

@@ -35,7 +35,7 @@ def parse_json(data: bytes, file: str, way_out: str = "download it again") -> An
     if data.lstrip()[:1] == b"<":
         raise CorruptFile(
             f"{file}: it is a web page, not JSON: the download was refused or needs a login; "
-            "download it again"
+            f"{way_out}"
         )
     try:
         return json.loads(

@@ -12,7 +12,7 @@ from llamainspect.config import PARAMS_FILE, ModelConfig
 from llamainspect.errors import CorruptFile, MissingFile, NotACheckpoint
 from llamainspect.formats.sentencepiece_file import PIECE_TAG, count_pieces
 from llamainspect.formats.signatures import HEAD_NBYTES, describe_stand_in
-from llamainspect.generations import RELEASED, choose_generation
+from llamainspect.generations import RELEASED_RANKS, choose_generation
 from llamainspect.reports import Finding
 from llamainspect.sources import ABSENT, NATIVE_SUBFOLDER, Folder, Source, open_source
 
@@ -20,10 +20,10 @@ TOKENIZER_FILE = "tokenizer.model"
 JSON_FILE = "tokenizer.json"  # of Hugging Face's tokenizers library
 BESIDE = (".pth", ".pt", ".bin", ".safetensors", PARAMS_FILE, "config.json")  # not tokenizers
 # Of the released ones, 3.6 MB and 28 MB are the largest.
-MAX_MODEL_NBYTES, MAX_JSON_NBYTES = 16 * 2**20, 128 * 2**20
+MAX_MODEL_NBYTES, MAX_TOKENIZER_JSON_NBYTES = 16 * 2**20, 128 * 2**20
 LAST_LINE_NBYTES = 4096
 RANK_LINE = re.compile(rb"\s*([A-Za-z0-9+/]+={0,2})[ \t]+(\d{1,9})\s")
-SENTENCEPIECE, TIKTOKEN, JSON = "sentencepiece", "tiktoken", "tokenizer.json"
+SENTENCEPIECE, TIKTOKEN, JSON = "sentencepiece", "tiktoken", JSON_FILE  # kinds
 
 
 class Vocabulary(NamedTuple):
@@ -87,8 +87,7 @@ def find_tokenizer(folder: Folder, names: tuple[str, ...]) -> TokenizerPlace | N
             if obstacle is None:
                 return TokenizerPlace(place, name, model)
             if obstacle != ABSENT:
-                message = f"{obstacle}; put the file in its place"
-                raise MissingFile(f"{place.directory}/{name}: {message}")
+                raise MissingFile(f"{name}: {obstacle}, in {place.directory}; put the file there")
     return None
 
 
@@ -105,7 +104,7 @@ def kind_of(source: Source, file: str) -> str:
     size = source.nbytes(file)
     head = source.read(file, 0, min(size, HEAD_NBYTES))
     is_json = head.lstrip().startswith(b"{")
-    if size > (MAX_JSON_NBYTES if is_json else MAX_MODEL_NBYTES):
+    if size > (MAX_TOKENIZER_JSON_NBYTES if is_json else MAX_MODEL_NBYTES):
         raise CorruptFile(f"{file}: {size:,} bytes are too many for a tokenizer")
     if RANK_LINE.match(head + b"\n"):
         return TIKTOKEN
@@ -129,7 +128,7 @@ def read_vocabulary(
         return _sentencepiece(source.read(file, 0, size), file)
     if kind == TIKTOKEN:
         return _tiktoken(source, file, size, config)
-    raise not_a_tokenizer(b"{", size, file)
+    raise not_a_tokenizer(source.read(file, 0, min(size, HEAD_NBYTES)), size, file)
 
 
 def not_a_tokenizer(head: bytes, nbytes: int, file: str) -> CorruptFile:
@@ -156,7 +155,7 @@ def _tiktoken(source: Source, file: str, size: int, config: ModelConfig | None) 
         tokens = int(last[0]) + 1
     else:
         tokens = len(source.read(file, 0, size).split()) // 2
-    known = tokens in RELEASED or config is not None
+    known = tokens in RELEASED_RANKS or config is not None
     special = len(choose_generation(tokens, config)[0].special_tokens) if known else None
     return Vocabulary(TIKTOKEN, tokens, special)
 

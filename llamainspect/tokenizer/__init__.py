@@ -21,7 +21,7 @@ from llamainspect.formats.vocabulary import (
     kind_of,
     locate_tokenizer,
 )
-from llamainspect.generations import RELEASED
+from llamainspect.generations import RELEASED_RANKS
 from llamainspect.names import counted
 from llamainspect.reports import Finding, TokenizerInfo
 from llamainspect.sources import Folder
@@ -48,7 +48,7 @@ class Codec(Protocol):
 
     vocab_size: int  # ids run from 0 to vocab_size - 1
     base_tokens: int  # in the file
-    special_tokens: dict[str, int]  # never made of plain text
+    special_tokens: dict[str, int]  # plain text makes none of them, but user-defined pieces
     bos: str | None  # names of the special tokens that begin and end a text
     eos: str | None
     generation: str | None  # who names the special tokens, where the file does not
@@ -99,6 +99,7 @@ class Tokenizer:
         self.kind = kind
         self.place = place
         self.sizes = sizes
+        self.cut_as = codec  # whose parts a long text is encoded in
         self.vocab_size = codec.vocab_size
         self.special_tokens = codec.special_tokens
         self.special_ids = frozenset(codec.special_tokens.values())
@@ -120,7 +121,7 @@ class Tokenizer:
                 f"the text: its character {error.start:,} is half of one (a lone surrogate), which "
                 "has no place in UTF-8; take it out"
             ) from error
-        return self.framed(self.codec.encode(text, special, False), bos, eos)
+        return self.framed(self._encode(text, special, continued=False), bos, eos)
 
     def encode_bytes(
         self, data: bytes, *, bos: bool = False, eos: bool = False, special: bool = False
@@ -132,7 +133,7 @@ class Tokenizer:
             if index % 2:
                 ids += self.codec.encode_bytes(part.encode("utf-8", "surrogateescape"))
             elif part:
-                ids += self.codec.encode(part, special, index > 0)
+                ids += self._encode(part, special, continued=index > 0)
         return self.framed(ids, bos, eos)
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -164,7 +165,7 @@ class Tokenizer:
             bos_id=self.bos_id,
             eos_id=self.eos_id,
             generation=codec.generation,
-            reason=codec.reason or ("params.json cannot be read" if self.sizes.findings else None),
+            reason=self._reason(),
         )
 
     def findings(self) -> list[Finding]:
@@ -176,7 +177,11 @@ class Tokenizer:
             *self.sizes.findings,
             *check_vocabulary(vocab_size, rows, self.vocab_size, self.place.file),
         ]
-        if self.kind == TIKTOKEN and vocab_size is None and self.codec.base_tokens not in RELEASED:
+        if (
+            self.kind == TIKTOKEN
+            and vocab_size is None
+            and self.codec.base_tokens not in RELEASED_RANKS
+        ):
             message = (
                 f"{self.codec.base_tokens:,} ranks are those of no release, and no params.json "
                 "says how many there should be: the file was cut short, or is of another model. "
@@ -187,12 +192,26 @@ class Tokenizer:
 
     def framed(self, ids: list[int], bos: bool, eos: bool) -> list[int]:
         """`ids` with the tokens that begin and end a text. Raises UnsupportedFile without one."""
-        for wanted, id, name in ((bos, self.bos_id, "begins"), (eos, self.eos_id, "ends")):
-            if wanted and id is None:
-                raise UnsupportedFile(f"{self.place.file}: it has no token that {name} a text")
-        first = [self.bos_id] if bos and self.bos_id is not None else []
-        last = [self.eos_id] if eos and self.eos_id is not None else []
+        first = self._end(self.bos_id, "begins") if bos else []
+        last = self._end(self.eos_id, "ends") if eos else []
         return [*first, *ids, *last] if first or last else ids
+
+    def _end(self, id: int | None, what: str) -> list[int]:
+        if id is None:
+            raise UnsupportedFile(f"{self.place.file}: it has no token that {what} a text")
+        return [id]
+
+    def _encode(self, text: str, special: bool, continued: bool) -> list[int]:
+        if self.cut_as is self.codec:
+            return self.codec.encode(text, special, continued)
+        ids: list[int] = []
+        for index, part in enumerate(self.cut_as.parts(text)):
+            ids += self.codec.encode(part, special, continued or index > 0)
+        return ids
+
+    def _reason(self) -> str | None:
+        unread = self.codec.generation and self.sizes.findings
+        return self.codec.reason or ("params.json cannot be read" if unread else None)
 
     def _checked(self, ids: Iterable[int]) -> list[int]:
         found = list(ids)

@@ -1,13 +1,16 @@
 """`tokenizer.json`, as Hugging Face's repositories have it, by their tokenizers library."""
 
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from threading import Lock
 
 from llamainspect.config import ModelConfig
 from llamainspect.errors import CorruptFile, MissingDependency, UnsupportedFile
+from llamainspect.formats.sentencepiece_file import BYTE_PIECE, SPACE
+from llamainspect.generations import BEGIN, END
 from llamainspect.tokenizer import TokenFacts, encode_continued
 
 try:
@@ -20,9 +23,8 @@ except ImportError as error:
 
 MAX_TOKENS = 2**24
 STDERR = 2  # its file descriptor
-SPACE = "\u2581"
-BEGINNINGS, ENDS = ("<|begin_of_text|>", "<s>"), ("<|end_of_text|>", "</s>")
-_BYTE = re.compile("<0x[0-9A-F]{2}>")
+_LOCK = Lock()  # the library keeps its settings, and this process its stderr, for all threads
+BEGINNINGS, ENDS = (BEGIN, "<s>"), (END, "</s>")
 PANIC = "PanicException"  # how Rust's failures reach Python; no subclass of Exception
 
 
@@ -35,7 +37,7 @@ class JsonCodec:
 
     def __init__(self, data: bytes, file: str) -> None:
         self._file = file
-        with self._refusals(), _silence():
+        with self._refusals("download it again"):
             self._tokenizer = tokenizers.Tokenizer.from_buffer(data)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -61,10 +63,9 @@ class JsonCodec:
 
     def encode(self, text: str, special: bool, continued: bool) -> list[int]:
         """Without the special tokens that its post-processor adds."""
-        self._tokenizer.encode_special_tokens = not special
         if continued and not self._byte_level:
-            return encode_continued(self._encode, text)
-        return self._encode(text)
+            return encode_continued(partial(self._encode, special), text)
+        return self._encode(special, text)
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """The tokens of single bytes. Raises UnsupportedFile when it has none."""
@@ -78,7 +79,7 @@ class JsonCodec:
 
     def decode(self, ids: list[int]) -> str:
         """As the library does, special tokens by name."""
-        with self._refusals():
+        with self._refusals("it cannot decode these ids"):
             text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
         return text
 
@@ -96,13 +97,13 @@ class JsonCodec:
         name: str | None = self._tokenizer.id_to_token(id)
         if name is None:
             return b""
-        if id in self._added:
+        if id in self._added and not BYTE_PIECE.fullmatch(name):
             return name.encode()
         if self._byte_level:
             return b"".join(
                 bytes((self._byte_of[c],)) if c in self._byte_of else c.encode() for c in name
             )
-        if _BYTE.fullmatch(name):
+        if BYTE_PIECE.fullmatch(name):
             return bytes.fromhex(name[3:5])
         return name.replace(SPACE, " ").encode()
 
@@ -119,32 +120,39 @@ class JsonCodec:
             "byte_level": self._byte_level,
         }
 
-    def _encode(self, text: str) -> list[int]:
-        with self._refusals():
+    def _encode(self, special: bool, text: str) -> list[int]:
+        with self._refusals("it cannot encode this text"):
+            self._tokenizer.encode_special_tokens = not special
             ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     @contextmanager
-    def _refusals(self) -> Iterator[None]:
-        """Whatever the library finds wrong with the file, as a sentence."""
-        try:
-            yield
-        except BaseException as error:
-            if isinstance(error, Exception) or type(error).__name__ == PANIC:
-                raise CorruptFile(
-                    f"{self._file}: the tokenizers library refuses it ({error}); download it again"
-                ) from error
-            raise
+    def _refusals(self, way_out: str) -> Iterator[None]:
+        """Whatever the library finds wrong with the file, as a sentence; one thread at a time."""
+        with _LOCK, _silence():
+            try:
+                yield
+            except BaseException as error:
+                if isinstance(error, Exception) or type(error).__name__ == PANIC:
+                    raise CorruptFile(
+                        f"{self._file}: the tokenizers library refuses it ({error}); {way_out}"
+                    ) from error
+                raise
 
 
 @contextmanager
 def _silence() -> Iterator[None]:
     """Rust prints what it fails at, with a backtrace, before Python hears of it."""
-    sys.stderr.flush() if sys.stderr else None
-    kept = os.dup(STDERR)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, STDERR)
+        kept = os.dup(STDERR)
+    except OSError:  # it is closed
+        yield
+        return
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, STDERR)
+    try:
         yield
     finally:
         os.dup2(kept, STDERR)

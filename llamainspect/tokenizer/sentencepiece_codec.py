@@ -13,12 +13,11 @@ import sentencepiece
 
 from llamainspect.config import ModelConfig
 from llamainspect.errors import CorruptFile, UnsupportedFile
-from llamainspect.formats.sentencepiece_file import Piece, parse_sentencepiece
+from llamainspect.formats.sentencepiece_file import SPACE, Piece, parse_sentencepiece
 from llamainspect.generations import INFILLING_TOKENS, STEP_TOKEN
 from llamainspect.tokenizer import TokenFacts, encode_continued
 
-SPACE = "\u2581"
-SUFFIX = "\u2581<SUF>"
+SUFFIX = f"{SPACE}<SUF>"
 _CODE_LLAMA = (*INFILLING_TOKENS, STEP_TOKEN)
 
 

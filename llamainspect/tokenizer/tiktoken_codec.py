@@ -11,7 +11,7 @@ import tiktoken
 
 from llamainspect.config import ModelConfig
 from llamainspect.formats.ranks import parse_ranks
-from llamainspect.generations import choose_generation
+from llamainspect.generations import BEGIN, END, choose_generation
 from llamainspect.tokenizer import TokenFacts
 
 # Meta's limits: the encoder is given no more at a time, and no longer run of one kind
@@ -19,15 +19,14 @@ from llamainspect.tokenizer import TokenFacts
 MAX_CHARACTERS = 400_000
 MAX_RUN = 25_000  # of characters that are all white space, or all none
 _SPACES, _OTHERS = re.compile(r"\s*"), re.compile(r"\S*")
-BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
 
 
 class TiktokenCodec:
     """A rank file and what its generation adds to it."""
 
     exact = True
-    bos: str | None = BOS
-    eos: str | None = EOS
+    bos: str | None = BEGIN
+    eos: str | None = END
 
     def __init__(self, data: bytes, file: str, config: ModelConfig | None) -> None:
         ranks = parse_ranks(data, file)

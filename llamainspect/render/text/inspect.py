@@ -94,8 +94,9 @@ def _overview(report: Summary) -> Table:
     rows.append(("weights", Text(dtypes)))
     if report.tokenizer:
         size = report.tokenizer["vocab_size"] or report.tokenizer["base_tokens"]
-        above = ", one level up" * report.tokenizer["file"].startswith("../")
-        rows.append(("tokenizer", Text(f"{report.tokenizer['kind']}, {size:,} tokens{above}")))
+        file = printable(report.tokenizer["file"])
+        place = f", in {file}" if "/" in file else ""
+        rows.append(("tokenizer", Text(f"{report.tokenizer['kind']}, {size:,} tokens{place}")))
     if model.context_length:
         rows.append(("context", Text(f"{model.context_length:,} tokens, as published")))
     return facts(rows)

@@ -85,7 +85,7 @@ def _headline(path: str, tokenizer: TokenizerInfo) -> Text:
 def _counts(report: Tokenization) -> str:
     tokens = counted(report.count, "token")
     if report.text_tokens != report.count:
-        tokens += f", {report.text_tokens:,} of them text"
+        tokens += f", {report.count - report.text_tokens:,} of them special"
     if report.characters_per_token is None or report.bytes_per_token is None:
         return tokens
     characters = counted(report.characters, "character")
