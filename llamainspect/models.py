@@ -43,8 +43,8 @@ def _find(filter: str) -> list[OfficialModel]:
         return exact
     wanted = filter.lower() if any(mark in filter for mark in "*?[") else f"*{filter.lower()}*"
     named = find_by_name(filter)
-    if named is not None and fnmatchcase(named.id, wanted) is False:
-        return [named]
+    if named is not None and not fnmatchcase(named.id, wanted):
+        return [named]  # spelled otherwise than its id; an id with forms means all of them
     rows = [
         row
         for row in OFFICIAL_MODELS
@@ -52,10 +52,10 @@ def _find(filter: str) -> list[OfficialModel]:
     ]
     if not rows:
         ids = [row.id for row in OFFICIAL_MODELS]
-        near = get_close_matches(filter.lower(), ids, n=3, cutoff=0.4) or ids[:3]
+        near = get_close_matches(filter.lower(), ids, n=3, cutoff=0.5)
+        nearest = f"near are {listing(near)}; " if near else ""
         raise MissingFile(
-            f"{filter}: no official model is called so; near are {listing(near)}. "
-            "`llamainspect models` lists them all"
+            f"{filter}: no official model is called so; {nearest}`llamainspect models` lists all"
         )
     return rows
 
