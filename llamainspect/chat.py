@@ -99,8 +99,12 @@ def _content(content: Any, where: str) -> str | tuple[str, ...]:
 
 def _text(text: str, where: str) -> str:
     """JSON can write half a character."""
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise CorruptFile(f"{where} holds half a character (a lone surrogate); take it out")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise CorruptFile(
+            f"{where} holds half a character (a lone surrogate); take it out"
+        ) from error
     return text
 
 

@@ -121,7 +121,6 @@ class ModelSizes(NamedTuple):
     """What a tokenizer has to fit, from params.json and the header of one weight file."""
 
     config: ModelConfig | None
-    shards: int
     embedding_rows: int | None
     findings: tuple[Finding, ...]
 
@@ -141,7 +140,7 @@ def read_sizes(source: Folder) -> ModelSizes:
             tensors, _ = FORMATS["meta"].read_tensors(source, files[0])
             rows = _embedding_rows({files[0]: _unwrap(tensors)}, len(files), config.dim)
     errors = tuple(finding for finding in findings if finding.severity == "error")
-    return ModelSizes(config, len(files), rows, errors)
+    return ModelSizes(config, rows, errors)
 
 
 def describe_weight(checkpoint: Checkpoint, weight: Weight, per_shard: bool = False) -> TensorEntry:

@@ -252,7 +252,7 @@ class ModelCatalog(Report):
     NAME: ClassVar[str] = "models"
 
     filter: str | None
-    card: bool  # the filter is the name of one model
+    card: bool  # the filter finds one model alone
     models: tuple[ModelRow, ...]
     count: int
 

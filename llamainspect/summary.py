@@ -550,7 +550,7 @@ def _active(config: ModelConfig | None, total: int, by_component: Counter[str]) 
 def _read_tokenizer(
     checkpoint: Checkpoint,
 ) -> tuple[Vocabulary | None, str, list[Finding]]:
-    """What is known of tokenizer.model, and where it stands: in Llama 1, one level up."""
+    """What is known of tokenizer.model, and where it stands: in Llama 1 and 2, one level up."""
     source, file = checkpoint.source, TOKENIZER_FILE
     try:
         if isinstance(source, Folder) and source.only is None:

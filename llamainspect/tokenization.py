@@ -85,14 +85,13 @@ def tokenize_dialogue(
     for what the dialogue holds.
     """
     _refuse_base_model(tokenizer)
-    names = tokenizer.special_tokens
     bos, eos = tokenizer.codec.bos, tokenizer.codec.eos
     if bos is None or eos is None:
         raise UnsupportedFile(
             f"{tokenizer.place.file}: it has no tokens that begin and end a text, so no format of "
             "dialogues is known for it"
         )
-    layout = lay_out(messages, names, bos, eos)
+    layout = lay_out(messages, tokenizer.special_tokens, bos, eos)
 
     def encode(encoder: Tokenizer) -> list[int]:
         return [id for segment in layout.segments for id in _encode_segment(encoder, segment)]
@@ -253,10 +252,7 @@ def _check_round_trip(tokenizer: Tokenizer, text: str, ids: list[int]) -> list[F
     back = tokenizer.decode(ids)
     if back == text:
         return []
-    at = next(
-        (i for i, (a, b) in enumerate(zip(text, back, strict=False)) if a != b),
-        min(len(text), len(back)),
-    )
+    at = _first_difference(text, back)
     cause = (
         "SentencePiece writes spaces as U+2581 and normalises as its model says"
         if tokenizer.kind == SENTENCEPIECE
@@ -299,16 +295,19 @@ def _check(
     if others == ids:
         message = f"{JSON_FILE} makes the same {counted(len(ids), 'token')} of it"
         return TokenizerCheck(JSON_FILE, True, len(others), None, (), (), message)
-    at = next(
-        (i for i, (a, b) in enumerate(zip(ids, others, strict=False)) if a != b),
-        min(len(ids), len(others)),
-    )
+    at = _first_difference(ids, others)
     here, there = ids[at : at + MAX_SHOWN], others[at : at + MAX_SHOWN]
     message = (
         f"the files differ from token {at:,} on: {_show_token(tokenizer, here)} in "
         f"{tokenizer.place.file}, {_show_token(other, there)} in {JSON_FILE}"
     )
     return TokenizerCheck(JSON_FILE, False, len(others), at, tuple(here), tuple(there), message)
+
+
+def _first_difference(one: Sequence[object], other: Sequence[object]) -> int:
+    """Where they part; the end of the shorter where that is the beginning of the longer."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _show_token(tokenizer: Tokenizer, ids: list[int]) -> str:

@@ -55,7 +55,7 @@ def locate_tokenizer(path: str, file: str = TOKENIZER_FILE) -> TokenizerPlace:
     """The tokenizer of the checkpoint at `path`, or the file itself when `path` is one.
 
     `tokenizer.model` stands beside the weights, in `original/` of a hub download, or one level up
-    (Llama 1); `tokenizer.json` is taken when there is no other. Raises MissingFile, and
+    (Llama 1 and 2); `tokenizer.json` is taken when there is no other. Raises MissingFile, and
     NotACheckpoint when there is nothing at `path`.
     """
     folder = open_source(path)

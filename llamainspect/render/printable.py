@@ -18,11 +18,12 @@ def printable(text: str, limit: int | None = MAX_CHARACTERS) -> str:
     """The text with control, bidirectional and hidden characters written as escapes, shortened."""
     if limit is not None and len(text) > limit:
         text = f"{text[: limit - 1]}…"
-    return _UNSAFE.sub(_escape, text)
+    return _UNSAFE.sub(lambda match: escape(match[0]), text)
 
 
-def _escape(match: re.Match[str]) -> str:
-    code = ord(match[0])
+def escape(character: str) -> str:
+    """The number of one character, as Python would write it."""
+    code = ord(character)
     if code < 0x80:  # beyond, \x is for bytes that are no character
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

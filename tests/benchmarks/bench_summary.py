@@ -23,7 +23,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measuring import environment, measure
+from measuring import environment, measure, take_turns
 
 # Run as a process of its own, so that this one stays small.
 WRITE_SCRIPT = """
@@ -78,12 +78,7 @@ def main() -> None:
             "`torch.load` script, 70B": [sys.executable, str(script), str(root / "70B")],
             '`python -c "import typer"`': [sys.executable, "-c", "import typer"],
         }
-        results: dict[str, list[tuple[float, int, str]]] = {name: [] for name in commands}
-        for run in range(runs + 1):  # the first is a warm-up
-            for name, command in commands.items():
-                result = measure(command)
-                if run:
-                    results[name].append(result)
+        results = take_turns(commands, runs)
         report(results, {name: bytes_read(c, root) for name, c in commands.items()})
 
 

@@ -22,7 +22,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measuring import measure
+from measuring import measure, take_turns
 
 TEXT_NBYTES = 10_000_000
 GENERATIONS = ("llama2", "llama3", "llama4")
@@ -137,12 +137,7 @@ def report_processes(file: Path, root: Path, runs: int) -> None:
         '`llamainspect tokenize "Hello world" --ids`': [*ours, "--ids"],
         '`llamainspect tokenize "Hello world" --json`': [*ours, "--json"],
     }
-    results: dict[str, list[tuple[float, int, str]]] = {name: [] for name in commands}
-    for run in range(runs + 1):  # the first is a warm-up
-        for name, command in commands.items():
-            result = measure(command)
-            if run:
-                results[name].append(result)
+    results = take_turns(commands, runs)
     seconds = {name: statistics.median(r[0] for r in rows) for name, rows in results.items()}
     floor = next(iter(seconds.values()))
     print("\n| a process, Llama 3's file | time | of the bare script | peak memory |")

@@ -30,6 +30,19 @@ def measure(command: list[str], cores: set[int] | None = None) -> tuple[float, i
     return seconds, usage.ru_maxrss * unit, output
 
 
+def take_turns(
+    commands: dict[str, list[str]], runs: int
+) -> dict[str, list[tuple[float, int, str]]]:
+    """What `measure` says of each command, `runs` times in turn behind a round to warm up."""
+    results: dict[str, list[tuple[float, int, str]]] = {name: [] for name in commands}
+    for run in range(runs + 1):
+        for name, command in commands.items():
+            result = measure(command)
+            if run:
+                results[name].append(result)
+    return results
+
+
 def environment() -> dict[str, str]:
     """As a user has it: bytecode may be cached, as pip caches it on installation."""
     return {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}

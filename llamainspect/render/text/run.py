@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llamainspect.names import counted
-from llamainspect.render.printable import printable
+from llamainspect.render.printable import escape, printable
 from llamainspect.render.text.common import (
     bar,
     facts,
@@ -150,10 +150,10 @@ class _TokenTable:
 
 def _token_text(data: str, special: bool) -> Text:
     """In quotes, so that spaces are seen; a special token by its name."""
-    text = bytes.fromhex(data).decode("utf-8", "backslashreplace")
+    token = bytes.fromhex(data)
     if special:
-        return Text(printable(text), style=SPECIAL)
-    return Text(_quoted(bytes.fromhex(data)))
+        return Text(printable(token.decode("utf-8", "backslashreplace")), style=SPECIAL)
+    return Text(_quoted(token))
 
 
 def _quoted(data: bytes) -> str:
@@ -163,7 +163,7 @@ def _quoted(data: bytes) -> str:
         if 0xDC80 <= code <= 0xDCFF:  # a byte that is no character
             parts.append(f"\\x{code - 0xDC00:02x}")
         elif code > 0x7F and _is_unseen(character, first=not parts):
-            parts.append(f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
+            parts.append(escape(character))
         else:
             parts.append(_ESCAPES.get(character) or printable(character))
     return f'"{"".join(parts)}"'
@@ -340,11 +340,9 @@ def _sizes(report: VocabularyReport) -> RenderableType:
 
 
 def _setting(value: object) -> str:
-    return (
-        {True: "yes", False: "no"}[value]
-        if isinstance(value, bool)
-        else printable(str(value), limit=None)
-    )
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return printable(str(value), limit=None)
 
 
 def _stats(stats: VocabularyStats, terminal: bool) -> list[RenderableType]:
