@@ -13,6 +13,7 @@ from llamainspect.sources import Folder
 
 BLOCK_NBYTES = 2**18  # of a stream: hashing finds it in the processor's cache
 PROBE_NBYTES = 4 * 2**20  # between two pages of a window that are asked for
+NEIGHBOUR_NBYTES = 16 * 2**10  # to a page that a read of another does not bring
 AHEAD_NBYTES = 2**19  # of each of the two blocks when a thread reads ahead
 WINDOW_NBYTES = 64 * 2**20  # of the page cache that is given back at a time; beyond any read-ahead
 
@@ -120,7 +121,13 @@ class _PageCache:
     def _is_cached(self, start: int) -> bool:
         length = min(WINDOW_NBYTES, self.nbytes - start)
         places = range(start + length - 1, start, -PROBE_NBYTES)
-        return length <= 0 or any(self._page_is_cached(place) for place in places)
+        return length <= 0 or any(
+            self._page_is_cached(place)
+            # Asking makes Linux fetch the page, which on a busy machine can be there before the
+            # answer is. That does not happen twice in a row.
+            and self._page_is_cached(max(place - NEIGHBOUR_NBYTES, start))
+            for place in places
+        )
 
     def _page_is_cached(self, place: int) -> bool:
         try:

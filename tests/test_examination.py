@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 import torch
 
-from llamainspect import examination, verify_checksums
+from llamainspect import examination, streams, verify_checksums
 from llamainspect.examination import Examination, examine, finish
 from llamainspect.sources import Folder
 from llamainspect.streams import BLOCK_NBYTES, stream
@@ -207,6 +207,27 @@ def test_the_page_cache_is_left_as_it_was(tmp_path, ahead):
     assert sum(map(len, stream(folder, "large", ahead))) == 80 * MIB
     # The system may take some back on its own account meanwhile.
     assert resident_pages(path) > cached * 0.9, "what was cached stays"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells and obeys")
+def test_a_page_that_comes_by_being_asked_for_was_not_there_before(tmp_path, monkeypatch):
+    """On a busy machine the fetch that a question starts can be done before the answer is given."""
+    path = tmp_path / "large"
+    path.write_bytes(os.urandom(MIB) * 80)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if resident_pages(path):
+        pytest.skip("this file system keeps its pages whatever it is told")
+    asked = []
+    ask = streams._PageCache._page_is_cached
+    monkeypatch.setattr(
+        streams._PageCache,
+        "_page_is_cached",
+        lambda self, place: asked.append(place) or len(asked) == 1 or ask(self, place),
+    )
+    assert sum(map(len, stream(Folder(str(tmp_path)), "large", True))) == 80 * MIB
+    assert resident_pages(path) < 16
 
 
 # --- a person who waits ---------------------------------------------------------------------------
