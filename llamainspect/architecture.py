@@ -55,13 +55,28 @@ def expected_weights(config: ModelConfig, present: Collection[str] = ()) -> dict
 
 
 def count_parameters(config: ModelConfig, tied_output: bool = False) -> int:
-    """Unique parameters of the model that `config` describes."""
+    """Unique parameters of the model that `config` describes, as published totals count them."""
     total = sum(
         count(spec.shape)
         for name, spec in expected_weights(config).items()
         if spec.shape is not None and component_of(name) not in NOT_PARAMETERS
     )
+    if config.cross_attention:
+        total += _mllama_position_parameters(config.cross_attention)
     return total - (config.vocab_size or 0) * config.dim if tied_output else total
+
+
+def _mllama_position_parameters(cross: CrossAttentionConfig) -> int:
+    """Position embeddings of the image encoder as the published totals count them.
+
+    They are tabulated per arrangement of tiles, as on the hub (transformers, MllamaVisionModel):
+    Meta's own files have a smaller table, which is resized when it is loaded.
+    """
+    tiles = cross.max_num_chunks
+    arrangements = sum(tiles // rows for rows in range(1, tiles + 1)) + 1  # and the unknown one
+    patches = (cross.chunk_size // MLLAMA_PATCH) ** 2 + 1
+    per_tile = arrangements * tiles * MLLAMA_VISION_DIM  # before and after the first transformer
+    return patches * (MLLAMA_VISION_DIM + per_tile) + 1 + 2 * (per_tile + 1)
 
 
 def inactive_parameters(config: ModelConfig, expert_parameters: int | None = None) -> int:

@@ -3,17 +3,12 @@
 import os
 from collections import Counter
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
-from llamainspect.architecture import WeightSpec, inactive_parameters
-from llamainspect.catalog import (
-    Form,
-    Identified,
-    OfficialModel,
-    identify,
-    identify_by_shapes,
-)
-from llamainspect.checkpoint import Checkpoint, Weight
+from llamainspect.architecture import WeightSpec
+from llamainspect.catalog import OfficialModel, identify_by_shapes
+from llamainspect.census import EMBEDDING, OUTPUT, Census, form_of, take_census
+from llamainspect.checkpoint import Checkpoint
 from llamainspect.config import PARAMS_FILE, ModelConfig
 from llamainspect.errors import LlamaInspectError, reason_of
 from llamainspect.formats.vocabulary import (
@@ -24,7 +19,6 @@ from llamainspect.formats.vocabulary import (
     read_vocabulary,
 )
 from llamainspect.names import (
-    COMPONENTS,
     NOT_PARAMETERS,
     component_of,
     compress,
@@ -34,9 +28,7 @@ from llamainspect.names import (
 )
 from llamainspect.reports import (
     Finding,
-    LayerCount,
     ModelMatch,
-    Parameters,
     Severity,
     Summary,
     worst_first,
@@ -47,10 +39,6 @@ from llamainspect.tensors import count
 HF_NAMES = ("model.layers.", "model.embed_tokens.", "lm_head.")
 PUBLISHED_DTYPES = ("BF16", "F16")
 MAX_FINDINGS = 100  # of each severity
-TIED = "tied: two names for the same bytes"
-PARTLY = "overlapping: two names for some of the same bytes"
-EQUAL = "tied, yet stored twice: the two have the same CRC-32"
-OUTPUT, EMBEDDING = "output.weight", "tok_embeddings.weight"
 
 
 def summarize(checkpoint: Checkpoint) -> Summary:
@@ -58,24 +46,18 @@ def summarize(checkpoint: Checkpoint) -> Summary:
     config = checkpoint.config
     vocabulary, tokenizer_file, tokenizer_findings = _read_tokenizer(checkpoint)
     shape_findings = check_shapes(checkpoint)
-    shares = _shares(checkpoint)
-    unique, copies, copy_findings = _find_copies(checkpoint, shares)
-    identified = _identify(checkpoint)
-    parameters, count_findings = _count(checkpoint, unique, identified)
-    tied = any(name.endswith(OUTPUT) for name in copies)
+    census = take_census(checkpoint)
     structural = (*checkpoint.findings, *shape_findings)
-    model = _match(checkpoint, identified, parameters, tied, structural)
+    model = _match(checkpoint, census, structural)
     findings = [
         *structural,
         *_check_other_model(checkpoint, model),
         *_check_mixed_dtypes(checkpoint),
         *_check_broadcasts(checkpoint),
-        *copy_findings,
-        *count_findings,
+        *census.findings,
         *tokenizer_findings,
         *_check_vocabulary(checkpoint, vocabulary, tokenizer_file),
     ]
-    nbytes_by_dtype = _nbytes_by_dtype(checkpoint, shares)
     return Summary(
         path=checkpoint.source.place,
         format=checkpoint.format,
@@ -83,10 +65,10 @@ def summarize(checkpoint: Checkpoint) -> Summary:
         files=checkpoint.files,
         model=model,
         config=None if config is None else _describe_config(config),
-        parameters=parameters,
-        tied_output=tied,
-        nbytes=sum(nbytes_by_dtype.values()),
-        nbytes_by_dtype=nbytes_by_dtype,
+        parameters=census.parameters,
+        tied_output=census.tied_output,
+        nbytes=sum(census.nbytes_by_dtype.values()),
+        nbytes_by_dtype=census.nbytes_by_dtype,
         tokenizer=None if vocabulary is None else _describe_vocabulary(vocabulary, tokenizer_file),
         findings=_cap(worst_first(findings)),
     )
@@ -107,37 +89,13 @@ def _cap(findings: list[Finding]) -> tuple[Finding, ...]:
 # --- which model ----------------------------------------------------------------------------------
 
 
-def _identify(checkpoint: Checkpoint) -> Identified | None:
-    config = checkpoint.config
-    if config is None or config.vocab_size is None:
-        return None
-    sizes = {entry.nbytes for entry in checkpoint.files}
-    shard_nbytes = sizes.pop() if len(sizes) == 1 else None
-    return identify(config, checkpoint.shards, _form(checkpoint), shard_nbytes)
-
-
-def _form(checkpoint: Checkpoint) -> Form:
-    """How the weights are stored, as far as dtypes and configuration tell."""
-    dtypes = {part.dtype.name for weight in checkpoint.weights.values() for part in weight.parts}
-    if any(name.startswith("F8_") for name in dtypes):
-        return "fp8"
-    if checkpoint.config and checkpoint.config.quantization:
-        return "int4"
-    return "int8" if "I8" in dtypes else "plain"
-
-
-def _match(
-    checkpoint: Checkpoint,
-    identified: Identified | None,
-    parameters: Parameters,
-    tied: bool,
-    findings: tuple[Finding, ...],
-) -> ModelMatch:
+def _match(checkpoint: Checkpoint, census: Census, findings: tuple[Finding, ...]) -> ModelMatch:
     """`exact` is a strong word: settings, shards, every shape, dtype and unique parameters."""
+    identified = census.identified
     if identified is None or not _shapes_agree(checkpoint):
         return ModelMatch(None, "none", (), (), None, None)
     row = identified.model
-    differences = [*identified.differences, *_stored_otherwise(checkpoint, row, parameters, tied)]
+    differences = [*identified.differences, *_stored_otherwise(checkpoint, row, census)]
     whole = not any(finding.severity == "error" for finding in findings)
     tower = not any(component_of(finding.where) == "vision" and finding.severity == "warning"
                     for finding in findings)  # fmt: skip
@@ -161,9 +119,7 @@ def _shapes_agree(checkpoint: Checkpoint) -> bool:
     return 2 * agreeing > len(required)
 
 
-def _stored_otherwise(
-    checkpoint: Checkpoint, row: OfficialModel, parameters: Parameters, tied: bool
-) -> list[str]:
+def _stored_otherwise(checkpoint: Checkpoint, row: OfficialModel, census: Census) -> list[str]:
     if row.form != "plain":
         return []
     found = []
@@ -174,13 +130,15 @@ def _stored_otherwise(
     }
     if not any(dtypes <= {dtype} for dtype in PUBLISHED_DTYPES):
         found.append(f"stored as {', '.join(sorted(dtypes))}, {row.id} has 16-bit floats")
-    if tied != row.tied_output:
-        tying = "tied" if tied else "not tied"
+    if census.tied_output != row.tied_output:
+        tying = "tied" if census.tied_output else "not tied"
         found.append(f"output and embedding are {tying}, unlike in {row.id}")
-    elif row.config.cross_attention is None and parameters.total != (
+    elif row.config.cross_attention is None and census.parameters.total != (
         row.params_unique or row.params_total
     ):
-        found.append(f"{parameters.total:,} unique parameters, {row.params_total:,} in {row.id}")
+        found.append(
+            f"{census.parameters.total:,} unique parameters, {row.params_total:,} in {row.id}"
+        )
     return found
 
 
@@ -366,7 +324,7 @@ def _check_mixed_dtypes(checkpoint: Checkpoint) -> list[Finding]:
     if len(tally) < 2:
         return []
     usual = tally.most_common(1)[0][0]
-    quantised = _form(checkpoint) != "plain"
+    quantised = form_of(checkpoint) != "plain"
     return [
         Finding(
             "note" if quantised else "warning",
@@ -397,151 +355,6 @@ def _check_broadcasts(checkpoint: Checkpoint) -> list[Finding]:
         f"{len(names):,}); these are no trained weights"
     )
     return [Finding("error", listing(compress(names)), message)]
-
-
-# --- counts ---------------------------------------------------------------------------------------
-
-
-class _Share(NamedTuple):
-    """How much of a weight's bytes no other weight has, and which one has the rest."""
-
-    nbytes: int  # in the first of its parts; shards of one set share storages alike
-    holder: Weight
-
-
-def _shares(checkpoint: Checkpoint) -> dict[str, _Share]:
-    """Every weight's own share of the storages that the weights view."""
-    by_storage: dict[tuple[str, str], list[Weight]] = {}
-    for weight in checkpoint.weights.values():
-        part = weight.parts[0]
-        by_storage.setdefault((part.file, part.storage.key), []).append(weight)
-    shares: dict[str, _Share] = {}
-    for weights in by_storage.values():
-        # The embedding keeps its bytes and the output is the copy, whichever comes first.
-        weights.sort(key=lambda w: (w.parts[0].offset, -w.parts[0].span, w.name.endswith(OUTPUT)))
-        reached, holder = 0, weights[0]
-        for weight in weights:
-            part = weight.parts[0]
-            end = part.offset + part.span
-            own = min(part.nbytes, max(0, end - max(part.offset, reached)))
-            shares[weight.name] = _Share(own, holder)
-            if end > reached:
-                reached, holder = end, weight
-    return shares
-
-
-def _nbytes_by_dtype(checkpoint: Checkpoint, shares: dict[str, _Share]) -> dict[str, int]:
-    """Bytes that the tensors of all files take; what several views share counts once."""
-    nbytes: Counter[str] = Counter()
-    for weight in checkpoint.weights.values():
-        dtype = weight.parts[0].dtype.name
-        nbytes[dtype] += shares[weight.name].nbytes * len(weight.parts)
-    return dict(nbytes.most_common())
-
-
-def _find_copies(
-    checkpoint: Checkpoint, shares: dict[str, _Share]
-) -> tuple[dict[str, int], set[str], list[Finding]]:
-    """Unique elements of each weight, which weights have none of their own, and words on these."""
-    unique: dict[str, int] = {}
-    pairs: dict[tuple[str, str, str], list[tuple[Weight, Weight]]] = {}
-    for weight in checkpoint.weights.values():
-        own, holder = shares[weight.name]
-        nbytes = weight.parts[0].nbytes
-        unique[weight.name] = weight.elements * own // nbytes if nbytes else 0
-        if own < nbytes and holder is not weight:
-            how = PARTLY if own else TIED
-            kind = layer_pattern(weight.name)[0], layer_pattern(holder.name)[0], how
-            pairs.setdefault(kind, []).append((weight, holder))
-    equal = _output_equals_embedding(checkpoint)
-    if equal and unique[equal[0].name]:
-        unique[equal[0].name] = 0
-        pairs[equal[0].name, equal[1].name, EQUAL] = [equal]
-    findings = [
-        Finding(
-            "note" if name.endswith(OUTPUT) and other.endswith(EMBEDDING) else "warning",
-            f"{', '.join(compress([a.name for a, _ in group]))}, "
-            f"{listing(compress([b.name for _, b in group]))}",
-            f"{how}, so the {sum(a.elements - unique[a.name] for a, _ in group):,} parameters "
-            "count once; a sum over names counts them twice",
-        )
-        for (name, other, how), group in pairs.items()
-    ]
-    copies = {a.name for group in pairs.values() for a, _ in group if not unique[a.name]}
-    return unique, copies, findings
-
-
-def _output_equals_embedding(checkpoint: Checkpoint) -> tuple[Weight, Weight] | None:
-    """The two, when every shard stores an output with the checksum of its embedding."""
-    output, embedding = (
-        next((w for name, w in checkpoint.weights.items() if name.endswith(end)), None)
-        for end in (OUTPUT, EMBEDDING)
-    )
-    if output is None or embedding is None or output.shape != embedding.shape:
-        return None
-    sums = [
-        [part.storage.crc32 if part.whole_storage else None for part in weight.parts]
-        for weight in (output, embedding)
-    ]
-    return (output, embedding) if sums[0] == sums[1] and None not in sums[0] else None
-
-
-def _count(
-    checkpoint: Checkpoint, unique: dict[str, int], identified: Identified | None
-) -> tuple[Parameters, list[Finding]]:
-    by_component: Counter[str] = Counter()
-    by_layer: Counter[int] = Counter()
-    stored, repeated = 0, []
-    for weight in checkpoint.weights.values():
-        stored += weight.stored_elements
-        component = component_of(weight.name)
-        once = _without_repeats(weight, checkpoint, identified)
-        if once < weight.stored_elements:
-            repeated.append(weight.name)
-        if component in NOT_PARAMETERS or not unique[weight.name]:
-            continue
-        elements = min(once, unique[weight.name])
-        by_component[component] += elements
-        if (layer := layer_of(weight.name)) is not None:
-            by_layer[layer] += elements
-    findings = []
-    if repeated:
-        findings.append(
-            Finding(
-                "note",
-                listing(compress(repeated)),
-                f"each KV head is stored more than once, so that every one of {checkpoint.shards} "
-                "ranks has one; the count takes it once",
-            )
-        )
-    total = sum(by_component.values())
-    config = checkpoint.config
-    parameters = Parameters(
-        total=total,
-        stored=stored,
-        by_component={name: by_component[name] for name in COMPONENTS if name in by_component},
-        by_layer=tuple(LayerCount(layer, n) for layer, n in sorted(by_layer.items())),
-        active=_active(config, total, by_component),
-    )
-    return parameters, findings
-
-
-def _without_repeats(weight: Weight, checkpoint: Checkpoint, identified: Identified | None) -> int:
-    """Elements without repeated KV heads: seen in the files, or known of the identified release."""
-    config = checkpoint.config
-    is_kv = weight.name.endswith((".attention.wk.weight", ".attention.wv.weight"))
-    if weight.repeat == 1 and is_kv and identified and config and checkpoint.shards > 1:
-        row = identified.model
-        if row.params_unique and config.n_kv_heads == row.fields["n_kv_heads"]:
-            return weight.elements * row.unique_kv_heads // config.n_kv_heads
-    return weight.elements
-
-
-def _active(config: ModelConfig | None, total: int, by_component: Counter[str]) -> int | None:
-    if config is None or config.moe is None:
-        return None
-    inactive = inactive_parameters(config, by_component["experts"])
-    return total - by_component["vision"] - inactive
 
 
 # --- tokenizer ------------------------------------------------------------------------------------

@@ -33,19 +33,7 @@ BY_ID = {model.id: model for model in OFFICIAL_MODELS}
 
 @pytest.mark.parametrize("model", OFFICIAL_MODELS, ids=lambda model: model.id)
 def test_every_official_model_counts_to_its_published_total(model):
-    counted = count_parameters(model.config, model.tied_output)
-    if model.config.cross_attention:
-        # The published total includes position embeddings that Hugging Face tabulates per aspect
-        # ratio; Meta's files hold others. Everything else is exact: see the next tests.
-        counted += mllama_position_embeddings(model.config.cross_attention.chunk_size)
-    assert counted == model.params_total
-
-
-def mllama_position_embeddings(chunk_size: int) -> int:
-    """By hand from transformers' MllamaVisionModel: 9 aspect ratios, 4 tiles, width 1280."""
-    patches, width, ratios, tiles = (chunk_size // 14) ** 2 + 1, 1280, 9, 4
-    tile_embedding = ratios * tiles * width + 1
-    return patches * width + ratios * tiles * patches * width + 1 + 2 * tile_embedding
+    assert count_parameters(model.config, model.tied_output) == model.params_total
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -112,21 +100,19 @@ def test_parameter_count_equals_transformers_llama4():
     assert count_parameters(config) == model.num_parameters()
 
 
-def test_mllama_blocks_equal_transformers():
-    """The image encoder of Llama 3.2 Vision, but for its position embeddings."""
-    from transformers import MllamaVisionConfig, MllamaVisionModel
+@pytest.mark.parametrize(
+    ("model", "tile_px"), [("llama-3.2-11b-vision", 448), ("llama-3.2-11b-vision-instruct", 560)]
+)
+def test_parameter_count_equals_transformers_mllama(model, tile_px):
+    """With the position embeddings as the hub's files have them, which Meta's files do not."""
+    from transformers import MllamaConfig, MllamaForConditionalGeneration, MllamaVisionConfig
 
-    with torch.device("meta"):
-        model = MllamaVisionModel(
-            MllamaVisionConfig(image_size=448, max_num_tiles=4, supported_aspect_ratios=RATIOS)
-        )
-    config = BY_ID["llama-3.2-11b-vision"].config
-    ours = sum(
-        torch.Size(spec.shape).numel()
-        for name, spec in expected_weights(config).items()
-        if name.startswith("vision_model.vision_encoder.") and spec.shape
+    vision = MllamaVisionConfig(
+        image_size=tile_px, max_num_tiles=4, supported_aspect_ratios=RATIOS
     )
-    assert ours + mllama_position_embeddings(448) == model.num_parameters()
+    with torch.device("meta"):
+        transformers = MllamaForConditionalGeneration(MllamaConfig(vision_config=vision))
+    assert count_parameters(BY_ID[model].config) == transformers.num_parameters()
 
 
 RATIOS = [[1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1], [4, 1]]
