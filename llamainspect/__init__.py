@@ -12,9 +12,15 @@ __version__ = "0.1.0"
 _HOME = {
     "Checkpoint": "llamainspect.checkpoint",
     "ChecksumReport": "llamainspect.reports",
+    "ComputeEstimate": "llamainspect.reports",
     "CorruptFile": "llamainspect.errors",
     "Detokenization": "llamainspect.reports",
+    "Explanation": "llamainspect.reports",
+    "GPUS": "llamainspect.gpus",
+    "Gpus": "llamainspect.gpus",
+    "InvalidRequest": "llamainspect.errors",
     "LlamaInspectError": "llamainspect.errors",
+    "MemoryEstimate": "llamainspect.reports",
     "Message": "llamainspect.chat",
     "MissingDependency": "llamainspect.errors",
     "MissingFile": "llamainspect.errors",
@@ -27,17 +33,25 @@ _HOME = {
     "TensorList": "llamainspect.reports",
     "Tokenization": "llamainspect.reports",
     "Tokenizer": "llamainspect.tokenizer",
+    "TrainingPlan": "llamainspect.training",
     "UnsupportedFile": "llamainspect.errors",
+    "Usage": "llamainspect.memory",
     "VocabularyReport": "llamainspect.reports",
     "Weight": "llamainspect.checkpoint",
+    "Work": "llamainspect.compute",
     "count_parameters": "llamainspect.architecture",
     "describe_vocabulary": "llamainspect.vocab",
     "detokenize": "llamainspect.tokenization",
+    "estimate_compute": "llamainspect.compute",
+    "estimate_memory": "llamainspect.memory",
     "expected_weights": "llamainspect.architecture",
+    "explain_model": "llamainspect.explain",
+    "find_subject": "llamainspect.subject",
     "list_models": "llamainspect.models",
     "list_tensors": "llamainspect.inventory",
     "load_tokenizer": "llamainspect.tokenizer",
     "open_checkpoint": "llamainspect.checkpoint",
+    "parse_gpus": "llamainspect.gpus",
     "show_tensor": "llamainspect.show",
     "summarize": "llamainspect.summary",
     "to_json": "llamainspect.render.json",
@@ -64,18 +78,30 @@ if TYPE_CHECKING:
     from llamainspect.checkpoint import Weight as Weight
     from llamainspect.checkpoint import open_checkpoint as open_checkpoint
     from llamainspect.checksums import verify_checksums as verify_checksums
+    from llamainspect.compute import Work as Work
+    from llamainspect.compute import estimate_compute as estimate_compute
     from llamainspect.config import ModelConfig as ModelConfig
     from llamainspect.errors import CorruptFile as CorruptFile
+    from llamainspect.errors import InvalidRequest as InvalidRequest
     from llamainspect.errors import LlamaInspectError as LlamaInspectError
     from llamainspect.errors import MissingDependency as MissingDependency
     from llamainspect.errors import MissingFile as MissingFile
     from llamainspect.errors import NotACheckpoint as NotACheckpoint
     from llamainspect.errors import UnsupportedFile as UnsupportedFile
+    from llamainspect.explain import explain_model as explain_model
+    from llamainspect.gpus import GPUS as GPUS
+    from llamainspect.gpus import Gpus as Gpus
+    from llamainspect.gpus import parse_gpus as parse_gpus
     from llamainspect.inventory import list_tensors as list_tensors
+    from llamainspect.memory import Usage as Usage
+    from llamainspect.memory import estimate_memory as estimate_memory
     from llamainspect.models import list_models as list_models
     from llamainspect.render.json import to_json as to_json
     from llamainspect.reports import ChecksumReport as ChecksumReport
+    from llamainspect.reports import ComputeEstimate as ComputeEstimate
     from llamainspect.reports import Detokenization as Detokenization
+    from llamainspect.reports import Explanation as Explanation
+    from llamainspect.reports import MemoryEstimate as MemoryEstimate
     from llamainspect.reports import ModelCatalog as ModelCatalog
     from llamainspect.reports import Summary as Summary
     from llamainspect.reports import TensorDetail as TensorDetail
@@ -83,10 +109,12 @@ if TYPE_CHECKING:
     from llamainspect.reports import Tokenization as Tokenization
     from llamainspect.reports import VocabularyReport as VocabularyReport
     from llamainspect.show import show_tensor as show_tensor
+    from llamainspect.subject import find_subject as find_subject
     from llamainspect.summary import summarize as summarize
     from llamainspect.tokenization import detokenize as detokenize
     from llamainspect.tokenization import tokenize as tokenize
     from llamainspect.tokenization import tokenize_dialogue as tokenize_dialogue
     from llamainspect.tokenizer import Tokenizer as Tokenizer
     from llamainspect.tokenizer import load_tokenizer as load_tokenizer
+    from llamainspect.training import TrainingPlan as TrainingPlan
     from llamainspect.vocab import describe_vocabulary as describe_vocabulary

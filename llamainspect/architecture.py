@@ -88,9 +88,14 @@ def inactive_parameters(config: ModelConfig, expert_parameters: int | None = Non
     if moe is None:
         return 0
     if expert_parameters is None:
-        routed_layers = sum(is_moe_layer(moe, layer) for layer in range(config.n_layers))
-        expert_parameters = routed_layers * 3 * moe.num_experts * config.dim * moe.hidden_dim
+        layer_experts = 3 * moe.num_experts * config.dim * moe.hidden_dim
+        expert_parameters = routed_layers(config) * layer_experts
     return expert_parameters * (moe.num_experts - moe.top_k) // moe.num_experts
+
+
+def routed_layers(config: ModelConfig) -> int:
+    """How many layers have experts."""
+    return sum(is_moe_layer(config.moe, layer) for layer in range(config.n_layers))
 
 
 def is_moe_layer(moe: MoEConfig | None, layer: int) -> bool:

@@ -5,14 +5,15 @@ LlamaInspectError
 ├── CorruptFile            a file lies about its contents
 ├── UnsupportedFile        well formed, but a variant that is not read
 ├── MissingFile            a file, tensor or token that the answer needs
-└── MissingDependency      an optional package; says the pip command
+├── MissingDependency      an optional package; says the pip command
+└── InvalidRequest         an option or a name that no file could make right; exit code 2
 
 What is wrong with a checkpoint that can still be described is a `reports.Finding`, not an error.
 """
 
 
 class LlamaInspectError(Exception):
-    """Base of every error that a file, a path or the installation causes; exit code 3."""
+    """Base of every error that a user can act on; exit code 3 unless a subclass says otherwise."""
 
 
 class NotACheckpoint(LlamaInspectError):
@@ -33,6 +34,10 @@ class MissingFile(LlamaInspectError):
 
 class MissingDependency(LlamaInspectError):
     """An optional package is not installed."""
+
+
+class InvalidRequest(LlamaInspectError):
+    """The question itself cannot be answered, whatever the files are; exit code 2."""
 
 
 def reason_of(error: LlamaInspectError | OSError, file: str) -> str:

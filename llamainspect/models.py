@@ -1,13 +1,12 @@
 """The official releases as a person asks for them: a table, a part of it, or one card."""
 
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from llamainspect.architecture import count_parameters, inactive_parameters
 from llamainspect.catalog import OFFICIAL_MODELS, OfficialModel, find_by_name
-from llamainspect.errors import MissingFile
+from llamainspect.errors import InvalidRequest
 from llamainspect.model_cards import card_of
-from llamainspect.names import listing
+from llamainspect.nearest import nearest
 from llamainspect.reports import ModelCatalog, ModelRow
 
 CONFIGURATION = (
@@ -26,7 +25,7 @@ def list_models(filter: str | None = None) -> ModelCatalog:
     """All releases, those whose id or repository holds `filter` (or fits it, with * and ?), or one.
 
     A filter that is a model's name ("llama-3.1-8b", "Llama3.1-8B") gives that model alone. Raises
-    MissingFile, with the nearest names, when there is none.
+    InvalidRequest, with the nearest names, when there is none.
     """
     rows = _find(filter) if filter is not None else list(OFFICIAL_MODELS)
     return ModelCatalog(
@@ -51,11 +50,9 @@ def _find(filter: str) -> list[OfficialModel]:
         if any(fnmatchcase(name.lower(), wanted) for name in (row.id, row.repository or ""))
     ]
     if not rows:
-        ids = [row.id for row in OFFICIAL_MODELS]
-        near = get_close_matches(filter.lower(), ids, n=3, cutoff=0.5)
-        nearest = f"near are {listing(near)}; " if near else ""
-        raise MissingFile(
-            f"{filter}: no official model is called so; {nearest}`llamainspect models` lists all"
+        near = nearest(filter, (row.id for row in OFFICIAL_MODELS))
+        raise InvalidRequest(
+            f"{filter}: no official model is called so; {near}`llamainspect models` lists all"
         )
     return rows
 

@@ -257,6 +257,185 @@ class ModelCatalog(Report):
     count: int
 
 
+class Term(NamedTuple):
+    """One line of an estimate, and how it comes about."""
+
+    name: str
+    value: float  # an integer for bytes and counts
+    unit: str  # "bytes", "FLOPs", "tokens", ...
+    formula: str  # in symbols
+    worked: str  # with this model's numbers
+    source: str  # who says so, or what is assumed
+
+
+class MemoryRow(NamedTuple):
+    """What the model takes with its weights in one form, in bytes."""
+
+    dtype: str
+    naive: int  # every parameter at that width
+    weights: int  # as such weights are really stored
+    kv_cache: int
+    activations: int
+    total: int  # with the real weights
+    fits: bool | None  # on the GPUs that were named
+
+
+class InferenceMemory(NamedTuple):
+    """Bytes while the model runs, with the form that was asked for, on all GPUs together."""
+
+    weights: int
+    kv_cache: int  # of all layers; those with chunked attention keep a chunk
+    activations: int  # most that reading a prompt takes beside
+    total: int
+    kv_cache_allocated: int  # as Meta's reference code allocates it: all tokens in every layer
+    activations_all_logits: int  # when the logits of every token are kept
+    image_kv_cache: int  # that each image adds in cross-attention layers
+
+
+class TrainingMemory(NamedTuple):
+    """Bytes of training on each GPU."""
+
+    plan: dict[str, Any]  # what was asked for, defaults included
+    trained_parameters: int
+    adapter_parameters: int | None
+    weights: int
+    gradients: int
+    optimizer: int  # states
+    master: int  # FP32 copy of the weights
+    states: int  # the four above
+    gathered: int  # what ZeRO-3 puts together for the moment that it is needed
+    activations: int  # saved for the backward pass
+    loss: int  # most that logits and loss take beside
+    step: int  # that the optimizer's step takes beside
+    forward_peak: int
+    backward_peak: int
+    step_peak: int
+    peak: int  # the largest of the three
+    rule_of_thumb: int  # 6 times the FP32 weights
+    terms: tuple[Term, ...]
+
+
+class GpuFit(NamedTuple):
+    """Whether it fits on one kind of GPU."""
+
+    name: str
+    number: int  # of such GPUs
+    nbytes: int  # that a program can have on each
+    needed: int  # on the fullest one
+    left: int  # negative: how much is missing
+    parts: dict[str, int]  # of what is needed
+    max_context: int | None  # tokens, at this batch; null: not even one
+    max_batch: int | None  # at this context
+    min_number: int | None  # smallest number of such GPUs that would do; null: none does
+    split: str  # how several share the work
+    source: str  # who says how much memory it has
+
+
+@dataclass(frozen=True)
+class MemoryEstimate(Report):
+    """`memory`: what it takes to run or to train a model."""
+
+    NAME: ClassVar[str] = "memory"
+
+    model: str  # catalog id or path
+    parameters: int  # unique
+    active_parameters: int | None  # of the text model, per token, where experts are routed
+    tied_output: bool
+    context: int  # tokens per sequence
+    batch: int  # sequences
+    dtype: str  # that `inference` is of
+    kv_dtype: str
+    weights: dict[str, int]  # dtype -> bytes as really stored
+    table: tuple[MemoryRow, ...]
+    inference: InferenceMemory
+    training: TrainingMemory | None
+    stored: int | None  # bytes of the weight files on disk, or as published
+    stored_from: str | None  # who says so
+    gpu: GpuFit | None
+    fits: bool | None
+    symbols: dict[str, int]  # what the letters in formulas stand for
+    terms: tuple[Term, ...]
+    explained: bool  # whether formulas were asked for
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Good unless it does not fit or a finding is an error."""
+        return super().ok and self.fits is not False
+
+
+class Decoding(NamedTuple):
+    """How fast text can come at best, one sequence, with weights in one form."""
+
+    dtype: str
+    weights: int  # bytes that one token passes
+    kv_cache: int
+    nbytes_per_token: int  # both: read for each generated token
+    tokens_per_second: float  # what the bandwidth of the GPUs allows
+
+
+@dataclass(frozen=True)
+class ComputeEstimate(Report):
+    """`compute`: what it costs to run and to train a model."""
+
+    NAME: ClassVar[str] = "compute"
+
+    model: str  # catalog id or path
+    parameters: int  # unique
+    active_parameters: int | None  # of the text model, per token, where experts are routed
+    context: int  # tokens that attention looks back on
+    matmul_flops_per_token: int
+    attention_flops_per_token: int
+    forward_flops_per_token: int  # both
+    tokens: int  # trained on
+    tokens_from: str  # who says so
+    tokens_per_parameter: float
+    training_flops: int  # 6 * N * D
+    training_flops_by_operation: int  # matrix products and attention alone
+    petaflop_s_days: float
+    gpu: str
+    gpus: int
+    mfu: float
+    gpu_hours: float
+    optimal_tokens: int  # Chinchilla
+    optimal_flops: int
+    decoding: tuple[Decoding, ...]
+    symbols: dict[str, int]  # what the letters in formulas stand for
+    terms: tuple[Term, ...]
+    explained: bool  # whether formulas were asked for
+    findings: tuple[Finding, ...]
+
+
+class Topic(NamedTuple):
+    """One thing about a model, explained."""
+
+    kind: str  # "file", "field" of params.json, "derived", or "bits"
+    name: str
+    value: Any  # a number, a text, true or false; null where there is none
+    text: str  # what it is, in a sentence
+    steps: tuple[str, ...]  # how it comes about, with this model's numbers
+    check: str | None  # what in the files bears it out, or does not
+    agrees: bool | None  # whether it does
+    mistake: str | None  # what is often said instead, and why that is wrong
+
+
+@dataclass(frozen=True)
+class Explanation(Report):
+    """`explain`: a model's files, fields and derived numbers, for a person who learns."""
+
+    NAME: ClassVar[str] = "explain"
+
+    model: str  # catalog id or path
+    field: str | None  # the one that was asked for
+    topics: tuple[Topic, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Good unless the files contradict a number or a finding is an error."""
+        return super().ok and not any(topic.agrees is False for topic in self.topics)
+
+
 class TokenizerInfo(NamedTuple):
     """Which tokenizer answered."""
 

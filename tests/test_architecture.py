@@ -107,9 +107,7 @@ def test_parameter_count_equals_transformers_mllama(model, tile_px):
     """With the position embeddings as the hub's files have them, which Meta's files do not."""
     from transformers import MllamaConfig, MllamaForConditionalGeneration, MllamaVisionConfig
 
-    vision = MllamaVisionConfig(
-        image_size=tile_px, max_num_tiles=4, supported_aspect_ratios=RATIOS
-    )
+    vision = MllamaVisionConfig(image_size=tile_px, max_num_tiles=4, supported_aspect_ratios=RATIOS)
     with torch.device("meta"):
         transformers = MllamaForConditionalGeneration(MllamaConfig(vision_config=vision))
     assert count_parameters(BY_ID[model].config) == transformers.num_parameters()

@@ -7,7 +7,7 @@ from test_cli import in_terminal, run
 
 import llamainspect as li
 from llamainspect.catalog import OFFICIAL_MODELS
-from llamainspect.errors import MissingFile
+from llamainspect.errors import InvalidRequest
 
 
 def only(name):
@@ -37,7 +37,7 @@ def test_all_releases_are_listed_in_the_order_of_the_catalog():
 )
 def test_a_name_gives_one_card(name, id):
     if id is None:
-        with pytest.raises(MissingFile):
+        with pytest.raises(InvalidRequest):
             li.list_models(name)
     else:
         assert only(name).id == id
@@ -53,7 +53,7 @@ def test_a_name_gives_one_card(name, id):
 )
 def test_a_part_of_a_name_gives_some(filter, ids):
     if ids is None:
-        with pytest.raises(MissingFile, match="no official model is called so; "):
+        with pytest.raises(InvalidRequest, match="no official model is called so; "):
             li.list_models(filter)
     else:
         assert [row.id for row in li.list_models(filter).models] == ids

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn, TypeVar
 import typer
 
 from llamainspect import __version__
-from llamainspect.errors import LlamaInspectError
+from llamainspect.errors import InvalidRequest, LlamaInspectError
 from llamainspect.reports import FileProgress, Report
 
 R = TypeVar("R", bound=Report)
@@ -20,6 +20,7 @@ R = TypeVar("R", bound=Report)
 # A command is short and makes few cycles: looking for them took a tenth of a summary's time.
 GC_THRESHOLD = 200_000
 EXIT_NO = 1
+EXIT_WRONG_COMMAND_LINE = 2
 EXIT_NO_ANSWER = 3
 MODEL_VARIABLE = "LLAMAINSPECT_MODEL"
 
@@ -29,6 +30,16 @@ Path = Annotated[
         metavar="PATH",
         envvar=MODEL_VARIABLE,
         help="Checkpoint directory, hub download, or one weight file.",
+        show_default="current directory",
+        show_envvar=True,
+    ),
+]
+PathOrName = Annotated[
+    str,
+    typer.Argument(
+        metavar="PATH|MODEL",
+        envvar=MODEL_VARIABLE,
+        help="Checkpoint directory, params.json, or an official model such as llama-3.1-8b.",
         show_default="current directory",
         show_envvar=True,
     ),
@@ -65,6 +76,8 @@ def main() -> NoReturn:
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115  open until the end
     try:
         app()
+    except InvalidRequest as error:
+        _fail(str(error), EXIT_WRONG_COMMAND_LINE)
     except LlamaInspectError as error:
         _fail(str(error))
     except MemoryError:
@@ -148,11 +161,11 @@ def _writing() -> Iterator[None]:
             _fail(f"standard output: {error.strerror or error}; make room, or write elsewhere")
 
 
-def _fail(sentence: str) -> NoReturn:
+def _fail(sentence: str, code: int = EXIT_NO_ANSWER) -> NoReturn:
     from llamainspect.render.printable import printable
 
     print(f"llamainspect: {printable(sentence, limit=2_000)}", file=sys.stderr)
-    sys.exit(EXIT_NO_ANSWER)
+    sys.exit(code)
 
 
 def _print_version(wanted: bool) -> None:

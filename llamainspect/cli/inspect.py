@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from llamainspect.cli import Json, NoColor, Path, app, default_path, show
+from llamainspect.cli import Json, NoColor, Path, PathOrName, app, default_path, show
 
 PANEL = "Inspect"
 
@@ -81,6 +81,29 @@ def show_weight(
     if name is None:
         path, name = default_path(), path
     show(show_tensor(open_checkpoint(path), name, start), json, no_color)
+
+
+@app.command(rich_help_panel=PANEL, epilog="Example: llamainspect explain llama-3.2-3b hidden_dim")
+def explain(
+    model: PathOrName = ".",
+    field: Annotated[
+        str | None,
+        typer.Argument(metavar="[FIELD]", help="One of them alone, as rope_theta or hidden_dim."),
+    ] = None,
+    json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """The model for a person who learns: files, fields, and every derived number worked out.
+
+    With one argument that is a field's name and no path, the
+    current directory is meant.
+    """
+    from llamainspect.explain import explain_model, is_topic
+    from llamainspect.subject import find_subject
+
+    if field is None and is_topic(model) and not os.path.lexists(model):
+        model, field = default_path(), model
+    show(explain_model(find_subject(model), field), json, no_color)
 
 
 def _index(text: str) -> tuple[int, ...]:

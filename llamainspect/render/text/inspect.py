@@ -1,4 +1,4 @@
-"""Views of the Inspect panel: summary, tensors, show."""
+"""Views of the Inspect panel: summary, tensors, show, explain."""
 
 from typing import Any
 
@@ -23,6 +23,7 @@ from llamainspect.render.text.common import (
     view,
 )
 from llamainspect.reports import (
+    Explanation,
     LayerCount,
     ModelMatch,
     Parameters,
@@ -30,6 +31,7 @@ from llamainspect.reports import (
     TensorDetail,
     TensorEntry,
     TensorList,
+    Topic,
 )
 
 MAX_FILES = 4
@@ -294,6 +296,50 @@ def _places(entry: TensorEntry) -> RenderableType:
         strides = "" if part.contiguous else f" strides {list(part.strides)}"
         lines.append(f"{printable(part.file)} @ {part.offset:,}{shape}{strides}")
     return Text("\n".join(lines))
+
+
+# --- explain --------------------------------------------------------------------------------------
+
+TITLES = {
+    "file": "Files",
+    "field": "params.json",
+    "derived": "Worked out",
+    "bits": "One weight in bits",
+}
+
+
+@view.register
+def _(report: Explanation, terminal: bool) -> RenderableType:
+    parts: list[RenderableType] = [safe(report.model, "bold")]
+    for kind, title in TITLES.items():
+        topics = [topic for topic in report.topics if topic.kind == kind]
+        if topics:
+            parts.append(section(title, Group(*map(_topic, topics))))
+    if report.findings:
+        parts.append(findings_view(report.findings))
+    return Group(*parts)
+
+
+def _topic(topic: Topic) -> RenderableType:
+    line = safe(topic.name, "bold cyan")
+    line.append(f"  {_topic_value(topic)}", style="not cyan")
+    line.append(f"  {printable(topic.text)}", style="not bold not cyan")
+    rows = [safe(f"  {step}") for step in topic.steps]
+    if topic.check:
+        mark, style = ("✓", "green") if topic.agrees else ("✗", "red")
+        rows.append(safe(f"  {mark} {topic.check}", style))
+    if topic.mistake:
+        rows.append(safe(f"  ! {topic.mistake}", "yellow"))
+    return Group(line, *rows)
+
+
+def _topic_value(topic: Topic) -> str:
+    value = topic.value
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "null"}[value]
+    if topic.kind == "file":
+        return nbytes_text(value)
+    return f"{value:,}" if isinstance(value, int) else printable(str(value))
 
 
 class _Grid:

@@ -1,4 +1,4 @@
-"""Views of the Plan panel: models."""
+"""Views of the Plan panel: memory, compute, models."""
 
 from collections.abc import Sequence
 
@@ -11,14 +11,282 @@ from llamainspect.render.text.common import (
     count_text,
     exact_nbytes_text,
     facts,
+    findings_view,
     nbytes_text,
+    safe,
     section,
     view,
 )
-from llamainspect.reports import ModelCatalog, ModelRow
+from llamainspect.reports import (
+    ComputeEstimate,
+    GpuFit,
+    MemoryEstimate,
+    ModelCatalog,
+    ModelRow,
+    Term,
+    TrainingMemory,
+)
 
 GAP = 2  # columns between two cells
 BOUNDS = {"about": "~", "more than": ">", "up to": "≤"}
+BAR_WIDTH = 60
+# The parts of a bar, told apart without colour too.
+FILLS = (("█", "blue"), ("▓", "cyan"), ("▒", "magenta"), ("░", "yellow"), ("▚", "green"),
+         ("▞", "red"), ("▤", "blue"))  # fmt: skip
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+@view.register
+def _(report: MemoryEstimate, terminal: bool) -> RenderableType:
+    head = safe(report.model, "bold")
+    head.append(f"  {count_text(report.parameters)} parameters", style="not bold")
+    parts: list[RenderableType] = [head, _circumstances(report)]
+    if report.training:
+        parts += [_training(report.training), _rule_of_thumb(report.training)]
+    else:
+        parts.append(section("Bytes to run it", _forms(report)))
+    if report.explained:
+        parts.append(section("How each comes about", _Terms(report.symbols, report.terms)))
+    if report.gpu:
+        parts.append(_gpu(report.gpu, report.dtype if not report.training else "", terminal))
+    if report.findings:
+        parts.append(findings_view(report.findings))
+    return Group(*parts)
+
+
+def _circumstances(report: MemoryEstimate) -> Table:
+    rows: list[tuple[str, RenderableType]] = []
+    if report.active_parameters is not None:
+        rows.append(("active", Text(f"{count_text(report.active_parameters)} per token, text")))
+    size = f"{counted(report.context, 'token')} x {counted(report.batch, 'sequence')}"
+    rows.append(("context", Text(size)))
+    if report.stored is not None:
+        stored = f"{exact_nbytes_text(report.stored)}, {report.stored_from}"
+        rows.append(("stored", safe(stored)))
+    return facts(rows)
+
+
+def _forms(report: MemoryEstimate) -> RenderableType:
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
+    asked = any(row.fits is not None for row in report.table)
+    table.add_column("form", no_wrap=True)
+    for title in ("weights", "naive", "KV cache", "prefill", "total", *["fits"] * asked):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in report.table:
+        naive = "" if row.naive == row.weights else nbytes_text(row.naive)
+        table.add_row(
+            row.dtype,
+            nbytes_text(row.weights),
+            Text(naive, style="dim"),
+            nbytes_text(row.kv_cache),
+            nbytes_text(row.activations),
+            Text(nbytes_text(row.total), style="bold"),
+            *[Text("yes", style="green") if row.fits else Text("no", style="red")] * asked,
+        )
+    notes = [f"KV cache in {report.kv_dtype}" * (len(report.table) == 1)]
+    if any(row.naive != row.weights for row in report.table):
+        notes.append(
+            "naive: every parameter at that width; weights: as stored, with scales, and what is "
+            "not quantised in 16 bits"
+        )
+    inference = report.inference
+    if inference.kv_cache_allocated != inference.kv_cache:
+        allocated = nbytes_text(inference.kv_cache_allocated)
+        notes.append(f"KV cache with chunked attention; Meta's code allocates {allocated}")
+    return Group(table, *(Text(note, style="dim") for note in notes if note))
+
+
+def _training(memory: TrainingMemory) -> RenderableType:
+    plan = memory.plan
+    how = [plan["method"], plan["precision"], plan["optimizer"], f"{plan['attention']} attention"]
+    how += ["checkpointing"] * plan["checkpointing"]
+    if plan["accumulation"] > 1:
+        how.append(f"{plan['accumulation']} batches summed")
+    if plan["gpus"] > 1:
+        how.append(f"ZeRO-{plan['zero']} on {plan['gpus']} GPUs")
+    grid = Table.grid(padding=(0, GAP))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(justify="right", no_wrap=True)
+    grid.add_column(overflow="fold")
+    peak = memory.terms[-1]
+    for term in memory.terms[:-1]:
+        if term.value:
+            grid.add_row(term.name, nbytes_text(int(term.value)), "")
+    moments = {
+        "forward": memory.forward_peak,
+        "backward": memory.backward_peak,
+        "step": memory.step_peak,
+    }
+    for name, nbytes in moments.items():
+        grid.add_row(f"peak of the {name}", nbytes_text(nbytes), "")
+    grid.add_row("peak", Text(nbytes_text(memory.peak), style="bold"), Text(peak.source))
+    each = " on each GPU" * (plan["gpus"] > 1)
+    trained = count_text(memory.trained_parameters)
+    title = Text(f"\nBytes to train {trained} parameters{each}", style="bold")
+    title.append(f"  {', '.join(how)}", style="not bold dim")
+    return Group(title, grid)
+
+
+def _rule_of_thumb(memory: TrainingMemory) -> Text:
+    line = Text("\nrule of thumb  ", style="dim")
+    line.append(f"{nbytes_text(memory.rule_of_thumb)}, 6 times the FP32 weights", style="not dim")
+    return line
+
+
+def _gpu(fit: GpuFit, dtype: str, terminal: bool) -> RenderableType:
+    dtype = f" in {dtype}" * bool(dtype)
+    of_it = f"{nbytes_text(fit.nbytes)}{' each' * (fit.number > 1)}"
+    title = Text(f"\n{fit.number} x {fit.name}", style="bold")
+    title.append(f"  {of_it}, {fit.split}", style="not bold dim")
+    if fit.left >= 0:
+        verdict = Text(f"It fits{dtype}: {nbytes_text(fit.left)} left", style="bold green")
+    else:
+        missing = nbytes_text(-fit.left)
+        verdict = Text(f"It does not fit{dtype}: {missing} too much", style="bold red")
+    lines: list[RenderableType] = [title, verdict]
+    if terminal:
+        lines.append(_parts_bar(fit))
+    rows: list[tuple[str, RenderableType]] = []
+    for (name, nbytes), (fill, style) in zip(fit.parts.items(), FILLS, strict=False):
+        label = Text(f"{fill} " if terminal else "", style=style)
+        rows.append((name, label.append(nbytes_text(nbytes), style="not bold default")))
+    context = "not one token" if fit.max_context is None else counted(fit.max_context, "token")
+    batch = "not one sequence" if fit.max_batch is None else counted(fit.max_batch, "sequence")
+    rows.append(("largest context", Text(context)))
+    rows.append(("largest batch", Text(batch)))
+    number = "no number of them" if fit.min_number is None else f"{fit.min_number:,} of them"
+    rows.append(("enough would be", Text(number)))
+    return Group(*lines, facts(rows))
+
+
+def _parts_bar(fit: GpuFit) -> Text:
+    """The memory of one GPU, part by part; what is too much runs over its end."""
+    whole = max(fit.nbytes, fit.needed)
+    bar, reached, drawn = Text(), 0, 0
+    for (_, nbytes), (fill, style) in zip(fit.parts.items(), FILLS, strict=False):
+        reached += nbytes
+        cells = round(BAR_WIDTH * reached / whole) - drawn
+        bar.append(fill * cells, style=style)
+        drawn += cells
+    bar.append("·" * (BAR_WIDTH - drawn), style="dim")
+    if fit.left < 0:
+        bar.append(f"  the GPU ends at {round(100 * fit.nbytes / whole)} %", style="dim")
+    return bar
+
+
+class _Terms:
+    """Each term: its value, the formula, and the formula with numbers."""
+
+    def __init__(self, symbols: dict[str, int], terms: Sequence[Term]) -> None:
+        self.symbols, self.terms = symbols, terms
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        values = [f"{letter} {value:,}" for letter, value in self.symbols.items()]
+        yield Text(", ".join(values), style="dim")
+        for term in self.terms:
+            if not term.value:
+                continue
+            line = Text(term.name, style="bold")
+            line.append(f"  {_value(term)}", style="not bold")
+            yield line
+            for text in (term.formula, f"= {term.worked}", term.source):
+                if text:
+                    yield Text(f"  {text}", style="dim" if text == term.source else "")
+
+
+def _value(term: Term) -> str:
+    if term.unit == "bytes":
+        return exact_nbytes_text(int(term.value))
+    if isinstance(term.value, int) and term.value < 10**18:
+        return f"{term.value:,} {term.unit}"
+    return f"{_rounded(term.value)} {term.unit}"
+
+
+def _rounded(number: float) -> str:
+    """7.227e23 where nobody reads the digits, else one decimal and separators."""
+    if number >= 10**15:
+        mantissa, exponent = f"{number:.3e}".split("e+")
+        return f"{mantissa}e{int(exponent)}"
+    return f"{number:,.1f}" if number < 10**6 else f"{number:,.0f}"
+
+
+# --- compute --------------------------------------------------------------------------------------
+
+
+@view.register
+def _(report: ComputeEstimate, terminal: bool) -> RenderableType:
+    head = safe(report.model, "bold")
+    head.append(f"  {count_text(report.parameters)} parameters", style="not bold")
+    if report.active_parameters is not None:
+        head.append(f", {count_text(report.active_parameters)} per token", style="not bold")
+    context = counted(report.context, "token")
+    forward = facts(
+        (
+            ("matrix products", Text(f"{report.matmul_flops_per_token:,} FLOPs")),
+            (
+                "attention",
+                Text(f"{report.attention_flops_per_token:,} FLOPs, looking back on {context}"),
+            ),
+            ("together", Text(f"{report.forward_flops_per_token:,} FLOPs")),
+        )
+    )
+    tokens = f"{_short(report.tokens)}, {report.tokens_from}"
+    optimal = report.optimal_tokens
+    gpus = f"{report.gpu}-hours at {100 * report.mfu:g} % of the peak"
+    if report.gpus > 1:
+        days = report.gpu_hours / report.gpus / 24
+        gpus += f": {days:,.1f} days on {report.gpus:,} of them"
+    training = facts(
+        (
+            ("tokens", safe(tokens)),
+            ("FLOPs", Text(f"{_rounded(report.training_flops)} (6 per parameter and token)")),
+            (
+                "by operation",
+                Text(f"{_rounded(report.training_flops_by_operation)} (products and attention)"),
+            ),
+            ("petaFLOP/s-days", Text(_rounded(report.petaflop_s_days))),
+            ("GPU time", Text(f"{_rounded(report.gpu_hours)} {gpus}")),
+            (
+                "compute-optimal",
+                Text(
+                    f"{_short(optimal)} tokens, 20 per parameter, {_rounded(report.optimal_flops)}"
+                    f" FLOPs; here {report.tokens_per_parameter:,.1f} per parameter, "
+                    f"{report.tokens / optimal:,.1f} times as many"
+                ),
+            ),
+        )
+    )
+    parts: list[RenderableType] = [
+        head,
+        section("Forward pass, per token", forward),
+        section("Training", training),
+        section(f"Generating, at best on {report.gpus} x {report.gpu}", _speeds(report)),
+    ]
+    if report.explained:
+        parts.append(section("How each comes about", _Terms(report.symbols, report.terms)))
+    if report.findings:
+        parts.append(findings_view(report.findings))
+    return Group(*parts)
+
+
+def _speeds(report: ComputeEstimate) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
+    table.add_column("form", no_wrap=True)
+    for title in ("weights read", "KV cache read", "tokens/s"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in report.decoding:
+        table.add_row(
+            row.dtype,
+            nbytes_text(row.weights),
+            nbytes_text(row.kv_cache),
+            Text(_rounded(row.tokens_per_second), style="bold"),
+        )
+    return table
+
+
+# --- models ---------------------------------------------------------------------------------------
 
 
 @view.register

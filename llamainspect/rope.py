@@ -1,0 +1,56 @@
+"""Rotary position embeddings: how far apart two tokens are, written as turns of pairs of numbers.
+
+Sources: RoFormer (arXiv 2104.09864); llama-models llama3/model.py and llama4/model.py, args.py for
+the scaling of Llama 3.1 and of Llama 4 Scout, which params.json switches on but does not describe.
+"""
+
+import math
+from typing import NamedTuple
+
+from llamainspect.config import ModelConfig
+
+ORIGINAL_CONTEXT = 8_192  # tokens that Llama 3 was first trained on
+LOW_FREQ_FACTOR = 1.0
+
+
+class RopeScaling(NamedTuple):
+    """Slow pairs turn `factor` times slower, fast ones as before, those between in between."""
+
+    factor: float
+    high_freq_factor: float
+
+    @property
+    def kept_below(self) -> float:
+        """Tokens: pairs with a shorter wavelength stay as they are."""
+        return ORIGINAL_CONTEXT / self.high_freq_factor
+
+    @property
+    def stretched_above(self) -> float:
+        """Tokens: pairs with a longer wavelength turn `factor` times slower."""
+        return ORIGINAL_CONTEXT / LOW_FREQ_FACTOR
+
+
+def rope_scaling(config: ModelConfig) -> RopeScaling | None:
+    """As Meta's reference code has it: 8 and 4 for every Llama 3, 16 and 1 for Llama 4."""
+    if not config.use_scaled_rope:
+        return None
+    factor, high = (16.0, 1.0) if config.moe else (8.0, 4.0)
+    return RopeScaling(config.rope_scaling_factor or factor, config.rope_high_freq_factor or high)
+
+
+def wavelengths(config: ModelConfig, scaling: RopeScaling | None = None) -> list[float]:
+    """Tokens after which each pair of a head's numbers has turned once, fastest first."""
+    pairs = config.head_dim // 2
+    plain = [2 * math.pi * config.rope_theta ** (pair / pairs) for pair in range(pairs)]
+    return plain if scaling is None else [_stretch(length, scaling) for length in plain]
+
+
+def _stretch(wavelength: float, scaling: RopeScaling) -> float:
+    if wavelength < scaling.kept_below:
+        return wavelength
+    if wavelength > scaling.stretched_above:
+        return wavelength * scaling.factor
+    share = (ORIGINAL_CONTEXT / wavelength - LOW_FREQ_FACTOR) / (
+        scaling.high_freq_factor - LOW_FREQ_FACTOR
+    )
+    return wavelength / ((1 - share) / scaling.factor + share)

@@ -1,0 +1,132 @@
+"""The model that a question is about: a checkpoint, a params.json alone, or an official release."""
+
+import os
+from typing import NamedTuple
+
+from llamainspect.catalog import OFFICIAL_MODELS, OfficialModel, find_by_name, identify
+from llamainspect.census import Census, take_census
+from llamainspect.checkpoint import Checkpoint, open_checkpoint
+from llamainspect.config import PARAMS_FILE, ModelConfig
+from llamainspect.errors import InvalidRequest, MissingFile, NotACheckpoint
+from llamainspect.formats import meta
+from llamainspect.formats.vocabulary import TOKENIZER_FILE, find_tokenizer, read_vocabulary
+from llamainspect.nearest import nearest
+from llamainspect.reports import Finding
+from llamainspect.sources import Folder, Source, open_source
+
+
+class Subject(NamedTuple):
+    """A model, with files or without."""
+
+    name: str  # catalog id, or the path as the person would type it
+    config: ModelConfig  # vocab_size known, each KV head once
+    tied_output: bool
+    official: OfficialModel | None  # the release that it is, or whose configuration it has
+    source: Source | None  # where params.json is
+    checkpoint: Checkpoint | None
+    census: Census | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens, as published of the release."""
+        return self.official.context_length if self.official else None
+
+    def check_context(self, tokens: int) -> list[Finding]:
+        """Whether the model was made for so many."""
+        limit = self.context_length
+        if self.official is None or limit is None or tokens <= limit:
+            return []
+        message = f"{tokens:,} tokens are more than the {limit:,} of {self.official.id}"
+        return [Finding("warning", "--context", message)]
+
+
+def find_subject(text: str) -> Subject:
+    """What `text` means: a path where there is one, else an official model's name.
+
+    Raises InvalidRequest, with the nearest names, when it is neither; MissingFile when the path
+    has no configuration; and what reading a checkpoint raises.
+    """
+    if os.path.lexists(text):
+        return _from_path(text)
+    release = find_by_name(text)
+    if release is not None:
+        return _from_release(release)
+    near = nearest(text, (row.id for row in OFFICIAL_MODELS))
+    raise InvalidRequest(
+        f"{text}: there is no such path, and no official model is called so; {near}"
+        "`llamainspect models` lists all"
+    )
+
+
+def _from_release(release: OfficialModel) -> Subject:
+    config = release.config._replace(n_kv_heads=release.unique_kv_heads)
+    return Subject(release.id, config, release.tied_output, release, None, None, None, ())
+
+
+def _from_path(path: str) -> Subject:
+    if os.path.basename(path) == PARAMS_FILE:
+        return _from_params(Folder(os.path.dirname(path) or "."))
+    try:
+        checkpoint = open_checkpoint(path)
+    except NotACheckpoint:
+        source = open_source(path)
+        if source.only is not None or PARAMS_FILE not in source.files():
+            raise
+        return _from_params(source)
+    if checkpoint.config is None or checkpoint.config.vocab_size is None:
+        reason = next(f.message for f in checkpoint.findings if f.where == PARAMS_FILE)
+        raise MissingFile(
+            f"{checkpoint.source.place}: this needs the model's configuration, and of "
+            f"{PARAMS_FILE}: {reason}"
+        )
+    census = take_census(checkpoint)
+    official = census.identified.model if census.identified else None
+    return Subject(
+        name=checkpoint.source.place,
+        config=_with_unique_heads(checkpoint.config, official),
+        tied_output=census.tied_output,
+        official=official,
+        source=checkpoint.source,
+        checkpoint=checkpoint,
+        census=census,
+        findings=tuple(f for f in checkpoint.findings if f.severity != "note"),
+    )
+
+
+def _from_params(source: Folder) -> Subject:
+    """A configuration without weights: the size of its vocabulary may be the tokenizer's."""
+    config = meta.read_config(source)
+    if config.vocab_size is None:
+        config = config._replace(vocab_size=_tokens(source, config))
+    identified = identify(config, shards=1, form="plain")
+    official = identified.model if identified else None
+    message = "there are no weights beside it: what follows is of the configuration alone"
+    return Subject(
+        name=source.place,
+        config=_with_unique_heads(config, official),
+        tied_output=official is not None and official.tied_output,
+        official=official,
+        source=source,
+        checkpoint=None,
+        census=None,
+        findings=(Finding("note", PARAMS_FILE, message),),
+    )
+
+
+def _tokens(source: Folder, config: ModelConfig) -> int:
+    place = find_tokenizer(source, (TOKENIZER_FILE,))
+    size = None if place is None else read_vocabulary(place.source, config=config).vocab_size
+    if size is None:
+        raise MissingFile(
+            f"{source.place}: {PARAMS_FILE} leaves vocab_size to the tokenizer, and there is no "
+            f"{TOKENIZER_FILE} that tells it; put it beside"
+        )
+    return size
+
+
+def _with_unique_heads(config: ModelConfig, official: OfficialModel | None) -> ModelConfig:
+    """405B in 16 shards may count each KV head twice."""
+    if official is None or config.n_kv_heads != official.fields["n_kv_heads"]:
+        return config
+    return config._replace(n_kv_heads=official.unique_kv_heads)
