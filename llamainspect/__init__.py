@@ -33,7 +33,7 @@ _HOME = {
     "TensorList": "llamainspect.reports",
     "Tokenization": "llamainspect.reports",
     "Tokenizer": "llamainspect.tokenizer",
-    "TrainingPlan": "llamainspect.training",
+    "TrainingPlan": "llamainspect.plans",
     "UnsupportedFile": "llamainspect.errors",
     "Usage": "llamainspect.memory",
     "VocabularyReport": "llamainspect.reports",
@@ -96,6 +96,7 @@ if TYPE_CHECKING:
     from llamainspect.memory import Usage as Usage
     from llamainspect.memory import estimate_memory as estimate_memory
     from llamainspect.models import list_models as list_models
+    from llamainspect.plans import TrainingPlan as TrainingPlan
     from llamainspect.render.json import to_json as to_json
     from llamainspect.reports import ChecksumReport as ChecksumReport
     from llamainspect.reports import ComputeEstimate as ComputeEstimate
@@ -116,5 +117,4 @@ if TYPE_CHECKING:
     from llamainspect.tokenization import tokenize_dialogue as tokenize_dialogue
     from llamainspect.tokenizer import Tokenizer as Tokenizer
     from llamainspect.tokenizer import load_tokenizer as load_tokenizer
-    from llamainspect.training import TrainingPlan as TrainingPlan
     from llamainspect.vocab import describe_vocabulary as describe_vocabulary

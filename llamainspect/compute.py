@@ -65,7 +65,7 @@ def estimate_compute(
     parameters = layout_of(config, tied).parameters
     active = layout_of(text, tied).parameters - inactive_parameters(text) if text.moe else None
     n = active or parameters
-    tokens, tokens_from = _tokens(subject, work, n)
+    tokens, tokens_from, bound = _tokens(subject, work, n)
     terms = {
         **_forward_terms(text, visited, context),
         **_training_terms(n, tokens, gpus, work.mfu),
@@ -81,6 +81,7 @@ def estimate_compute(
         forward_flops_per_token=int(terms["forward"].value),
         tokens=tokens,
         tokens_from=tokens_from,
+        tokens_bound=bound,
         tokens_per_parameter=tokens / n,
         training_flops=int(terms["training"].value),
         training_flops_by_operation=int(terms["by_operation"].value),
@@ -128,15 +129,15 @@ def _check(work: Work) -> None:
         )
 
 
-def _tokens(subject: Subject, work: Work, n: int) -> tuple[int, str]:
-    """To train on, and who says so."""
+def _tokens(subject: Subject, work: Work, n: int) -> tuple[int, str, str | None]:
+    """To train on, who says so, and what that source says beyond the number."""
     if work.tokens is not None:
-        return work.tokens, "--tokens"
+        return work.tokens, "--tokens", None
     card = card_of(subject.official.id) if subject.official else None
     if card and card.training_tokens:
         tokens = card.training_tokens
-        return tokens.value, f"{tokens.bound} {tokens.source}".strip()
-    return TOKENS_PER_PARAMETER * n, "compute-optimal, as no model card tells"
+        return tokens.value, tokens.source, tokens.bound or None
+    return TOKENS_PER_PARAMETER * n, "compute-optimal, as no model card says how many", None
 
 
 # --- one token ------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from llamainspect.footprint import (
 )
 from llamainspect.gpus import CUDA_CONTEXT_NBYTES, MAX_GPUS, Gpus
 from llamainspect.names import counted
+from llamainspect.plans import TrainingPlan
 from llamainspect.reports import (
     Finding,
     GpuFit,
@@ -38,7 +39,7 @@ from llamainspect.reports import (
     worst_first,
 )
 from llamainspect.subject import Subject
-from llamainspect.training import TrainingPlan, estimate_training
+from llamainspect.training import estimate_training
 
 USUAL_CONTEXT = 8_192  # tokens, where the model's own is not less
 USUAL_TRAINING_CONTEXT = 2_048
@@ -287,6 +288,7 @@ def _fit_running(run: _Run, context: int, batch: int, gpus: Gpus) -> GpuFit:
         _largest(lambda n: _fits(run, context, n, gpus)),
         next((n for n in numbers if _fits(run, context, batch, gpus._replace(number=n))), None),
         split if gpus.number > 1 else "one GPU",
+        "a smaller --context or --batch, or a smaller --dtype or --kv-dtype",
     )
 
 
@@ -323,35 +325,22 @@ def _fit_training(
     split = f"data parallel, ZeRO-{plan.zero}" if plan.zero else "data parallel, nothing shared"
     return _fit(
         gpus,
-        _training_parts(estimate(context, batch, plan.gpus)),
+        estimate(context, batch, plan.gpus).parts | {"CUDA context": CUDA_CONTEXT_NBYTES},
         _largest(lambda n: fits(n, batch, plan.gpus)),
         _largest(lambda n: fits(context, n, plan.gpus)),
         numbers,
         split if plan.gpus > 1 else "one GPU",
+        _training_advice(plan),
     )
 
 
-def _training_parts(memory: TrainingMemory) -> dict[str, int]:
-    """What is there at the moment that needs most."""
-    parts = {
-        "weights": memory.weights,
-        "gradients": memory.gradients,
-        "optimizer": memory.optimizer,
-        "master copy": memory.master,
-    }
-    if memory.peak == memory.forward_peak:
-        if memory.plan["accumulation"] == 1:
-            del parts["gradients"]
-        parts["activations"] = memory.activations
-    rest = memory.peak - sum(parts.values())
-    moments = {
-        memory.step_peak: "optimizer step",
-        memory.backward_peak: "backward pass",
-        memory.forward_peak: "logits and loss",
-    }
-    parts[moments[memory.peak]] = rest
-    parts["CUDA context"] = CUDA_CONTEXT_NBYTES
-    return {name: nbytes for name, nbytes in parts.items() if nbytes}
+def _training_advice(plan: TrainingPlan) -> str:
+    options = []
+    if plan.zero == 0:
+        options.append(f"--zero {2 if plan.method == 'qlora' else 3} (each holds all without it)")
+    options += ["--checkpointing"] * (not plan.checkpointing)
+    options.append("a smaller --context or --batch")
+    return ", ".join(options)
 
 
 def _fit(
@@ -361,6 +350,7 @@ def _fit(
     max_batch: int | None,
     min_number: int | None,
     split: str,
+    advice: str,
 ) -> GpuFit:
     needed = sum(parts.values())
     return GpuFit(
@@ -374,6 +364,7 @@ def _fit(
         max_batch=max_batch,
         min_number=min_number,
         split=split,
+        advice=advice if min_number is None else None,
         source=gpus.gpu.source,
     )
 

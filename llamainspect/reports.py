@@ -311,7 +311,10 @@ class TrainingMemory(NamedTuple):
     backward_peak: int
     step_peak: int
     peak: int  # the largest of the three
+    reached_in: str  # "forward", "backward" or "step"
+    parts: dict[str, int]  # of the peak
     rule_of_thumb: int  # 6 times the FP32 weights
+    rule_of_thumb_differs: str  # why it is another number
     terms: tuple[Term, ...]
 
 
@@ -328,6 +331,7 @@ class GpuFit(NamedTuple):
     max_batch: int | None  # at this context
     min_number: int | None  # smallest number of such GPUs that would do; null: none does
     split: str  # how several share the work
+    advice: str | None  # what else one could do, when no number of them would
     source: str  # who says how much memory it has
 
 
@@ -389,6 +393,7 @@ class ComputeEstimate(Report):
     forward_flops_per_token: int  # both
     tokens: int  # trained on
     tokens_from: str  # who says so
+    tokens_bound: str | None  # "about", "more than", "up to"
     tokens_per_parameter: float
     training_flops: int  # 6 * N * D
     training_flops_by_operation: int  # matrix products and attention alone

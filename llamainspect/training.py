@@ -1,141 +1,49 @@
 """How many bytes training takes: states, activations, and the moment of a step that needs most.
 
-Symbols are those of `footprint`, and: B bytes of a weight, r rank of an adapter, N data-parallel
-ranks. W weights, G gradients, S optimizer states and master copy, A saved activations.
+Symbols are those of `footprint` and `activations`, and: B bytes of a weight, r rank of an adapter,
+N data-parallel ranks. W weights, G gradients, S optimizer states and master copy.
 
 Sources: ZeRO (arXiv 1910.02054) for the states and how ranks share them; 8-bit optimizers (arXiv
 2110.02861) and bitsandbytes for blocks of 256 and the 32-bit states of small tensors; LoRA (arXiv
-2106.09685) and PEFT, which keeps adapters in FP32; QLoRA (arXiv 2305.14314). The activations are
-those that torch saves for transformers' Llama; tests/test_training_memory.py measures them.
+2106.09685) and PEFT, which keeps adapters in FP32; QLoRA (arXiv 2305.14314).
 """
 
 from collections import Counter
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
-from llamainspect.architecture import is_moe_layer
+from llamainspect.activations import (
+    AFTER_GRADIENTS,
+    SAVED,
+    Gradients,
+    Pass,
+    moments,
+    pass_of,
+    saved_terms,
+)
 from llamainspect.config import ModelConfig
-from llamainspect.errors import InvalidRequest
-from llamainspect.footprint import MAX_NUMBER, Layout, layout_of, weight_form, weight_nbytes
-from llamainspect.gpus import MAX_GPUS
+from llamainspect.footprint import Layout, layout_of, weight_form, weight_nbytes
+from llamainspect.plans import FLOAT_NBYTES, TrainingPlan, check_plan
 from llamainspect.reports import Term, TrainingMemory
-
-Method = Literal["full", "lora", "qlora"]
-Precision = Literal["bf16", "autocast", "fp32"]
-Optimizer = Literal["adamw", "adamw-8bit", "sgd"]
-Step = Literal["fused", "foreach", "for-loop"]
-Attention = Literal["flash", "eager"]
-
-FLOAT_NBYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
-TARGETS = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")
-# As transformers and PEFT call them.
-ALIASES = {
-    "q_proj": "wq", "k_proj": "wk", "v_proj": "wv", "o_proj": "wo",
-    "gate_proj": "w1", "down_proj": "w2", "up_proj": "w3",
-}  # fmt: skip
-GROUPS = {"all": TARGETS, "attention": TARGETS[:4], "ffn": TARGETS[4:]}
-MAX_RANK = 65_536
 
 BLOCK_8BIT = 256  # values that share a 32-bit scale in each of two states
 SMALL_8BIT = 4096  # tensors with fewer elements keep 32-bit states (bitsandbytes, min_8bit_size)
 
-RULE_OF_THUMB = 6  # times the FP32 weights
+# Bytes per parameter in teaching material ("Generative AI with Large Language Models", and many
+# after it): 24, 6 times the FP32 weights.
+RULE_OF_THUMB = {"weights": 4, "gradients": 4, "AdamW states": 8, "activations and the rest": 8}
+PART_NAMES = {
+    "adapters": "weights",
+    "master": "master copy",
+    "gathered": "gathered weights",
+    "layers": "activations",
+    "last": "activations",
+    "copies": "activations",
+}
 PRECISION_SAYS = {
     "bf16": "BF16 weights",
     "autocast": "FP32 weights; torch.autocast computes in BF16",
     "fp32": "FP32 throughout",
 }
-
-
-class TrainingPlan(NamedTuple):
-    """How one trains. None and empty values mean the usual."""
-
-    method: Method = "full"
-    precision: Precision = "bf16"
-    grad_dtype: str | None = None  # of FLOAT_NBYTES; None: that of the weights
-    master_copy: bool = False  # FP32 weights and states beside BF16 weights
-    optimizer: Optimizer = "adamw"
-    step: Step = "fused"
-    attention: Attention = "flash"
-    checkpointing: bool = False
-    accumulation: int = 1  # batches whose gradients are summed before a step
-    rank: int = 16
-    targets: tuple[str, ...] = TARGETS
-    zero: int = 0
-    gpus: int = 1
-
-    @property
-    def weight_nbytes(self) -> int:
-        """Of one weight that is computed with."""
-        return 2 if self.precision == "bf16" else 4
-
-
-def make_plan(method: Method | None, options: dict[str, Any]) -> TrainingPlan | None:
-    """The plan of those `options` (fields of TrainingPlan) that are not None; None for no training.
-
-    Raises InvalidRequest for options that would do nothing.
-    """
-    given = {name: value for name, value in options.items() if value is not None}
-    flags = [f"--{name.replace('_', '-')}" for name in given]
-    if method is None:
-        if given:
-            raise InvalidRequest(
-                f"{flags[0]} is of training; say which with --training full, lora or qlora"
-            )
-        return None
-    if method == "full" and not given.keys().isdisjoint({"rank", "targets"}):
-        raise InvalidRequest(
-            "--rank and --targets are of adapters; use them with --training lora or qlora"
-        )
-    if "targets" in given:
-        given["targets"] = parse_targets(given["targets"])
-    return TrainingPlan(method, **given)
-
-
-def check_plan(plan: TrainingPlan) -> None:
-    """Raise InvalidRequest for combinations that cannot be, and say what can."""
-    if plan.method == "qlora":
-        if plan.zero == 3:
-            raise InvalidRequest(
-                "--training qlora with --zero 3: weights packed in 4 bits are not cut among ranks; "
-                "use --zero 0, 1 or 2, or --training lora"
-            )
-        if plan.precision != "bf16":
-            raise InvalidRequest(
-                f"--training qlora with --precision {plan.precision}: NF4 weights are computed "
-                "with as bf16; leave --precision out"
-            )
-    if plan.master_copy and (plan.method != "full" or plan.precision != "bf16"):
-        raise InvalidRequest(
-            "--master-copy is the FP32 copy beside BF16 weights that are all trained: use it with "
-            "--training full --precision bf16 (adapters and FP32 weights need none)"
-        )
-    if plan.optimizer != "adamw" and plan.step != "fused":
-        raise InvalidRequest(f"--step is of adamw; {plan.optimizer} has one way alone")
-    for name, number, most in (
-        ("rank", plan.rank, MAX_RANK),
-        ("accumulation", plan.accumulation, MAX_NUMBER),
-        ("gpus", plan.gpus, MAX_GPUS),
-    ):
-        if not 0 < number <= most:
-            raise InvalidRequest(f"--{name} {number}: a number from 1 to {most:,} is needed")
-    if plan.zero and plan.gpus == 1:
-        raise InvalidRequest(
-            f"--zero {plan.zero} shares among GPUs, and there is one; say how many with --gpus"
-        )
-
-
-def parse_targets(text: str) -> tuple[str, ...]:
-    """Which linears get adapters: "all", "attention", "ffn", or names with commas between."""
-    names: list[str] = []
-    for word in text.split(","):
-        name = ALIASES.get(word.strip(), word.strip())
-        if name not in GROUPS and name not in TARGETS:
-            raise InvalidRequest(
-                f"--targets: {word.strip()!r} is no linear layer of a block; there are "
-                f"{', '.join(TARGETS)} (or {', '.join(ALIASES)}), and {', '.join(GROUPS)} for some"
-            )
-        names += GROUPS.get(name, (name,))
-    return tuple(name for name in TARGETS if name in names)
 
 
 def estimate_training(
@@ -154,20 +62,25 @@ def estimate_training(
     check_plan(plan)
     layout = layout or layout_of(config, tied_output)
     trained = _trained(plan, layout)
+    run = pass_of(config, seq_len, batch)
     states = _states(config, plan, layout, trained)
-    saved = _activations(config, plan, layout, seq_len, batch)
-    extra = _extra(config, plan, trained, seq_len, batch, tied_output)
-    value = {name: int(term.value) for name, term in (states | saved | extra).items()}
+    saved = saved_terms(run, plan, layout.linear_parameters)
+    step = _step(plan, trained)
+    value = {name: int(term.value) for name, term in (states | saved).items()}
     weights = value["weights"] + value["adapters"]
-    activations = sum(value[name] for name in saved)
     resident = weights + value["optimizer"] + value["master"]
-    held = value["gradients"] if plan.accumulation > 1 else 0
+    activations = sum(value[name] for name in saved)
+    within = moments(run, plan, activations, _gradients(config, plan, layout, value, tied_output))
+    loss = within.pop("logits and loss")
+    fullest = max(within, key=lambda name: within[name].nbytes)
+    before = resident + value["gathered"]
     peaks = {
-        "forward": resident + value["gathered"] + held + activations + value["loss"],
-        "backward": resident + value["gathered"] + value["gradients"] + value["backward"],
-        "step": resident + value["gradients"] + value["step"],
+        "forward": (before + loss.nbytes, f"W + S + {loss.formula}"),
+        "backward": (before + within[fullest].nbytes, f"W + S + {within[fullest].formula}"),
+        "step": (resident + value["gradients"] + int(step.value), "W + S + G + optimizer step"),
     }
-    when, peak = max(peaks.items(), key=lambda item: item[1])
+    reached = max(peaks, key=lambda name: peaks[name][0])
+    held = value["gradients"] if plan.accumulation > 1 else 0
     return TrainingMemory(
         plan=plan._asdict(),
         trained_parameters=trained.parameters,
@@ -179,15 +92,60 @@ def estimate_training(
         states=resident + value["gradients"],
         gathered=value["gathered"],
         activations=activations,
-        loss=value["loss"],
-        step=value["step"],
-        forward_peak=peaks["forward"],
-        backward_peak=peaks["backward"],
-        step_peak=peaks["step"],
-        peak=peak,
-        rule_of_thumb=RULE_OF_THUMB * 4 * layout.parameters,
-        terms=(*states.values(), *saved.values(), *extra.values(), _peak(peaks, when, plan)),
+        loss=loss.nbytes - activations - held,
+        step=int(step.value),
+        forward_peak=peaks["forward"][0],
+        backward_peak=peaks["backward"][0],
+        step_peak=peaks["step"][0],
+        peak=peaks[reached][0],
+        reached_in=reached,
+        parts=_parts(value, peaks[reached][0], reached, fullest, plan),
+        rule_of_thumb=sum(RULE_OF_THUMB.values()) * layout.parameters,
+        rule_of_thumb_differs=_compare(
+            layout.parameters, resident + value["gradients"], peaks[reached][0], run.tokens
+        ),
+        terms=(
+            *states.values(),
+            *saved.values(),
+            _loss_term(run, plan, loss.nbytes - activations - held),
+            step,
+            *_peak_terms(peaks, fullest, reached, plan),
+        ),
     )
+
+
+def _parts(
+    value: dict[str, int], peak: int, reached: str, fullest: str, plan: TrainingPlan
+) -> dict[str, int]:
+    """What there is at the fullest moment, as far as it has a name; and the rest."""
+    rest = {"forward": "logits and loss", "backward": fullest, "step": "optimizer step"}[reached]
+    names = ["weights", "adapters", "optimizer", "master"]
+    names += ["gathered"] * (reached != "step")
+    if rest in ("optimizer step", *AFTER_GRADIENTS):
+        names.append("gradients")
+    else:
+        names += ["gradients"] * (plan.accumulation > 1)
+        names += ["layers", "last", "copies"]
+    parts: dict[str, int] = {}
+    left = peak
+    for name in names:
+        nbytes = min(value.get(name, 0), left)
+        label = PART_NAMES.get(name, name)
+        parts[label] = parts.get(label, 0) + nbytes
+        left -= nbytes
+    parts[rest] = left
+    return {name: nbytes for name, nbytes in parts.items() if nbytes}
+
+
+def _gradients(
+    config: ModelConfig, plan: TrainingPlan, layout: Layout, value: dict[str, int], tied: bool
+) -> Gradients:
+    """On this rank; of frozen weights there are none."""
+    if plan.method != "full":
+        return Gradients(value["gradients"], 0, 0, tied)
+    width = plan.weight_nbytes
+    head = (config.vocab_size or 0) * config.dim * width
+    return Gradients(value["gradients"], head, layout.largest_layer * width, tied)
 
 
 # --- states ---------------------------------------------------------------------------------------
@@ -316,162 +274,6 @@ def _largest_unit(config: ModelConfig, layout: Layout) -> tuple[int, str]:
     return max((layout.largest_layer, "a layer"), (ends, "the output"))
 
 
-# --- activations ----------------------------------------------------------------------------------
-
-
-class Saved(NamedTuple):
-    """Bytes that torch saves for the backward pass, per token and unit of width."""
-
-    hidden: int  # of dim: the norms and the inputs of the linears
-    query: int  # of heads * head_dim: queries, and what attention gives
-    kv: int  # of KV heads * head_dim: keys and values
-    ffn: int  # of the feed-forward's hidden size: gate, its SiLU, up, their product
-    last: int  # of dim, after the layers: the last norm and the input of the output
-    scores: int  # of heads * context, with eager attention: softmax, and its copy in BF16
-    residual: int  # of dim, when a layer is checkpointed: its input
-    loss: int  # of the vocabulary: logits, their FP32 copy, softmax and gradient
-    logits: int  # of the vocabulary, while the gradients of the weights come about
-
-
-SAVED: dict[Precision, Saved] = {
-    "bf16": Saved(16, 4, 4, 8, 8, 6, 2, 14, 2),
-    "fp32": Saved(24, 8, 8, 16, 12, 4, 4, 16, 4),
-    "autocast": Saved(26, 4, 4, 8, 10, 6, 4, 14, 2),
-}
-LOG_SUM_EXP = 4  # bytes per token and head that flash attention saves instead of the scores
-NORM_FACTORS = 8  # bytes per token: one FP32 number in each of two norms
-
-
-def _activations(
-    config: ModelConfig, plan: TrainingPlan, layout: Layout, seq_len: int, batch: int
-) -> dict[str, Term]:
-    saved, tokens = SAVED[plan.precision], seq_len * batch
-    last = saved.last * tokens * config.dim
-    copies = 2 * _linear_parameters(config, layout) if plan.precision == "autocast" else 0
-    return {
-        "layers": _layers(config, plan, seq_len, batch),
-        "last": Term(
-            "after the layers", last, "bytes", f"{saved.last} * T*h",
-            f"{saved.last} * {tokens:,} * {config.dim:,}", "the last norm, and the input of output",
-        ),
-        "copies": Term(
-            "BF16 copies of linears", copies, "bytes", "2 * linears", f"{copies // 2:,} * 2",
-            "autocast keeps what it has cast until the end of the forward pass",
-        ),
-    }  # fmt: skip
-
-
-def _layers(config: ModelConfig, plan: TrainingPlan, seq_len: int, batch: int) -> Term:
-    saved, tokens = SAVED[plan.precision], seq_len * batch
-    kinds = _layer_kinds(config)
-    if plan.checkpointing:
-        n = sum(kinds.values())
-        each = saved.residual * tokens * config.dim
-        return Term(
-            "activations of layers", n * each, "bytes", f"L * {saved.residual} * T*h",
-            f"{n} * {each:,}", "full checkpointing: each layer keeps its input alone",
-        )  # fmt: skip
-    nbytes = {width: _layer_nbytes(config, plan, seq_len, batch, width) for width in kinds}
-    scores = "6 * b*a*s*s" if plan.attention == "eager" else f"{LOG_SUM_EXP} * T*a"
-    return Term(
-        "activations of layers",
-        sum(nbytes[width] * n for width, n in kinds.items()),
-        "bytes",
-        f"L * (T*({saved.hidden}h + {saved.query}*a*hd + {saved.kv}*kv*hd + {saved.ffn}f) "
-        f"+ {scores} + {NORM_FACTORS} * T)",
-        " + ".join(f"{n} * {nbytes[width]:,}" for width, n in kinds.items()),
-        f"what torch saves for transformers' Llama with {plan.attention} attention, T = {tokens:,}",
-    )
-
-
-def _layer_nbytes(
-    config: ModelConfig, plan: TrainingPlan, seq_len: int, batch: int, ffn: int
-) -> int:
-    saved, tokens = SAVED[plan.precision], seq_len * batch
-    heads, head_dim = config.n_heads, config.head_dim
-    if plan.attention == "eager":
-        attention = saved.scores * batch * heads * seq_len**2
-    else:
-        attention = LOG_SUM_EXP * tokens * heads
-    width = (
-        saved.hidden * config.dim
-        + saved.query * heads * head_dim
-        + saved.kv * config.n_kv_heads * head_dim
-        + saved.ffn * ffn
-    )
-    return tokens * width + attention + NORM_FACTORS * tokens
-
-
-def _layer_kinds(config: ModelConfig) -> dict[int, int]:
-    """Layers by the hidden size that a token passes in them: of routed ones, its own experts'."""
-    kinds: Counter[int] = Counter()
-    for layer in range(config.n_layers):
-        if config.moe and is_moe_layer(config.moe, layer):
-            kinds[(config.moe.top_k + 1) * config.moe.hidden_dim] += 1  # and the shared one
-        else:
-            kinds[config.hidden_dim] += 1
-    if config.cross_attention:
-        kinds[config.hidden_dim] += config.cross_attention.n_layers
-    return dict(kinds)
-
-
-def _linear_parameters(config: ModelConfig, layout: Layout) -> int:
-    """Parameters that a matrix product goes through: the blocks' linears and the output."""
-    return layout.linear_parameters + (config.vocab_size or 0) * config.dim
-
-
-# --- the moments that need most -------------------------------------------------------------------
-
-
-def _extra(
-    config: ModelConfig,
-    plan: TrainingPlan,
-    trained: Trained,
-    seq_len: int,
-    batch: int,
-    tied_output: bool,
-) -> dict[str, Term]:
-    """What comes on top of states and activations at the end of each part of a step."""
-    saved, tokens = SAVED[plan.precision], seq_len * batch
-    vocab_size = config.vocab_size or 0
-    loss = saved.loss * tokens * vocab_size
-    return {
-        "loss": Term(
-            "logits and loss", loss, "bytes", f"{saved.loss} * T*V",
-            f"{saved.loss} * {tokens:,} * {vocab_size:,}",
-            "logits, their FP32 copy and its softmax; fused or chunked cross-entropy avoids it",
-        ),
-        "backward": _backward(config, plan, seq_len, batch, tied_output),
-        "step": _step(plan, trained),
-    }  # fmt: skip
-
-
-def _backward(
-    config: ModelConfig, plan: TrainingPlan, seq_len: int, batch: int, tied_output: bool
-) -> Term:
-    """Beside the gradients of all weights, when the last of them come about."""
-    saved, tokens = SAVED[plan.precision], seq_len * batch
-    ends = (config.vocab_size or 0) * config.dim
-    logits = saved.logits * tokens * (config.vocab_size or 0)
-    nbytes = plan.weight_nbytes
-    full = plan.method == "full"
-    tail = (
-        logits + nbytes * tokens * config.dim + (2 * ends * nbytes if tied_output and full else 0)
-    )
-    formula = f"{saved.logits} * T*V + {nbytes} * T*h" + " + 2 * V*h*B" * (tied_output and full)
-    if plan.checkpointing:
-        layer = max(_layer_nbytes(config, plan, seq_len, batch, f) for f in _layer_kinds(config))
-        again = logits + layer + tokens * max(_layer_kinds(config)) * nbytes
-        if full and not tied_output:
-            again -= nbytes * ends
-        if again > tail:
-            tail, formula = again, "2 * T*V + a layer computed again + T*f*B - V*h*B"
-    return Term(
-        "end of the backward pass", tail, "bytes", formula, f"{tail:,}",
-        "beside all gradients: logits that are still held, and what the first layer needs",
-    )  # fmt: skip
-
-
 def _step(plan: TrainingPlan, trained: Trained) -> Term:
     """What the optimizer's step makes beside weights, gradients and states."""
     nbytes, n = trained.nbytes_each, trained.parameters
@@ -484,18 +286,48 @@ def _step(plan: TrainingPlan, trained: Trained) -> Term:
             "torch's foreach makes one more copy of all (its default on a GPU; fused makes none)",
         )  # fmt: skip
     largest = max(trained.tensors)
+    rest = max((size for size in trained.tensors if size < largest), default=largest)
+    elements = max(2 * largest, 3 * rest)
     return Term(
-        name, 2 * nbytes * largest, "bytes", "2 * B * largest tensor",
-        f"2 * {nbytes} * {largest:,}", "torch's for-loop goes tensor by tensor",
+        name, nbytes * elements, "bytes", "B * max(2 * largest tensor, 3 * next)",
+        f"{nbytes} * {elements:,}",
+        "torch's for-loop goes tensor by tensor, and still holds the one before",
     )  # fmt: skip
 
 
-def _peak(peaks: dict[str, int], when: str, plan: TrainingPlan) -> Term:
-    gathered = " + gathered" * (plan.zero == 3)
-    formulas = {
-        "forward": f"W + S{gathered}{' + G' * (plan.accumulation > 1)} + A + loss",
-        "backward": f"W + S{gathered} + G + end of the backward pass",
-        "step": "W + S + G + optimizer step",
+def _loss_term(run: Pass, plan: TrainingPlan, nbytes: int) -> Term:
+    per_logit = SAVED[plan.precision].loss
+    return Term(
+        "logits and loss", nbytes, "bytes", f"{per_logit} * T*V",
+        f"{per_logit} * {run.tokens:,} * {run.vocab_size:,}",
+        "logits, their FP32 copy, its softmax and gradient; fused or chunked cross-entropy (Liger, "
+        "torchtune) avoids most of it",
+    )  # fmt: skip
+
+
+def _peak_terms(
+    peaks: dict[str, tuple[int, str]], fullest: str, reached: str, plan: TrainingPlan
+) -> list[Term]:
+    """The three parts of a step, and the fullest of them."""
+    says = {
+        "forward": "logits and loss, with all activations",
+        "backward": f"fullest at: {fullest}",
+        "step": f"{plan.optimizer}'s",
     }
-    moments = ", ".join(f"{name} {nbytes:,}" for name, nbytes in peaks.items())
-    return Term("peak", peaks[when], "bytes", formulas[when], moments, f"reached in: {when}")
+    terms = [
+        Term(f"peak of the {name} pass".replace("step pass", "step"), nbytes, "bytes", formula,
+             "", says[name])
+        for name, (nbytes, formula) in peaks.items()
+    ]  # fmt: skip
+    return [*terms, Term("peak", peaks[reached][0], "bytes", "the largest of the three", "", "")]
+
+
+def _compare(parameters: int, states: int, peak: int, tokens: int) -> str:
+    """Why the rule of thumb says another number."""
+    rule = ", ".join(f"{nbytes} {name}" for name, nbytes in RULE_OF_THUMB.items())
+    return (
+        f"it gives every parameter {sum(RULE_OF_THUMB.values())} bytes ({rule}), however it is "
+        f"trained and on however many tokens; here weights, gradients and states take "
+        f"{states / parameters:.2f} bytes per parameter, and the peak with {tokens:,} tokens comes "
+        f"to {peak / parameters:.2f}"
+    )

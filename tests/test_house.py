@@ -27,6 +27,8 @@ FLOORS = [
         "nearest",
         "gpus",
         "footprint",
+        "plans",
+        "activations",
         "training",
         "rope",
         "bits",
@@ -67,7 +69,8 @@ FLOORS = [
 ORDER = [
     "errors", "dtypes", "tensors", "names", "nearest", "config", "architecture", "catalog",
     "reports",
-    "published", "generations", "chat", "gpus", "footprint", "training", "rope", "bits",
+    "published", "generations", "chat", "gpus", "footprint", "plans", "activations",
+    "training", "rope", "bits",
     "glossary", "sources", "formats.signatures", "formats.strict_json",
     "formats.ranks", "formats.sentencepiece_file", "formats.vocabulary", "formats.torch_zip",
     "formats.symbolic_pickle",

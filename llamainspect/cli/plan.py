@@ -172,8 +172,8 @@ def memory(
     reading a prompt takes. Ends with 1 when it does not fit.
     """
     from llamainspect.memory import Usage, estimate_memory
+    from llamainspect.plans import make_plan
     from llamainspect.subject import find_subject
-    from llamainspect.training import make_plan
 
     machines = None if gpu is None else _machines(gpu).shared_by(gpus)
     options = {

@@ -3,6 +3,7 @@
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -314,23 +315,35 @@ def _(report: Explanation, terminal: bool) -> RenderableType:
     for kind, title in TITLES.items():
         topics = [topic for topic in report.topics if topic.kind == kind]
         if topics:
-            parts.append(section(title, Group(*map(_topic, topics))))
+            listed = kind in ("file", "field") and report.field is None
+            body = _listed(topics) if listed else Group(*map(_topic, topics))
+            parts.append(section(title, body))
     if report.findings:
         parts.append(findings_view(report.findings))
     return Group(*parts)
 
 
+def _listed(topics: list[Topic]) -> RenderableType:
+    """Name, value and sentence, one below the other."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="cyan", overflow="fold")
+    grid.add_column(justify="right", overflow="fold")
+    grid.add_column(overflow="fold")
+    for topic in topics:
+        grid.add_row(safe(topic.name), _topic_value(topic), safe(topic.text))
+    return grid
+
+
 def _topic(topic: Topic) -> RenderableType:
     line = safe(topic.name, "bold cyan")
     line.append(f"  {_topic_value(topic)}", style="not cyan")
-    line.append(f"  {printable(topic.text)}", style="not bold not cyan")
-    rows = [safe(f"  {step}") for step in topic.steps]
+    rows = [safe(topic.text, "dim"), *map(safe, topic.steps)]
     if topic.check:
         mark, style = ("✓", "green") if topic.agrees else ("✗", "red")
-        rows.append(safe(f"  {mark} {topic.check}", style))
+        rows.append(safe(f"{mark} {topic.check}", style))
     if topic.mistake:
-        rows.append(safe(f"  ! {topic.mistake}", "yellow"))
-    return Group(line, *rows)
+        rows.append(safe(f"! {topic.mistake}", "yellow"))
+    return Group(line, Padding(Group(*rows), (0, 0, 0, 2)))
 
 
 def _topic_value(topic: Topic) -> str:

@@ -104,24 +104,18 @@ def _training(memory: TrainingMemory) -> RenderableType:
     how += ["checkpointing"] * plan["checkpointing"]
     if plan["accumulation"] > 1:
         how.append(f"{plan['accumulation']} batches summed")
-    if plan["gpus"] > 1:
+    if plan["zero"]:
         how.append(f"ZeRO-{plan['zero']} on {plan['gpus']} GPUs")
     grid = Table.grid(padding=(0, GAP))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(justify="right", no_wrap=True)
     grid.add_column(overflow="fold")
-    peak = memory.terms[-1]
-    for term in memory.terms[:-1]:
-        if term.value:
-            grid.add_row(term.name, nbytes_text(int(term.value)), "")
-    moments = {
-        "forward": memory.forward_peak,
-        "backward": memory.backward_peak,
-        "step": memory.step_peak,
-    }
-    for name, nbytes in moments.items():
-        grid.add_row(f"peak of the {name}", nbytes_text(nbytes), "")
-    grid.add_row("peak", Text(nbytes_text(memory.peak), style="bold"), Text(peak.source))
+    for term in memory.terms:
+        if term.value and term.name != "peak":
+            highest = term.name.startswith(f"peak of the {memory.reached_in}")
+            style = "bold" if highest else ""
+            nbytes = Text(nbytes_text(int(term.value)), style=style)
+            grid.add_row(term.name, nbytes, Text("the most" * highest, style=style))
     each = " on each GPU" * (plan["gpus"] > 1)
     trained = count_text(memory.trained_parameters)
     title = Text(f"\nBytes to train {trained} parameters{each}", style="bold")
@@ -130,9 +124,9 @@ def _training(memory: TrainingMemory) -> RenderableType:
 
 
 def _rule_of_thumb(memory: TrainingMemory) -> Text:
-    line = Text("\nrule of thumb  ", style="dim")
-    line.append(f"{nbytes_text(memory.rule_of_thumb)}, 6 times the FP32 weights", style="not dim")
-    return line
+    line = Text("\nThe rule of thumb, 6 times the FP32 weights, says ")
+    line.append(nbytes_text(memory.rule_of_thumb), style="bold")
+    return line.append(f": {memory.rule_of_thumb_differs}.")
 
 
 def _gpu(fit: GpuFit, dtype: str, terminal: bool) -> RenderableType:
@@ -147,7 +141,7 @@ def _gpu(fit: GpuFit, dtype: str, terminal: bool) -> RenderableType:
         verdict = Text(f"It does not fit{dtype}: {missing} too much", style="bold red")
     lines: list[RenderableType] = [title, verdict]
     if terminal:
-        lines.append(_parts_bar(fit))
+        lines += _parts_bar(fit)
     rows: list[tuple[str, RenderableType]] = []
     for (name, nbytes), (fill, style) in zip(fit.parts.items(), FILLS, strict=False):
         label = Text(f"{fill} " if terminal else "", style=style)
@@ -156,13 +150,15 @@ def _gpu(fit: GpuFit, dtype: str, terminal: bool) -> RenderableType:
     batch = "not one sequence" if fit.max_batch is None else counted(fit.max_batch, "sequence")
     rows.append(("largest context", Text(context)))
     rows.append(("largest batch", Text(batch)))
-    number = "no number of them" if fit.min_number is None else f"{fit.min_number:,} of them"
-    rows.append(("enough would be", Text(number)))
+    if fit.min_number is None:
+        rows.append(("more of them", Text(f"do not help; {fit.advice}")))
+    else:
+        rows.append(("enough would be", Text(f"{fit.min_number:,} of them")))
     return Group(*lines, facts(rows))
 
 
-def _parts_bar(fit: GpuFit) -> Text:
-    """The memory of one GPU, part by part; what is too much runs over its end."""
+def _parts_bar(fit: GpuFit) -> list[Text]:
+    """The memory of one GPU, part by part; a mark below shows its end where that is not enough."""
     whole = max(fit.nbytes, fit.needed)
     bar, reached, drawn = Text(), 0, 0
     for (_, nbytes), (fill, style) in zip(fit.parts.items(), FILLS, strict=False):
@@ -171,9 +167,10 @@ def _parts_bar(fit: GpuFit) -> Text:
         bar.append(fill * cells, style=style)
         drawn += cells
     bar.append("·" * (BAR_WIDTH - drawn), style="dim")
-    if fit.left < 0:
-        bar.append(f"  the GPU ends at {round(100 * fit.nbytes / whole)} %", style="dim")
-    return bar
+    if fit.left >= 0:
+        return [bar]
+    end = min(round(BAR_WIDTH * fit.nbytes / whole), BAR_WIDTH - 1)
+    return [bar, Text(f"{' ' * end}↑ here its memory ends"[-78:], style="red")]
 
 
 class _Terms:
@@ -232,7 +229,8 @@ def _(report: ComputeEstimate, terminal: bool) -> RenderableType:
             ("together", Text(f"{report.forward_flops_per_token:,} FLOPs")),
         )
     )
-    tokens = f"{_short(report.tokens)}, {report.tokens_from}"
+    bound = f"{report.tokens_bound} " if report.tokens_bound else ""
+    tokens = f"{bound}{_short(report.tokens)}, {report.tokens_from}"
     optimal = report.optimal_tokens
     gpus = f"{report.gpu}-hours at {100 * report.mfu:g} % of the peak"
     if report.gpus > 1:

@@ -1,0 +1,374 @@
+"""What a training step keeps beside its states: activations, and the temporaries of each moment.
+
+The numbers are those of torch running transformers' Llama with its own loss, to the byte where
+activations are saved and within 1 % at the peak; tests/test_training_memory.py measures them. The
+classic 34*s*b*h (arXiv 2205.05198) knows neither SwiGLU nor GQA nor the loss.
+
+Symbols: T tokens (b sequences of s), h dim, q heads * head_dim, k KV heads * head_dim, a heads, hd
+head_dim, f hidden size of the feed-forward, V vocabulary, L layers, B bytes of a weight.
+"""
+
+from typing import NamedTuple
+
+from llamainspect.architecture import is_moe_layer
+from llamainspect.config import ModelConfig
+from llamainspect.plans import Attention, Precision, TrainingPlan
+from llamainspect.reports import Term
+
+LOG_SUM_EXP = 4  # bytes per token and head that flash attention saves instead of the scores
+NORM_FACTOR = 4  # bytes per token and norm: one FP32 number
+TEMPORARY_SCORES = 12  # bytes per score while eager attention goes back through its softmax
+
+
+class Pass(NamedTuple):
+    """A batch on its way through a model: how long and how wide things are."""
+
+    tokens: int
+    seq_len: int
+    batch: int
+    hidden: int
+    query: int
+    kv: int
+    heads: int
+    head_dim: int
+    vocab_size: int
+    layers: dict[int, int]  # hidden size of the feed-forward -> how many layers
+
+    @property
+    def scores(self) -> int:
+        """Entries of one layer's attention matrices."""
+        return self.batch * self.heads * self.seq_len**2
+
+    @property
+    def n_layers(self) -> int:
+        """All of them."""
+        return sum(self.layers.values())
+
+    @property
+    def ffn(self) -> int:
+        """Hidden size of the widest feed-forward."""
+        return max(self.layers)
+
+    @property
+    def head(self) -> int:
+        """Elements of the output matrix."""
+        return self.vocab_size * self.hidden
+
+
+def pass_of(config: ModelConfig, seq_len: int, batch: int) -> Pass:
+    """`batch` sequences of `seq_len` tokens. In routed layers a token passes its own experts."""
+    layers: dict[int, int] = {}
+    for layer in range(config.n_layers):
+        width = config.hidden_dim
+        if config.moe and is_moe_layer(config.moe, layer):
+            width = (config.moe.top_k + 1) * config.moe.hidden_dim  # and the shared one
+        layers[width] = layers.get(width, 0) + 1
+    if config.cross_attention:
+        layers[config.hidden_dim] += config.cross_attention.n_layers
+    return Pass(
+        tokens=seq_len * batch,
+        seq_len=seq_len,
+        batch=batch,
+        hidden=config.dim,
+        query=config.n_heads * config.head_dim,
+        kv=config.n_kv_heads * config.head_dim,
+        heads=config.n_heads,
+        head_dim=config.head_dim,
+        vocab_size=config.vocab_size or 0,
+        layers=layers,
+    )
+
+
+# --- saved for the backward pass ------------------------------------------------------------------
+
+
+class Saved(NamedTuple):
+    """Bytes per token that are saved, by the width they go with."""
+
+    hidden: int  # of h: the norms and the inputs of the linears
+    query: int  # of q: queries, and what attention gives
+    kv: int  # of k: keys and values
+    ffn: int  # of f: gate, its SiLU, up, their product
+    scores: int  # per score, with eager attention: softmax, and its copy in BF16
+    residual: int  # of h, for a checkpointed layer: its input
+    last: int  # of h, after the layers: the last norm and the input of the output
+    rotation: int  # of s*hd: cosines and sines
+    loss: int  # of V: logits, their FP32 copy, its softmax and gradient
+    logits: int  # of V: logits that the caller holds
+
+
+SAVED: dict[Precision, Saved] = {
+    "bf16": Saved(16, 4, 4, 8, 6, 2, 8, 4, 14, 2),
+    "fp32": Saved(24, 8, 8, 16, 4, 4, 12, 8, 16, 4),
+    "autocast": Saved(26, 4, 4, 8, 6, 4, 10, 8, 14, 2),
+}
+
+
+def saved_terms(run: Pass, plan: TrainingPlan, linears: int) -> dict[str, Term]:
+    """What is there at the end of the forward pass. `linears` are parameters of the blocks'."""
+    saved, tokens = SAVED[plan.precision], run.tokens
+    last = tokens * (saved.last * run.hidden + NORM_FACTOR)
+    once = _once(run, plan)
+    mask = f" + {saved.rotation // 2} * b*s*s" * (plan.checkpointing and plan.attention == "eager")
+    terms = {
+        "layers": _layers_term(run, plan),
+        "last": Term(
+            "after the layers", last + once, "bytes",
+            f"{saved.last} * T*h + {NORM_FACTOR} * T + {saved.rotation} * s*hd{mask}",
+            f"{tokens:,} * ({saved.last} * {run.hidden:,} + {NORM_FACTOR}) + {once:,}",
+            "the last norm, the input of the output, cosines and sines",
+        ),
+    }  # fmt: skip
+    if plan.precision == "autocast":
+        copied = run.head if plan.checkpointing else linears + run.head
+        terms["copies"] = Term(
+            "BF16 copies", 2 * copied, "bytes",
+            "2 * V*h" if plan.checkpointing else "2 * (linears + V*h)", f"2 * {copied:,}",
+            "autocast keeps the weights that it has cast, for the backward pass",
+        )  # fmt: skip
+    return terms
+
+
+def _once(run: Pass, plan: TrainingPlan) -> int:
+    """Cosines and sines, and the mask where a checkpointed layer will need it again."""
+    rotation = SAVED[plan.precision].rotation
+    nbytes = rotation * run.seq_len * run.head_dim
+    if plan.checkpointing and plan.attention == "eager":
+        nbytes += rotation // 2 * run.batch * run.seq_len**2
+    return nbytes
+
+
+def _layers_term(run: Pass, plan: TrainingPlan) -> Term:
+    saved, name = SAVED[plan.precision], "activations of layers"
+    if plan.checkpointing:
+        each = saved.residual * run.tokens * run.hidden
+        return Term(
+            name, run.n_layers * each, "bytes", f"L * {saved.residual} * T*h",
+            f"{run.n_layers} * {each:,}", "full checkpointing: each layer keeps its input alone",
+        )  # fmt: skip
+    each_of = {ffn: layer_nbytes(run, plan.precision, plan.attention, ffn) for ffn in run.layers}
+    widths = f"{saved.hidden}h + {saved.query}q + {saved.kv}k + {saved.ffn}f"
+    scores = f"{LOG_SUM_EXP} * T*a"
+    if plan.attention == "eager":
+        widths = f"{saved.hidden}h + {saved.query + saved.kv}q + {saved.ffn}f"
+        scores = f"{saved.scores} * b*a*s*s"
+    return Term(
+        name,
+        sum(each_of[ffn] * n for ffn, n in run.layers.items()),
+        "bytes",
+        f"L * (T*({widths}) + {scores} + {2 * NORM_FACTOR} * T)",
+        " + ".join(f"{n} * {each_of[ffn]:,}" for ffn, n in run.layers.items()),
+        f"what torch saves for transformers' Llama with {plan.attention} attention; q = a*hd, "
+        "k = kv*hd",
+    )
+
+
+def layer_nbytes(run: Pass, precision: Precision, attention: Attention, ffn: int) -> int:
+    """What one layer saves, without copies of weights."""
+    saved = SAVED[precision]
+    if attention == "eager":  # keys and values are repeated for every query head first
+        kv, scores = run.query, saved.scores * run.scores
+    else:
+        kv, scores = run.kv, LOG_SUM_EXP * run.tokens * run.heads
+    width = saved.hidden * run.hidden + saved.query * run.query + saved.kv * kv + saved.ffn * ffn
+    return run.tokens * (width + 2 * NORM_FACTOR) + scores
+
+
+# --- the moments of a step ------------------------------------------------------------------------
+
+
+class Inside(NamedTuple):
+    """A moment within the backward pass of a layer: bytes beside the other layers'."""
+
+    saved: int = 0  # 1: all that the layer saved is still there
+    hidden: int = 0  # per T*h
+    query: int = 0  # per T*q
+    kv: int = 0  # per T*k
+    ffn: int = 0  # per T*f
+    scores: int = 0  # per score
+    copies: int = 0  # 1: the BF16 copies of its weights are still there
+    own: int = 0  # 1: and the layer's input, which checkpointing keeps
+    grads: tuple[int, int, int] | None = None  # per h*q, h*k, h*f of gradients; None: all
+    attention: Attention | None = None  # with this one alone
+    checkpointing: bool = False  # then alone
+
+
+# Found by decomposing what torch's allocator has at each event of a step.
+INSIDE: dict[Precision, tuple[Inside, ...]] = {
+    "bf16": (
+        Inside(saved=1, hidden=2, ffn=4, own=1, grads=(0, 0, 2)),
+        Inside(hidden=34, query=4, kv=4, own=1, grads=(0, 0, 6)),
+        Inside(hidden=26, own=1),
+        Inside(hidden=10, query=6, scores=12, own=1, grads=(2, 0, 6), attention="eager"),
+        Inside(hidden=34, query=8, scores=6, own=1, grads=(0, 0, 6), attention="eager"),
+    ),
+    "fp32": (
+        Inside(saved=1, hidden=4, ffn=8, grads=(0, 0, 4)),
+        Inside(hidden=16, query=16, kv=16, grads=(4, 0, 12), attention="flash"),
+        Inside(hidden=16, query=12, scores=12, grads=(4, 0, 12), attention="eager"),
+    ),
+    "autocast": (
+        Inside(saved=1, hidden=4, ffn=4, copies=1, grads=(0, 0, 2)),
+        Inside(saved=1, hidden=12, ffn=-8, grads=(4, 4, 12)),
+        Inside(hidden=24),
+        Inside(hidden=24, query=16, kv=4, grads=(2, 4, 0), checkpointing=True),
+        Inside(hidden=18, query=6, scores=12, grads=(6, 4, 12), attention="eager"),
+    ),
+}
+
+
+# Moments that have nearly all gradients in any case.
+AFTER_GRADIENTS = ("first layer, back", "end of the backward pass")
+
+
+class Gradients(NamedTuple):
+    """Bytes of gradients, as far as moments differ in how many of them are there."""
+
+    all: int
+    head: int  # of the output matrix; 0 when it is frozen
+    layer: int  # of one layer; 0 when it is frozen
+    tied: bool  # the output's is the embedding's
+
+
+class Moment(NamedTuple):
+    """One moment of a step, beside weights and states of the optimizer."""
+
+    nbytes: int
+    formula: str
+
+
+def moments(run: Pass, plan: TrainingPlan, saved: int, grads: Gradients) -> dict[str, Moment]:
+    """The moments that can be the fullest of the forward and backward pass.
+
+    `saved` are all activations (A). Gradients of earlier batches are there throughout when batches
+    are accumulated; otherwise they come about on the way back.
+    """
+    found = {"logits and loss": _loss(run, plan, saved)}
+    found |= _output(run, plan, saved, grads)
+    found |= _layers(run, plan, grads)
+    found["end of the backward pass"] = _end(run, plan, grads)
+    if plan.accumulation == 1:
+        return found
+    return {
+        name: moment
+        if name in AFTER_GRADIENTS
+        else Moment(moment.nbytes + grads.all, f"{moment.formula} + G")
+        for name, moment in found.items()
+    }
+
+
+def _loss(run: Pass, plan: TrainingPlan, saved: int) -> Moment:
+    per_logit, tokens = SAVED[plan.precision].loss, run.tokens
+    loss = Moment(saved + per_logit * tokens * run.vocab_size, f"A + {per_logit} * T*V")
+    if plan.precision == "autocast" and plan.checkpointing:
+        # Until the forward pass ends, autocast holds what it has cast in every layer.
+        copies = sum(_copies(run, ffn) * n for ffn, n in run.layers.items())
+        nbytes = saved + 10 * tokens * run.vocab_size + 4 * tokens * run.hidden + copies
+        loss = max(loss, Moment(nbytes, "A + 10 * T*V + 4 * T*h + 2 * linears"))
+    return loss
+
+
+def _output(run: Pass, plan: TrainingPlan, saved: int, grads: Gradients) -> dict[str, Moment]:
+    """Back through the output matrix, and through the norm before it."""
+    kept = SAVED[plan.precision]
+    logits, hidden = run.tokens * run.vocab_size, run.tokens * run.hidden
+    head_copy = 2 * run.head if plan.precision == "autocast" else 0
+    product = 2 * kept.logits * logits + grads.head
+    formula = f"A + {2 * kept.logits} * T*V + V*h*B"
+    if head_copy and grads.head:
+        product = max(4 * logits + head_copy, 2 * logits + 2 * head_copy)
+        formula = "A + max(4 * T*V + 2 * V*h, 2 * T*V + 4 * V*h)"
+    norm = {"bf16": 16, "fp32": 12, "autocast": 14}[plan.precision] * hidden
+    there = 0 if plan.accumulation > 1 else grads.head
+    return {
+        "output, back": Moment(
+            saved + product + kept.logits * hidden, f"{formula} + {kept.logits} * T*h"
+        ),
+        "last norm, back": Moment(
+            saved + norm + kept.logits * logits + there - head_copy,
+            f"A + {kept.logits} * T*V + {norm // hidden} * T*h + V*h*B",
+        ),
+    }
+
+
+def _layers(run: Pass, plan: TrainingPlan, grads: Gradients) -> dict[str, Moment]:
+    """Back through the last layer, with what all the others saved; and through the first, with the
+    gradients of all the others."""
+    kept, many = SAVED[plan.precision], plan.accumulation > 1
+    rest = kept.logits * run.tokens * run.vocab_size + _once(run, plan)
+    last = first = 0
+    for moment in INSIDE[plan.precision]:
+        if moment.attention not in (None, plan.attention):
+            continue
+        if moment.checkpointing and not plan.checkpointing:
+            continue
+        for ffn in run.layers:
+            there, come = _inside(run, plan, moment, ffn, grads)
+            others = _saved_by_layers(run, plan) - _saved_by(run, plan, ffn)
+            last = max(last, others + there + come + (0 if many else grads.head))
+            first = max(first, there + come)
+    head = 0 if grads.tied else grads.head
+    first += grads.all if many else max(0, grads.all - head - grads.layer)
+    return {
+        "last layer, back": Moment(
+            last + rest, "the other layers' A + logits + what the layer needs + V*h*B"
+        ),
+        "first layer, back": Moment(
+            first + rest, "G + logits + what the layer needs, its own G not all there"
+        ),
+    }
+
+
+def _inside(
+    run: Pass, plan: TrainingPlan, moment: Inside, ffn: int, grads: Gradients
+) -> tuple[int, int]:
+    """What a layer has at one moment of its way back, and gradients that have come about."""
+    kept, hidden = SAVED[plan.precision], run.hidden
+    there = moment.saved * layer_nbytes(run, plan.precision, plan.attention, ffn)
+    there += moment.copies * _copies(run, ffn) * (plan.precision == "autocast")
+    there += run.tokens * (
+        moment.hidden * hidden + moment.query * run.query + moment.kv * run.kv + moment.ffn * ffn
+    )
+    there += moment.scores * run.scores
+    if moment.own and plan.checkpointing:
+        there += kept.residual * run.tokens * hidden
+    if not grads.layer:
+        return there, 0
+    many, largest = plan.accumulation > 1, hidden * ffn * plan.weight_nbytes
+    if moment.grads is None:
+        return there, 0 if many else grads.layer
+    query, kv, wide = moment.grads
+    come = hidden * (query * run.query + kv * run.kv + wide * ffn)
+    return there, min(come, largest) if many else come
+
+
+def _saved_by_layers(run: Pass, plan: TrainingPlan) -> int:
+    return sum(_saved_by(run, plan, ffn) * n for ffn, n in run.layers.items())
+
+
+def _saved_by(run: Pass, plan: TrainingPlan, ffn: int) -> int:
+    if plan.checkpointing:
+        return SAVED[plan.precision].residual * run.tokens * run.hidden
+    copies = _copies(run, ffn) if plan.precision == "autocast" else 0
+    return layer_nbytes(run, plan.precision, plan.attention, ffn) + copies
+
+
+def _copies(run: Pass, ffn: int) -> int:
+    """Weights of one layer in BF16."""
+    return 2 * run.hidden * (2 * run.query + 2 * run.kv + 3 * ffn)
+
+
+def _end(run: Pass, plan: TrainingPlan, grads: Gradients) -> Moment:
+    """When the embedding gets its gradient, with those of everything else."""
+    kept, width = SAVED[plan.precision], plan.weight_nbytes
+    logits = kept.logits * run.tokens * run.vocab_size
+    hidden = width * run.tokens * run.hidden
+    more = (plan.accumulation > 1) and grads.head > 0
+    formula = f"G + {kept.logits} * T*V"
+    if not (grads.tied and grads.head):
+        nbytes = logits + hidden + more * grads.head
+        return Moment(grads.all + nbytes, f"{formula} + {width} * T*h{' + V*h*B' * more}")
+    if plan.precision == "autocast":
+        nbytes = logits + hidden + (1 + more) * grads.head
+        return Moment(grads.all + nbytes, f"{formula} + {width} * T*h + {1 + more} * V*h*B")
+    return Moment(grads.all + logits + (2 + more) * grads.head, f"{formula} + {2 + more} * V*h*B")
