@@ -90,7 +90,7 @@ class Saved(NamedTuple):
     kv: int  # of k: keys and values
     ffn: int  # of f: gate, its SiLU, up, their product
     scores: int  # per score, with eager attention: softmax, and its copy in BF16
-    residual: int  # of h, for a checkpointed layer: its input
+    residual: int  # of h, the stream between layers: a checkpointed layer keeps its input
     last: int  # of h, after the layers: the last norm and the input of the output
     rotation: int  # of s*hd: cosines and sines
     loss: int  # of V: logits, their FP32 copy, its softmax and gradient
@@ -102,11 +102,22 @@ SAVED: dict[Precision, Saved] = {
     "fp32": Saved(24, 8, 8, 16, 4, 4, 12, 8, 16, 4),
     "autocast": Saved(26, 4, 4, 8, 6, 4, 10, 8, 14, 2),
 }
+# Under adapters the model is frozen: a frozen norm saves its FP32 input alone, a frozen linear
+# nothing. What the adapters save comes on top, see `_adapters_nbytes`.
+FROZEN: dict[Precision, Saved] = {
+    "bf16": SAVED["bf16"]._replace(hidden=8, ffn=6, last=4),
+    "fp32": SAVED["fp32"]._replace(hidden=8, ffn=12, last=4),
+}
+
+
+def saved_of(plan: TrainingPlan) -> Saved:
+    """The row for what is trained."""
+    return SAVED[plan.precision] if plan.method == "full" else FROZEN[plan.stream]
 
 
 def saved_terms(run: Pass, plan: TrainingPlan, linears: int) -> dict[str, Term]:
     """What is there at the end of the forward pass. `linears` are parameters of the blocks'."""
-    saved, tokens = SAVED[plan.precision], run.tokens
+    saved, tokens = saved_of(plan), run.tokens
     last = tokens * (saved.last * run.hidden + NORM_FACTOR)
     once = _once(run, plan)
     mask = f" + {saved.rotation // 2} * b*s*s" * (plan.checkpointing and plan.attention == "eager")
@@ -131,7 +142,7 @@ def saved_terms(run: Pass, plan: TrainingPlan, linears: int) -> dict[str, Term]:
 
 def _once(run: Pass, plan: TrainingPlan) -> int:
     """Cosines and sines, and the mask where a checkpointed layer will need it again."""
-    rotation = SAVED[plan.precision].rotation
+    rotation = saved_of(plan).rotation
     nbytes = rotation * run.seq_len * run.head_dim
     if plan.checkpointing and plan.attention == "eager":
         nbytes += rotation // 2 * run.batch * run.seq_len**2
@@ -139,39 +150,68 @@ def _once(run: Pass, plan: TrainingPlan) -> int:
 
 
 def _layers_term(run: Pass, plan: TrainingPlan) -> Term:
-    saved, name = SAVED[plan.precision], "activations of layers"
+    saved, name = saved_of(plan), "activations of layers"
     if plan.checkpointing:
         each = saved.residual * run.tokens * run.hidden
         return Term(
             name, run.n_layers * each, "bytes", f"L * {saved.residual} * T*h",
             f"{run.n_layers} * {each:,}", "full checkpointing: each layer keeps its input alone",
         )  # fmt: skip
-    each_of = {ffn: layer_nbytes(run, plan.precision, plan.attention, ffn) for ffn in run.layers}
-    widths = f"{saved.hidden}h + {saved.query}q + {saved.kv}k + {saved.ffn}f"
-    scores = f"{LOG_SUM_EXP} * T*a"
+    each_of = {ffn: layer_nbytes(run, plan, ffn) for ffn in run.layers}
+    adapters, says = ("", "") if plan.method == "full" else ADAPTERS_SAVE[plan.stream]
+    widths, scores = f"{saved.query}q + {saved.kv}k", f"{LOG_SUM_EXP} * T*a"
     if plan.attention == "eager":
-        widths = f"{saved.hidden}h + {saved.query + saved.kv}q + {saved.ffn}f"
+        widths = f"{saved.query + saved.kv}q"
         scores = f"{saved.scores} * b*a*s*s"
     return Term(
         name,
         sum(each_of[ffn] * n for ffn, n in run.layers.items()),
         "bytes",
-        f"L * (T*({widths}) + {scores} + {2 * NORM_FACTOR} * T)",
+        f"L * (T*({saved.hidden}h + {widths} + {saved.ffn}f{adapters}) + {scores} + "
+        f"{2 * NORM_FACTOR} * T)",
         " + ".join(f"{n} * {each_of[ffn]:,}" for ffn, n in run.layers.items()),
         f"what torch saves for transformers' Llama with {plan.attention} attention; q = a*hd, "
-        "k = kv*hd",
+        f"k = kv*hd{says}",
     )
 
 
-def layer_nbytes(run: Pass, precision: Precision, attention: Attention, ffn: int) -> int:
+def layer_nbytes(run: Pass, plan: TrainingPlan, ffn: int) -> int:
     """What one layer saves, without copies of weights."""
-    saved = SAVED[precision]
-    if attention == "eager":  # keys and values are repeated for every query head first
+    saved = saved_of(plan)
+    if plan.attention == "eager":  # keys and values are repeated for every query head first
         kv, scores = run.query, saved.scores * run.scores
     else:
         kv, scores = run.kv, LOG_SUM_EXP * run.tokens * run.heads
     width = saved.hidden * run.hidden + saved.query * run.query + saved.kv * kv + saved.ffn * ffn
+    if plan.method != "full":
+        width += _adapters_width(run, plan, ffn)
     return run.tokens * (width + 2 * NORM_FACTOR) + scores
+
+
+ADAPTERS_SAVE = {
+    "bf16": (
+        " + 4 * sum(in + r)",
+        "; each adapter saves an FP32 copy of its input, and its r numbers",
+    ),
+    "fp32": (" + 4 * (inputs + r each)", "; adapters save each input once, and their r numbers"),
+}
+
+
+def _adapters_width(run: Pass, plan: TrainingPlan, ffn: int) -> int:
+    """Bytes per token that the adapters of a layer save: FP32, as PEFT keeps them.
+
+    Beside BF16 weights every adapter casts its input for itself; FP32 inputs are shared, and the
+    input of wo is saved by attention anyway.
+    """
+    targets = set(plan.targets)
+    inputs = dict.fromkeys(("wq", "wk", "wv", "w1", "w3"), run.hidden)
+    inputs |= {"wo": run.query, "w2": ffn}
+    inner = 4 * plan.rank * len(targets)
+    if plan.stream == "bf16":
+        return inner + 4 * sum(inputs[target] for target in targets)
+    shared = [{"wq", "wk", "wv"}, {"w1", "w3"}]
+    widths = run.hidden * sum(not group.isdisjoint(targets) for group in shared)
+    return inner + 4 * (widths + ffn * ("w2" in targets))
 
 
 # --- the moments of a step ------------------------------------------------------------------------
@@ -244,8 +284,11 @@ def moments(run: Pass, plan: TrainingPlan, saved: int, grads: Gradients) -> dict
     are accumulated; otherwise they come about on the way back.
     """
     found = {"logits and loss": _loss(run, plan, saved)}
-    found |= _output(run, plan, saved, grads)
-    found |= _layers(run, plan, grads)
+    if plan.method == "full":
+        found |= _output(run, plan, saved, grads)
+        found |= _layers(run, plan, grads)
+    else:
+        found["a layer, back"] = _frozen_layer(run, plan)
     found["end of the backward pass"] = _end(run, plan, grads)
     if plan.accumulation == 1:
         return found
@@ -258,7 +301,7 @@ def moments(run: Pass, plan: TrainingPlan, saved: int, grads: Gradients) -> dict
 
 
 def _loss(run: Pass, plan: TrainingPlan, saved: int) -> Moment:
-    per_logit, tokens = SAVED[plan.precision].loss, run.tokens
+    per_logit, tokens = saved_of(plan).loss, run.tokens
     loss = Moment(saved + per_logit * tokens * run.vocab_size, f"A + {per_logit} * T*V")
     if plan.precision == "autocast" and plan.checkpointing:
         # Until the forward pass ends, autocast holds what it has cast in every layer.
@@ -270,7 +313,7 @@ def _loss(run: Pass, plan: TrainingPlan, saved: int) -> Moment:
 
 def _output(run: Pass, plan: TrainingPlan, saved: int, grads: Gradients) -> dict[str, Moment]:
     """Back through the output matrix, and through the norm before it."""
-    kept = SAVED[plan.precision]
+    kept = saved_of(plan)
     logits, hidden = run.tokens * run.vocab_size, run.tokens * run.hidden
     head_copy = 2 * run.head if plan.precision == "autocast" else 0
     product = 2 * kept.logits * logits + grads.head
@@ -294,7 +337,7 @@ def _output(run: Pass, plan: TrainingPlan, saved: int, grads: Gradients) -> dict
 def _layers(run: Pass, plan: TrainingPlan, grads: Gradients) -> dict[str, Moment]:
     """Back through the last layer, with what all the others saved; and through the first, with the
     gradients of all the others."""
-    kept, many = SAVED[plan.precision], plan.accumulation > 1
+    kept, many = saved_of(plan), plan.accumulation > 1
     rest = kept.logits * run.tokens * run.vocab_size + _once(run, plan)
     last = first = 0
     for moment in INSIDE[plan.precision]:
@@ -319,12 +362,29 @@ def _layers(run: Pass, plan: TrainingPlan, grads: Gradients) -> dict[str, Moment
     }
 
 
+def _frozen_layer(run: Pass, plan: TrainingPlan) -> Moment:
+    """Back through the last layer of a frozen model with adapters."""
+    kept, tokens = saved_of(plan), run.tokens
+    most = 0
+    for ffn in run.layers:
+        wide = 12 * run.hidden + 8 * ffn
+        if {"w1", "w3"}.isdisjoint(plan.targets):
+            wide = max(2 * run.hidden + 6 * ffn, 22 * run.hidden)
+        if plan.stream == "fp32":
+            wide *= 2
+        others = _saved_by_layers(run, plan)
+        others -= 0 if plan.checkpointing else layer_nbytes(run, plan, ffn)
+        most = max(most, others + layer_nbytes(run, plan, ffn) + tokens * wide)
+    formula = f"the layers' A + {kept.logits} * T*V + what the layer needs"
+    return Moment(most + kept.logits * tokens * run.vocab_size + _once(run, plan), formula)
+
+
 def _inside(
     run: Pass, plan: TrainingPlan, moment: Inside, ffn: int, grads: Gradients
 ) -> tuple[int, int]:
     """What a layer has at one moment of its way back, and gradients that have come about."""
-    kept, hidden = SAVED[plan.precision], run.hidden
-    there = moment.saved * layer_nbytes(run, plan.precision, plan.attention, ffn)
+    kept, hidden = saved_of(plan), run.hidden
+    there = moment.saved * layer_nbytes(run, plan, ffn)
     there += moment.copies * _copies(run, ffn) * (plan.precision == "autocast")
     there += run.tokens * (
         moment.hidden * hidden + moment.query * run.query + moment.kv * run.kv + moment.ffn * ffn
@@ -348,9 +408,9 @@ def _saved_by_layers(run: Pass, plan: TrainingPlan) -> int:
 
 def _saved_by(run: Pass, plan: TrainingPlan, ffn: int) -> int:
     if plan.checkpointing:
-        return SAVED[plan.precision].residual * run.tokens * run.hidden
+        return saved_of(plan).residual * run.tokens * run.hidden
     copies = _copies(run, ffn) if plan.precision == "autocast" else 0
-    return layer_nbytes(run, plan.precision, plan.attention, ffn) + copies
+    return layer_nbytes(run, plan, ffn) + copies
 
 
 def _copies(run: Pass, ffn: int) -> int:
@@ -360,7 +420,7 @@ def _copies(run: Pass, ffn: int) -> int:
 
 def _end(run: Pass, plan: TrainingPlan, grads: Gradients) -> Moment:
     """When the embedding gets its gradient, with those of everything else."""
-    kept, width = SAVED[plan.precision], plan.weight_nbytes
+    kept, width = saved_of(plan), saved_of(plan).residual
     logits = kept.logits * run.tokens * run.vocab_size
     hidden = width * run.tokens * run.hidden
     more = (plan.accumulation > 1) and grads.head > 0

@@ -11,7 +11,13 @@ from llamainspect.checkpoint import Checkpoint, Weight
 from llamainspect.config import DEFAULT_MULTIPLE_OF, PARAMS_FILE, ModelConfig
 from llamainspect.dtypes import SmallFloat
 from llamainspect.errors import InvalidRequest, LlamaInspectError
-from llamainspect.footprint import chunked_layers, kv_cache
+from llamainspect.footprint import (
+    chunked_layers,
+    kv_cache,
+    layout_of,
+    weight_form,
+    weight_nbytes,
+)
 from llamainspect.formats.strict_json import read_json_object
 from llamainspect.glossary import FIELDS, FILES
 from llamainspect.names import NOT_PARAMETERS, component_of, counted, layer_of
@@ -255,10 +261,10 @@ def _rope(subject: Subject, name: str) -> Topic:
     scaling = rope_scaling(config)
     plain, scaled = wavelengths(config), wavelengths(config, scaling)
     pairs = len(plain)
-    shown = sorted({round(i * (pairs - 1) / (SHOWN_PAIRS - 1)) for i in range(SHOWN_PAIRS)})
+    shown = {round(i * (pairs - 1) / (SHOWN_PAIRS - 1)) for i in range(SHOWN_PAIRS)}
     text = (
-        f"position is written into each query and key by turning its {pairs} pairs of numbers; "
-        "pair i turns once in 2*pi * rope_theta^(2i/head_dim) tokens"
+        "longest wavelength, in tokens: position is written into each query and key by turning its "
+        f"{pairs} pairs of numbers; pair i turns once in 2*pi * rope_theta^(2i/head_dim) tokens"
     )
     steps = [f"rope_theta {config.rope_theta:,.0f}, head_dim {config.head_dim}"]
     if scaling:
@@ -267,7 +273,13 @@ def _rope(subject: Subject, name: str) -> Topic:
             f"{scaling.stretched_above:,.0f} tokens {scaling.factor:g} times as long, between the "
             "two in between"
         )
-    for pair in shown:
+        between = [
+            pair
+            for pair, length in enumerate(plain)
+            if scaling.kept_below <= length <= scaling.stretched_above
+        ]
+        shown |= set(between[len(between) // 2 :][:1])
+    for pair in sorted(shown):
         stretched = f" -> {scaled[pair]:,.1f}" if scaled[pair] != plain[pair] else ""
         steps.append(f"pair {pair}: {plain[pair]:,.1f} tokens{stretched}")
     if interval := config.nope_layer_interval:
@@ -280,7 +292,7 @@ def _rope(subject: Subject, name: str) -> Topic:
         )
         if subject.tied_output:
             mistake += "; config.json of Llama 3.2 1B and 3B on the hub says 32"
-    return _topic("derived", name, round(max(scaled), 1), text, *steps, mistake=mistake)
+    return _topic("derived", name, round(max(scaled)), text, *steps, mistake=mistake)
 
 
 def _layer_parameters(subject: Subject, name: str) -> Topic:
@@ -365,16 +377,20 @@ def _kv_cache(subject: Subject, name: str) -> Topic:
 
 def _weight_bytes(subject: Subject, name: str) -> Topic:
     parameters = count_parameters(subject.config, subject.tied_output)
-    steps = [f"{parameters:,} * {width} = {parameters * width:,} ({dtype})" for dtype, width in
-             (("BF16, FP16", 2), ("FP32", 4))]  # fmt: skip
+    steps = [f"{dtype}: {parameters:,} * {width} = {parameters * width:,}" for dtype, width in
+             (("BF16 or FP16", 2), ("FP32", 4))]  # fmt: skip
+    int4 = weight_nbytes(layout_of(subject.config, subject.tied_output), weight_form("int4"))
     check = None
     if subject.checkpoint and subject.census:
         stored = sum(subject.census.nbytes_by_dtype.values())
         dtypes = ", ".join(subject.census.nbytes_by_dtype)
         check = (f"the files hold {stored:,} bytes of tensors, as {dtypes}", True)
-    return _topic(
-        "derived", name, 2 * parameters, "bytes of the weights in 16 bits", *steps, check=check
+    mistake = (
+        f"half a byte per parameter, as is often said of INT4, would be {int4.naive:,}; with "
+        f"scales, and with embedding, output and norms in 16 bits, it is {int4.nbytes:,}"
     )
+    text = "bytes of the weights in 16 bits"
+    return _topic("derived", name, 2 * parameters, text, *steps, check=check, mistake=mistake)
 
 
 DERIVED: dict[str, Callable[[Subject, str], Topic | None]] = {

@@ -41,6 +41,11 @@ class TrainingPlan(NamedTuple):
     gpus: int = 1
 
     @property
+    def stream(self) -> Precision:
+        """What is passed from layer to layer: FP32 where embedding and norms were made FP32."""
+        return "fp32" if self.method == "qlora" else self.precision
+
+    @property
     def weight_nbytes(self) -> int:
         """Of one weight that is computed with."""
         return 2 if self.precision == "bf16" else 4
@@ -81,6 +86,11 @@ def check_plan(plan: TrainingPlan) -> None:
                 f"--training qlora with --precision {plan.precision}: NF4 weights are computed "
                 "with as bf16; leave --precision out"
             )
+    if plan.method == "lora" and plan.precision == "autocast":
+        raise InvalidRequest(
+            "--training lora with --precision autocast: frozen weights are BF16 or FP32 beside "
+            "FP32 adapters; use --precision bf16 or fp32"
+        )
     if plan.master_copy and (plan.method != "full" or plan.precision != "bf16"):
         raise InvalidRequest(
             "--master-copy is the FP32 copy beside BF16 weights that are all trained: use it with "

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from llamainspect.activations import (
     AFTER_GRADIENTS,
-    SAVED,
     Gradients,
     Pass,
     moments,
     pass_of,
+    saved_of,
     saved_terms,
 )
 from llamainspect.config import ModelConfig
@@ -223,8 +223,8 @@ def _base_weights(plan: TrainingPlan, layout: Layout) -> Term:
             "bytes",
             "linears * (1/2 + 1/64 + 4/(64*256)) + 4 * rest",
             f"{packed.values_nbytes:,} + {packed.scales_nbytes:,} + 4 * {packed.kept:,}",
-            "double-quantised; the usual preparation makes embedding, output and norms FP32 "
-            "(arXiv 2305.14314, PEFT)",
+            "double-quantised (arXiv 2305.14314); PEFT's preparation for training makes embedding, "
+            "output and norms FP32, and so what is passed from layer to layer",
         )
     nbytes = plan.weight_nbytes
     return _shared(
@@ -296,7 +296,7 @@ def _step(plan: TrainingPlan, trained: Trained) -> Term:
 
 
 def _loss_term(run: Pass, plan: TrainingPlan, nbytes: int) -> Term:
-    per_logit = SAVED[plan.precision].loss
+    per_logit = saved_of(plan).loss
     return Term(
         "logits and loss", nbytes, "bytes", f"{per_logit} * T*V",
         f"{per_logit} * {run.tokens:,} * {run.vocab_size:,}",
@@ -312,7 +312,7 @@ def _peak_terms(
     says = {
         "forward": "logits and loss, with all activations",
         "backward": f"fullest at: {fullest}",
-        "step": f"{plan.optimizer}'s",
+        "step": f"when {plan.optimizer} steps, activations gone",
     }
     terms = [
         Term(f"peak of the {name} pass".replace("step pass", "step"), nbytes, "bytes", formula,

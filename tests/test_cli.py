@@ -56,6 +56,17 @@ COMMANDS = {
         lambda path: li.show_tensor(li.open_checkpoint(path), "output.weight"),
     ),
     "verify-checksums": (["--deep"], lambda path: li.verify_checksums(path, deep=True)),
+    "memory": (
+        ["--context", "100", "--gpu", "t4"],
+        lambda path: li.estimate_memory(
+            li.find_subject(path), li.Usage(context=100), gpus=li.parse_gpus("t4")
+        ),
+    ),
+    "compute": (
+        ["--tokens", "1B", "--mfu", "0.5"],
+        lambda path: li.estimate_compute(li.find_subject(path), li.Work(tokens=10**9, mfu=0.5)),
+    ),
+    "explain": (["HIDDEN_dim"], lambda path: li.explain_model(li.find_subject(path), "HIDDEN_dim")),
 }
 
 

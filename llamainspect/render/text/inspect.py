@@ -352,6 +352,8 @@ def _topic_value(topic: Topic) -> str:
         return {True: "yes", False: "no", None: "null"}[value]
     if topic.kind == "file":
         return nbytes_text(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) >= 1_000:
+        return f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else printable(str(value))
 
 

@@ -188,7 +188,8 @@ class _Terms:
             line = Text(term.name, style="bold")
             line.append(f"  {_value(term)}", style="not bold")
             yield line
-            for text in (term.formula, f"= {term.worked}", term.source):
+            worked = f"= {term.worked}" if term.worked else ""
+            for text in (term.formula, worked, term.source):
                 if text:
                     yield Text(f"  {text}", style="dim" if text == term.source else "")
 
