@@ -43,7 +43,7 @@ from llamainspect.training import estimate_training
 
 USUAL_CONTEXT = 8_192  # tokens, where the model's own is not less
 USUAL_TRAINING_CONTEXT = 2_048
-STORED_FORMS = {"F32": "fp32", "BF16": "bf16", "F16": "fp16", "F8_E4M3": "fp8"}
+STORED_FORMS = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
 
 
 class Usage(NamedTuple):
@@ -212,7 +212,10 @@ def _terms(run: _Run, context: int, batch: int) -> tuple[Term, ...]:
 
 
 def _stored_form(subject: Subject) -> str:
-    """The form that most bytes of a checkpoint have; bf16 where there are no files."""
+    """How the files store most weights, or the release does; bf16 where nothing tells."""
+    form = subject.form
+    if form != "plain":
+        return form
     dtypes = subject.census.nbytes_by_dtype if subject.census else {}
     return STORED_FORMS.get(next(iter(dtypes), ""), "bf16")
 
@@ -250,6 +253,13 @@ def _findings(
             "which is what this estimate is of; `llamainspect summary` tells what differs"
         )
         found.append(Finding("warning", subject.name, message))
+    if subject.form != "plain":
+        known = "is under stored" if _stored(subject)[0] else "is not published"
+        message = (
+            f"the release is {subject.form} in a scheme of its own: what its files take {known}, and "
+            "the estimate is of all the blocks' linears in the forms of the table"
+        )
+        found.append(Finding("note", subject.name, message))
     if image := image_kv_nbytes(subject.config):
         message = (
             f"each image of a prompt adds {image:,} bytes of 16-bit keys and values in the "

@@ -3,8 +3,8 @@
 import os
 from typing import NamedTuple
 
-from llamainspect.catalog import OFFICIAL_MODELS, OfficialModel, find_by_name, identify
-from llamainspect.census import Census, take_census
+from llamainspect.catalog import OFFICIAL_MODELS, Form, OfficialModel, find_by_name, identify
+from llamainspect.census import Census, form_of, take_census
 from llamainspect.checkpoint import Checkpoint, open_checkpoint
 from llamainspect.config import PARAMS_FILE, ModelConfig
 from llamainspect.errors import InvalidRequest, MissingFile, NotACheckpoint
@@ -31,6 +31,13 @@ class Subject(NamedTuple):
     def context_length(self) -> int | None:
         """Tokens, as published of the release."""
         return self.official.context_length if self.official else None
+
+    @property
+    def form(self) -> Form:
+        """Whether it is quantised, as its files or its release say."""
+        if self.checkpoint:
+            return form_of(self.checkpoint)
+        return self.official.form if self.official else "plain"
 
     def check_context(self, tokens: int) -> list[Finding]:
         """Whether the model was made for so many."""

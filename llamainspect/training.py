@@ -102,7 +102,7 @@ def estimate_training(
         parts=_parts(value, peaks[reached][0], reached, fullest, plan),
         rule_of_thumb=sum(RULE_OF_THUMB.values()) * layout.parameters,
         rule_of_thumb_differs=_compare(
-            layout.parameters, resident + value["gradients"], peaks[reached][0], run.tokens
+            plan, layout.parameters, resident + value["gradients"], peaks[reached][0], run.tokens
         ),
         terms=(
             *states.values(),
@@ -118,10 +118,10 @@ def _parts(
     value: dict[str, int], peak: int, reached: str, fullest: str, plan: TrainingPlan
 ) -> dict[str, int]:
     """What there is at the fullest moment, as far as it has a name; and the rest."""
-    rest = {"forward": "logits and loss", "backward": fullest, "step": "optimizer step"}[reached]
+    rest = {"forward": "logits and loss", "backward": "backward pass", "step": "optimizer step"}
     names = ["weights", "adapters", "optimizer", "master"]
     names += ["gathered"] * (reached != "step")
-    if rest in ("optimizer step", *AFTER_GRADIENTS):
+    if reached == "step" or (reached == "backward" and fullest in AFTER_GRADIENTS):
         names.append("gradients")
     else:
         names += ["gradients"] * (plan.accumulation > 1)
@@ -133,7 +133,7 @@ def _parts(
         label = PART_NAMES.get(name, name)
         parts[label] = parts.get(label, 0) + nbytes
         left -= nbytes
-    parts[rest] = left
+    parts[rest[reached]] = left
     return {name: nbytes for name, nbytes in parts.items() if nbytes}
 
 
@@ -322,12 +322,13 @@ def _peak_terms(
     return [*terms, Term("peak", peaks[reached][0], "bytes", "the largest of the three", "", "")]
 
 
-def _compare(parameters: int, states: int, peak: int, tokens: int) -> str:
+def _compare(plan: TrainingPlan, parameters: int, states: int, peak: int, tokens: int) -> str:
     """Why the rule of thumb says another number."""
     rule = ", ".join(f"{nbytes} {name}" for name, nbytes in RULE_OF_THUMB.items())
+    where = f", on each of {plan.gpus:,} GPUs," if plan.zero else ""
     return (
         f"it gives every parameter {sum(RULE_OF_THUMB.values())} bytes ({rule}), however it is "
-        f"trained and on however many tokens; here weights, gradients and states take "
+        f"trained and on however many tokens; here{where} weights, gradients and states take "
         f"{states / parameters:.2f} bytes per parameter, and the peak with {tokens:,} tokens comes "
         f"to {peak / parameters:.2f}"
     )
