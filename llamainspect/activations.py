@@ -33,6 +33,7 @@ class Pass(NamedTuple):
     head_dim: int
     vocab_size: int
     layers: dict[int, int]  # hidden size of the feed-forward -> how many layers
+    first: int  # hidden size of the first layer's
 
     @property
     def scores(self) -> int:
@@ -57,14 +58,13 @@ class Pass(NamedTuple):
 
 def pass_of(config: ModelConfig, seq_len: int, batch: int) -> Pass:
     """`batch` sequences of `seq_len` tokens. In routed layers a token passes its own experts."""
-    layers: dict[int, int] = {}
-    for layer in range(config.n_layers):
-        width = config.hidden_dim
-        if config.moe and is_moe_layer(config.moe, layer):
-            width = (config.moe.top_k + 1) * config.moe.hidden_dim  # and the shared one
-        layers[width] = layers.get(width, 0) + 1
+    widths = [config.hidden_dim] * config.n_layers
+    if config.moe:
+        expert = (config.moe.top_k + 1) * config.moe.hidden_dim  # with the shared one
+        widths = [expert if is_moe_layer(config.moe, i) else w for i, w in enumerate(widths)]
     if config.cross_attention:
-        layers[config.hidden_dim] += config.cross_attention.n_layers
+        widths += [config.hidden_dim] * config.cross_attention.n_layers
+    layers = {width: widths.count(width) for width in dict.fromkeys(widths)}
     return Pass(
         tokens=seq_len * batch,
         seq_len=seq_len,
@@ -76,6 +76,7 @@ def pass_of(config: ModelConfig, seq_len: int, batch: int) -> Pass:
         head_dim=config.head_dim,
         vocab_size=config.vocab_size or 0,
         layers=layers,
+        first=widths[0],
     )
 
 
@@ -158,6 +159,10 @@ def _layers_term(run: Pass, plan: TrainingPlan) -> Term:
             f"{run.n_layers} * {each:,}", "full checkpointing: each layer keeps its input alone",
         )  # fmt: skip
     each_of = {ffn: layer_nbytes(run, plan, ffn) for ffn in run.layers}
+    spared = _before_adapters(run, plan)
+    worked = " + ".join(f"{n} * {each_of[ffn]:,}" for ffn, n in run.layers.items())
+    if spared:
+        worked += f" - {spared:,} before the first adapter"
     adapters, says = ("", "") if plan.method == "full" else ADAPTERS_SAVE[plan.stream]
     widths, scores = f"{saved.query}q + {saved.kv}k", f"{LOG_SUM_EXP} * T*a"
     if plan.attention == "eager":
@@ -165,11 +170,11 @@ def _layers_term(run: Pass, plan: TrainingPlan) -> Term:
         scores = f"{saved.scores} * b*a*s*s"
     return Term(
         name,
-        sum(each_of[ffn] * n for ffn, n in run.layers.items()),
+        sum(each_of[ffn] * n for ffn, n in run.layers.items()) - spared,
         "bytes",
         f"L * (T*({saved.hidden}h + {widths} + {saved.ffn}f{adapters}) + {scores} + "
         f"{2 * NORM_FACTOR} * T)",
-        " + ".join(f"{n} * {each_of[ffn]:,}" for ffn, n in run.layers.items()),
+        worked,
         f"what torch saves for transformers' Llama with {plan.attention} attention; q = a*hd, "
         f"k = kv*hd{says}",
     )
@@ -212,6 +217,28 @@ def _adapters_width(run: Pass, plan: TrainingPlan, ffn: int) -> int:
     shared = [{"wq", "wk", "wv"}, {"w1", "w3"}]
     widths = run.hidden * sum(not group.isdisjoint(targets) for group in shared)
     return inner + 4 * (widths + ffn * ("w2" in targets))
+
+
+def _before_adapters(run: Pass, plan: TrainingPlan) -> int:
+    """What the first layer need not save, as nothing before its first adapter has a gradient.
+
+    With checkpointing PEFT asks for the gradient of the embeddings, and this is nothing.
+    """
+    if plan.method == "full" or plan.checkpointing:
+        return 0
+    saved, targets, tokens = saved_of(plan), set(plan.targets), run.tokens
+    norm = tokens * (4 * run.hidden + NORM_FACTOR)
+    spared = norm
+    if not {"wq", "wk", "wv"}.isdisjoint(targets):
+        return spared
+    kv = run.query if plan.attention == "eager" else run.kv
+    scores = saved.scores * run.scores
+    spared += tokens * (saved.query * run.query + saved.kv * kv)
+    spared += scores if plan.attention == "eager" else LOG_SUM_EXP * tokens * run.heads
+    if "wo" in targets:
+        return spared - (4 * tokens * run.query if plan.stream == "fp32" else 0)
+    unsaved = 3 - 2 * ("w1" in targets) - ("w3" in targets)
+    return spared + norm + tokens * saved.ffn // 3 * run.first * unsaved
 
 
 # --- the moments of a step ------------------------------------------------------------------------
@@ -267,14 +294,18 @@ class Gradients(NamedTuple):
     all: int
     head: int  # of the output matrix; 0 when it is frozen
     layer: int  # of one layer; 0 when it is frozen
-    tied: bool  # the output's is the embedding's
+    tied: bool  # the output's is the embedding's, and trained
 
 
 class Moment(NamedTuple):
-    """One moment of a step, beside weights and states of the optimizer."""
+    """One moment of a step, beside weights and states of the optimizer: what there is, in bytes."""
 
-    nbytes: int
-    formula: str
+    parts: dict[str, int]  # by formula
+
+    @property
+    def nbytes(self) -> int:
+        """All of it."""
+        return sum(self.parts.values())
 
 
 def moments(run: Pass, plan: TrainingPlan, saved: int, grads: Gradients) -> dict[str, Moment]:
@@ -290,47 +321,45 @@ def moments(run: Pass, plan: TrainingPlan, saved: int, grads: Gradients) -> dict
     else:
         found["a layer, back"] = _frozen_layer(run, plan)
     found["end of the backward pass"] = _end(run, plan, grads)
-    if plan.accumulation == 1:
-        return found
-    return {
-        name: moment
-        if name in AFTER_GRADIENTS
-        else Moment(moment.nbytes + grads.all, f"{moment.formula} + G")
-        for name, moment in found.items()
-    }
+    if plan.accumulation > 1:
+        for name, moment in found.items():
+            if name not in AFTER_GRADIENTS:
+                moment.parts["G"] = grads.all
+    return found
 
 
 def _loss(run: Pass, plan: TrainingPlan, saved: int) -> Moment:
-    per_logit, tokens = saved_of(plan).loss, run.tokens
-    loss = Moment(saved + per_logit * tokens * run.vocab_size, f"A + {per_logit} * T*V")
+    per_logit, logits = saved_of(plan).loss, run.tokens * run.vocab_size
+    loss = Moment({"A": saved, f"{per_logit} * T*V": per_logit * logits})
     if plan.precision == "autocast" and plan.checkpointing:
         # Until the forward pass ends, autocast holds what it has cast in every layer.
         copies = sum(_copies(run, ffn) * n for ffn, n in run.layers.items())
-        nbytes = saved + 10 * tokens * run.vocab_size + 4 * tokens * run.hidden + copies
-        loss = max(loss, Moment(nbytes, "A + 10 * T*V + 4 * T*h + 2 * linears"))
+        parts = {"10 * T*V": 10 * logits, "4 * T*h": 4 * run.tokens * run.hidden}
+        cast = Moment({"A": saved, **parts, "2 * linears": copies})
+        loss = max(loss, cast, key=lambda moment: moment.nbytes)
     return loss
 
 
 def _output(run: Pass, plan: TrainingPlan, saved: int, grads: Gradients) -> dict[str, Moment]:
     """Back through the output matrix, and through the norm before it."""
-    kept = saved_of(plan)
+    kept, cast = saved_of(plan), plan.precision == "autocast"
     logits, hidden = run.tokens * run.vocab_size, run.tokens * run.hidden
-    head_copy = 2 * run.head if plan.precision == "autocast" else 0
-    product = 2 * kept.logits * logits + grads.head
-    formula = f"A + {2 * kept.logits} * T*V + V*h*B"
-    if head_copy and grads.head:
-        product = max(4 * logits + head_copy, 2 * logits + 2 * head_copy)
-        formula = "A + max(4 * T*V + 2 * V*h, 2 * T*V + 4 * V*h)"
-    norm = {"bf16": 16, "fp32": 12, "autocast": 14}[plan.precision] * hidden
-    there = 0 if plan.accumulation > 1 else grads.head
+    product = {f"{2 * kept.logits} * T*V": 2 * kept.logits * logits, "V*h*B": grads.head}
+    if cast:  # the gradient in BF16, and then in FP32
+        early = {"4 * T*V": 4 * logits, "2 * V*h": 2 * run.head}
+        late = {"2 * T*V": 2 * logits, "4 * V*h": 4 * run.head}
+        product = max(early, late, key=lambda parts: sum(parts.values()))
+    norm = {"bf16": 16, "fp32": 12, "autocast": 14}[plan.precision]
+    back = {f"{kept.logits} * T*V": kept.logits * logits, f"{norm} * T*h": norm * hidden}
+    if plan.accumulation == 1:
+        back["V*h*B"] = grads.head
+    if cast:
+        back["-2 * V*h"] = -2 * run.head
     return {
         "output, back": Moment(
-            saved + product + kept.logits * hidden, f"{formula} + {kept.logits} * T*h"
+            {"A": saved, **product, f"{kept.logits} * T*h": kept.logits * hidden}
         ),
-        "last norm, back": Moment(
-            saved + norm + kept.logits * logits + there - head_copy,
-            f"A + {kept.logits} * T*V + {norm // hidden} * T*h + V*h*B",
-        ),
+        "last norm, back": Moment({"A": saved, **back}),
     }
 
 
@@ -338,45 +367,61 @@ def _layers(run: Pass, plan: TrainingPlan, grads: Gradients) -> dict[str, Moment
     """Back through the last layer, with what all the others saved; and through the first, with the
     gradients of all the others."""
     kept, many = saved_of(plan), plan.accumulation > 1
-    rest = kept.logits * run.tokens * run.vocab_size + _once(run, plan)
-    last = first = 0
-    for moment in INSIDE[plan.precision]:
-        if moment.attention not in (None, plan.attention):
-            continue
-        if moment.checkpointing and not plan.checkpointing:
-            continue
-        for ffn in run.layers:
-            there, come = _inside(run, plan, moment, ffn, grads)
-            others = _saved_by_layers(run, plan) - _saved_by(run, plan, ffn)
-            last = max(last, others + there + come + (0 if many else grads.head))
-            first = max(first, there + come)
-    head = 0 if grads.tied else grads.head
-    first += grads.all if many else max(0, grads.all - head - grads.layer)
+    rest = {f"{kept.logits} * T*V": kept.logits * run.tokens * run.vocab_size}
+    rest["cosines and sines"] = _once(run, plan)
+    inside = [
+        (ffn, *_inside(run, plan, moment, ffn, grads))
+        for moment in INSIDE[plan.precision]
+        if moment.attention in (None, plan.attention)
+        and (plan.checkpointing or not moment.checkpointing)
+        for ffn in run.layers
+    ]
+    saved = _saved_by_layers(run, plan)
+    ffn, there, come = max(inside, key=lambda at: at[1] + at[2] - _saved_by(run, plan, at[0]))
+    last = {
+        "A of the other layers": saved - _saved_by(run, plan, ffn),
+        "this layer's": there,
+        "its gradients so far": come,
+        "V*h*B": 0 if many else grads.head,
+    }
+    _, there, come = max(inside, key=lambda at: at[1] + at[2])
+    others = grads.all - grads.layer - (0 if grads.tied else grads.head)
+    first = {
+        "G so far": grads.all if many else max(0, others),
+        "this layer's": there,
+        "its gradients so far": come,
+    }
     return {
-        "last layer, back": Moment(
-            last + rest, "the other layers' A + logits + what the layer needs + V*h*B"
-        ),
-        "first layer, back": Moment(
-            first + rest, "G + logits + what the layer needs, its own G not all there"
-        ),
+        "last layer, back": Moment(last | rest),
+        "first layer, back": Moment(first | rest),
     }
 
 
 def _frozen_layer(run: Pass, plan: TrainingPlan) -> Moment:
     """Back through the last layer of a frozen model with adapters."""
     kept, tokens = saved_of(plan), run.tokens
-    most = 0
-    for ffn in run.layers:
-        wide = 12 * run.hidden + 8 * ffn
-        if {"w1", "w3"}.isdisjoint(plan.targets):
-            wide = max(2 * run.hidden + 6 * ffn, 22 * run.hidden)
-        if plan.stream == "fp32":
-            wide *= 2
-        others = _saved_by_layers(run, plan)
-        others -= 0 if plan.checkpointing else layer_nbytes(run, plan, ffn)
-        most = max(most, others + layer_nbytes(run, plan, ffn) + tokens * wide)
-    formula = f"the layers' A + {kept.logits} * T*V + what the layer needs"
-    return Moment(most + kept.logits * tokens * run.vocab_size + _once(run, plan), formula)
+    each = {ffn: layer_nbytes(run, plan, ffn) + _on_the_way_back(run, plan, ffn)
+            for ffn in run.layers}  # fmt: skip
+    ffn = max(each, key=each.__getitem__)
+    others = _saved_by_layers(run, plan)
+    if not plan.checkpointing:
+        others -= _saved_by(run, plan, ffn)
+    return Moment(
+        {
+            "A of the other layers": others,
+            "this layer's": each[ffn],
+            f"{kept.logits} * T*V": kept.logits * tokens * run.vocab_size,
+            "cosines and sines": _once(run, plan),
+        }
+    )
+
+
+def _on_the_way_back(run: Pass, plan: TrainingPlan, ffn: int) -> int:
+    """Most that a frozen layer needs beside what it saved."""
+    wide = 12 * run.hidden + 8 * ffn
+    if {"w1", "w3"}.isdisjoint(plan.targets):
+        wide = max(2 * run.hidden + 6 * ffn, 22 * run.hidden)
+    return run.tokens * wide * (2 if plan.stream == "fp32" else 1)
 
 
 def _inside(
@@ -403,7 +448,8 @@ def _inside(
 
 
 def _saved_by_layers(run: Pass, plan: TrainingPlan) -> int:
-    return sum(_saved_by(run, plan, ffn) * n for ffn, n in run.layers.items())
+    layers = sum(_saved_by(run, plan, ffn) * n for ffn, n in run.layers.items())
+    return layers - _before_adapters(run, plan)
 
 
 def _saved_by(run: Pass, plan: TrainingPlan, ffn: int) -> int:
@@ -420,15 +466,18 @@ def _copies(run: Pass, ffn: int) -> int:
 
 def _end(run: Pass, plan: TrainingPlan, grads: Gradients) -> Moment:
     """When the embedding gets its gradient, with those of everything else."""
-    kept, width = saved_of(plan), saved_of(plan).residual
-    logits = kept.logits * run.tokens * run.vocab_size
-    hidden = width * run.tokens * run.hidden
-    more = (plan.accumulation > 1) and grads.head > 0
-    formula = f"G + {kept.logits} * T*V"
-    if not (grads.tied and grads.head):
-        nbytes = logits + hidden + more * grads.head
-        return Moment(grads.all + nbytes, f"{formula} + {width} * T*h{' + V*h*B' * more}")
-    if plan.precision == "autocast":
-        nbytes = logits + hidden + (1 + more) * grads.head
-        return Moment(grads.all + nbytes, f"{formula} + {width} * T*h + {1 + more} * V*h*B")
-    return Moment(grads.all + logits + (2 + more) * grads.head, f"{formula} + {2 + more} * V*h*B")
+    kept = saved_of(plan)
+    hidden = {f"{kept.residual} * T*h": kept.residual * run.tokens * run.hidden}
+    heads = int(plan.accumulation > 1)
+    if grads.tied:
+        heads += 1
+        if plan.precision != "autocast":
+            heads, hidden = heads + 1, {}
+    return Moment(
+        {
+            "G": grads.all,
+            f"{kept.logits} * T*V": kept.logits * run.tokens * run.vocab_size,
+            **hidden,
+            f"{heads} * V*h*B": heads * grads.head,
+        }
+    )

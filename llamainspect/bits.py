@@ -34,7 +34,10 @@ class Bits(NamedTuple):
 
 
 def encode(value: float, layout: SmallFloat) -> int:
-    """The code nearest to a finite `value`, ties to even; beyond the largest, infinity or NaN."""
+    """The code nearest to a finite `value`, ties to even; beyond the largest, infinity.
+
+    Without infinity it is the largest, as torch saturates.
+    """
     sign = int(math.copysign(1, value) < 0) << (layout.exponent_bits + layout.mantissa_bits)
     if value == 0:
         return sign
@@ -69,7 +72,7 @@ def split(value: float, layout: SmallFloat) -> Bits:
 
 
 def _beyond(layout: SmallFloat) -> int:
-    """The code of infinity, or of NaN where there is none."""
+    """The code of infinity, or of the largest number where there is none."""
     if layout.has_inf:
         return ((1 << layout.exponent_bits) - 1) << layout.mantissa_bits
-    return min(layout.nan_codes)
+    return min(layout.nan_codes) - 1

@@ -131,7 +131,7 @@ def find_by_name(name: str) -> OfficialModel | None:
     for row in OFFICIAL_MODELS:
         base = row.id.partition(":")[0]
         repository = (row.repository or "").rpartition("/")[2]
-        names = (base, row.id, repository, base.replace("llama-1-", "llama-"))
+        names = (base, row.id, repository, row.repository or "", base.replace("llama-1-", "llama-"))
         if wanted and any(_letters(known) == wanted for known in names):
             return row
     return None

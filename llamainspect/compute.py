@@ -5,6 +5,8 @@ Sources: Kaplan et al. 2020 (arXiv 2001.08361) for 6*N*D; Hoffmann et al. 2022 (
 2203.15556) for about 20 tokens per parameter.
 """
 
+import re
+from fractions import Fraction
 from typing import NamedTuple
 
 from llamainspect.architecture import inactive_parameters, routed_layers
@@ -17,6 +19,7 @@ from llamainspect.footprint import (
     Matrix,
     chunked_layers,
     kv_cache,
+    largest_split,
     layout_of,
     symbols_of,
     weight_form,
@@ -24,7 +27,7 @@ from llamainspect.footprint import (
 )
 from llamainspect.gpus import Gpus, find_gpu
 from llamainspect.model_cards import card_of
-from llamainspect.reports import ComputeEstimate, Decoding, Finding, Term
+from llamainspect.reports import ComputeEstimate, Decoding, Finding, Term, worst_first
 from llamainspect.subject import Subject
 
 TOKENS_PER_PARAMETER = 20  # Chinchilla
@@ -34,6 +37,8 @@ USUAL_CONTEXT = 8_192
 USUAL_GPU = "h100"
 USUAL_MFU = 0.4  # share of the peak that training reaches
 MAX_TOKENS = 10**18
+MIN_MFU = 0.001
+NUMBER = re.compile(r"(\d+|\d{1,3}(,\d{3})+)(\.\d+)?(e\+?\d{1,2})? ?[kmbt]?")
 SCALES = {"k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 
 
@@ -63,8 +68,7 @@ def estimate_compute(
     gpus = work.gpus or Gpus(find_gpu(USUAL_GPU))
     visited = _visited(text, tied)
     parameters = layout_of(config, tied).parameters
-    active = layout_of(text, tied).parameters - inactive_parameters(text) if text.moe else None
-    n = active or parameters
+    n = layout_of(text, tied).parameters - inactive_parameters(text)
     tokens, tokens_from, bound = _tokens(subject, work, n)
     terms = {
         **_forward_terms(text, visited, context),
@@ -74,7 +78,7 @@ def estimate_compute(
     return ComputeEstimate(
         model=subject.name,
         parameters=parameters,
-        active_parameters=active,
+        active_parameters=n if text.moe else None,
         context=context,
         matmul_flops_per_token=int(terms["matmul"].value),
         attention_flops_per_token=int(terms["attention"].value),
@@ -99,21 +103,20 @@ def estimate_compute(
         symbols=symbols_of(config, tied) | {"N": n, "D": tokens, "ctx": context},
         terms=(*terms.values(), *_decoding_terms(text, visited, work.dtype, context, gpus)),
         explained=explained,
-        findings=(*subject.findings, *_findings(subject, context)),
+        findings=tuple(worst_first(_findings(subject, parameters, n, context))),
     )
 
 
 def parse_tokens(text: str) -> int:
     """15e12, 15T, 300B or 2,000,000 as a number. Raises InvalidRequest."""
-    digits = text.strip().lower().replace(",", "").replace("_", "")
-    scale = SCALES.get(digits[-1:], 1)
-    try:
-        number = float(digits[:-1] if scale > 1 else digits) * scale
-    except ValueError:
-        number = 0
+    digits = text.strip().lower().replace("_", "")
+    number = Fraction(0)
+    if NUMBER.fullmatch(digits) and digits.isascii():
+        scale = SCALES.get(digits[-1], 1)
+        number = Fraction(digits.rstrip("kmbt ").replace(",", "")) * scale
     if not 1 <= number <= MAX_TOKENS:
         raise InvalidRequest(
-            f"--tokens {text}: a number from 1 to 1e18 is needed, as in 15T, 300B or 2e12"
+            f"--tokens {text}: a number from 1 to 1e18 is needed, as in 15T, 1.5T, 300B or 2e12"
         )
     return round(number)
 
@@ -123,9 +126,9 @@ def _check(work: Work) -> None:
         raise InvalidRequest(
             f"--context {work.context}: a number from 1 to {MAX_NUMBER:,} is needed"
         )
-    if not 0 < work.mfu <= 1:
+    if not MIN_MFU <= work.mfu <= 1:
         raise InvalidRequest(
-            f"--mfu {work.mfu:g}: the share of the peak that is reached, above 0 and up to 1"
+            f"--mfu {work.mfu!r}: the share of the peak that is reached, from {MIN_MFU} to 1"
         )
 
 
@@ -205,7 +208,8 @@ def _training_terms(n: int, tokens: int, gpus: Gpus, mfu: float) -> dict[str, Te
         "hours": Term(
             "training", flops / (mfu * peak) / HOUR, f"{gpus.gpu.name}-hours",
             "FLOPs / (mfu * peak) / 3600", f"{flops:.4g} / ({mfu:g} * {peak:.5g}) / 3600",
-            f"dense BF16 peak of the datasheet; mfu is assumed, {USUAL_MFU:g} is usual",
+            f"dense {'BF16' if gpus.gpu.bf16 else 'FP16'} peak of the datasheet; mfu is assumed, "
+            f"{USUAL_MFU:g} is usual",
         ),
         "optimal": Term(
             "compute-optimal tokens", optimal, "tokens", "20 * N", f"20 * {n:,}",
@@ -241,8 +245,11 @@ def _decoding(text: ModelConfig, visited: Layout, dtype: str, context: int, gpus
     bandwidth = gpus.gpu.bandwidth
     if bandwidth is None:
         raise InvalidRequest(f"--gpu {gpus.gpu.name}: its bandwidth is not known; name another")
-    speed = gpus.number * bandwidth / (weights + cache)
-    return Decoding(dtype, weights, cache, weights + cache, speed)
+    # Those that share a sequence read at the same time; KV heads are repeated where they run out.
+    number = largest_split(text, gpus.number)
+    heads = -(-text.n_kv_heads // number)
+    seconds = (weights / number + cache * heads / text.n_kv_heads) / bandwidth
+    return Decoding(dtype, weights, cache, weights + cache, 1 / seconds, number)
 
 
 def _decoding_terms(
@@ -257,16 +264,22 @@ def _decoding_terms(
             "every weight once, without the embedding; one sequence of ctx tokens",
         ),
         Term(
-            f"generating, {row.dtype}", row.tokens_per_second, "tokens/s", "bandwidth / bytes read",
-            f"{gpus.number} * {bandwidth:.4g} / {row.nbytes_per_token:,}",
-            "what the memory's bandwidth allows at best, of one sequence",
+            f"generating, {row.dtype}", row.tokens_per_second, "tokens/s",
+            "1 / slowest GPU's (bytes read / bandwidth)",
+            f"{row.nbytes_per_token:,} bytes over {row.gpus} * {bandwidth:.4g} a second",
+            "what the memory's bandwidth allows at best, of one sequence; tensor parallelism "
+            "shares it among as many as divide heads and hidden size",
         ),
     )  # fmt: skip
 
 
-def _findings(subject: Subject, context: int) -> list[Finding]:
-    found = subject.check_context(context)
+def _findings(subject: Subject, parameters: int, n: int, context: int) -> list[Finding]:
+    found = [*subject.findings, *subject.check_parameters(parameters)]
+    found += subject.check_context(context)
     if subject.config.vision or subject.config.cross_attention:
-        message = "FLOPs are of text: image encoder and cross-attention are counted as parameters"
+        message = (
+            f"FLOPs, tokens and bytes are of text, which passes {n:,} parameters: not the image "
+            "encoder, nor cross-attention"
+        )
         found.append(Finding("note", "images", message))
     return found

@@ -1,14 +1,15 @@
 """A model for a person who learns: its files, its fields, and every derived number worked out."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from llamainspect.architecture import count_parameters, expected_weights
-from llamainspect.bits import FLOATS, STORED, decode, split
+from llamainspect.bits import FLOATS, STORED, Bits, decode, split
 from llamainspect.checkpoint import Checkpoint, Weight
-from llamainspect.config import DEFAULT_MULTIPLE_OF, PARAMS_FILE, ModelConfig
+from llamainspect.config import DEFAULT_MULTIPLE_OF, PARAMS_FILE, ModelConfig, ffn_hidden_dim
 from llamainspect.dtypes import SmallFloat
 from llamainspect.errors import InvalidRequest, LlamaInspectError
 from llamainspect.footprint import (
@@ -49,6 +50,8 @@ EXAMPLE_WEIGHTS = (
 )
 LOOKED_AT = 64  # elements, for one that is not zero
 SHOWN_PAIRS = 6
+WIDTHS = {"F32": 4, "BF16": 2, "F16": 2}  # bytes
+USUAL_CONTEXT = 8_192
 
 
 def explain_model(subject: Subject, field: str | None = None) -> Explanation:
@@ -59,11 +62,11 @@ def explain_model(subject: Subject, field: str | None = None) -> Explanation:
     """
     topics = [*_files(subject), *_fields(subject), *_derived(subject), *_bits(subject)]
     if field is not None:
-        found = [topic for topic in topics if topic.name.lower() == field.lower()]
+        found = _called(topics, field)
         if not found:
             names = list(dict.fromkeys(topic.name for topic in topics))
             raise InvalidRequest(
-                f"{field}: nothing of {subject.name} is called so; {nearest(field, names)}"
+                f"{field!r}: nothing of {subject.name} is called so; {nearest(field, names)}"
                 f"there are {', '.join(names)}"
             )
         topics = found
@@ -73,7 +76,18 @@ def explain_model(subject: Subject, field: str | None = None) -> Explanation:
 
 def is_topic(name: str) -> bool:
     """Whether some model has something of that name, so that it is no path."""
-    return name.lower() in {*map(str.lower, FIELDS), *DERIVED, *map(str.lower, FLOATS)}
+    return any(_words(name) <= _words(known) for known in (*FIELDS, *DERIVED, *FLOATS) if name)
+
+
+def _called(topics: list[Topic], field: str) -> list[Topic]:
+    """Those with that name; or else those whose names have all of its words: "FP8", "kv"."""
+    exact = [topic for topic in topics if topic.name.lower() == field.lower()]
+    words = _words(field)
+    return exact or [topic for topic in topics if words and words <= _words(topic.name)]
+
+
+def _words(name: str) -> set[str]:
+    return set(filter(None, re.split(r"[^a-z0-9]+", name.lower())))
 
 
 def _topic(
@@ -82,7 +96,7 @@ def _topic(
     value: Any,
     text: str,
     *steps: str,
-    check: tuple[str, bool] | None = None,
+    check: tuple[str, bool | None] | None = None,
     mistake: str | None = None,
 ) -> Topic:
     claim, agrees = check or (None, None)
@@ -108,9 +122,14 @@ def _files(subject: Subject) -> Iterator[Topic]:
 
 def _fields(subject: Subject) -> Iterator[Topic]:
     written = _written(subject)
-    values = written if written is not None else _known(subject.config)
+    values = written if written is not None else _known(subject)
     for name, value in values.items():
-        yield _topic("field", name, value, FIELDS.get(name, "not a field that is known here"))
+        text = FIELDS.get(name, "not a field that is known here")
+        if name == "vocab_size" and value == -1:
+            text += (
+                f"; -1: taken from the tokenizer or the embedding, {subject.config.vocab_size:,}"
+            )
+        yield _topic("field", name, value, text)
     for name in ALWAYS:
         if name not in values and written is not None:
             value = getattr(subject.config, name)
@@ -136,10 +155,14 @@ def _flatten(raw: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield f"{prefix}{key}", value
 
 
-def _known(config: ModelConfig) -> dict[str, Any]:
+def _known(subject: Subject) -> dict[str, Any]:
     """What the catalog knows, under the names that params.json has."""
     values: dict[str, Any] = {}
-    for name, value in config._asdict().items():
+    config = subject.config._asdict()
+    known = subject.official.fields if subject.official else config
+    for name, value in config.items():
+        if name not in known:
+            continue  # a default of ours
         if name in GROUPS and value is not None:
             values |= _flatten(_named(value), GROUPS[name])
         elif name == "cross_attention" and value is not None:
@@ -186,19 +209,27 @@ def _hidden_dim(subject: Subject, name: str) -> Topic | None:
     config = subject.config
     if config.moe and config.moe.interleave_moe_layer_step == 1:
         return None  # no layer is dense
-    steps, multiplier = [], config.ffn_dim_multiplier
-    if config.multiple_of is not None:
+    steps, mistake = [], None
+    text = "hidden size of the feed-forward (SwiGLU: w1 and w3 widen, w2 narrows)"
+    if ffn_hidden_dim(4 * config.dim, config.ffn_dim_multiplier, _multiple_of(config)) == (
+        config.hidden_dim
+    ):
         steps = _ffn_steps(config, 4 * config.dim, f"4 * {config.dim}", 1)
-    wrong = int(2 * config.dim * (multiplier or 1))
+        text += (
+            "; with three matrices instead of two, 2/3 of 4 * dim costs as much as an ordinary one"
+        )
+        wrong = int(2 * config.dim * (config.ffn_dim_multiplier or 1))
+        mistake = f"2 * dim * multiplier, as some guides have it, would be {wrong:,}"
+    else:
+        text += "; not by the usual rule: the model was pruned, or keeps its expert's"
     return _topic(
         "derived",
         name,
         config.hidden_dim,
-        "hidden size of the feed-forward (SwiGLU: w1 and w3 widen, w2 narrows); with three "
-        "matrices instead of two, 2/3 of 4 * dim costs as much as an ordinary one",
+        text,
         *steps,
         check=_check_rows(subject, "feed_forward.w1", config.hidden_dim, "hidden_dim"),
-        mistake=f"2 * dim * multiplier, as some guides have it, would be {wrong:,}",
+        mistake=mistake,
     )
 
 
@@ -228,9 +259,13 @@ def _ffn_steps(config: ModelConfig, wide: int, name: str, divisor: float) -> lis
     if divisor != 1:
         width = int(width / divisor)
         parts.append(f"/ {divisor:g} = {width}")
-    multiple_of = config.multiple_of or DEFAULT_MULTIPLE_OF
+    multiple_of = _multiple_of(config)
     rounded = multiple_of * -(-width // multiple_of)
     return [" -> ".join([*parts, f"multiple of {multiple_of} = {rounded}"])]
+
+
+def _multiple_of(config: ModelConfig) -> int:
+    return config.multiple_of or DEFAULT_MULTIPLE_OF
 
 
 def _gqa(subject: Subject, name: str) -> Topic:
@@ -256,8 +291,10 @@ def _gqa(subject: Subject, name: str) -> Topic:
     )
 
 
-def _rope(subject: Subject, name: str) -> Topic:
+def _rope(subject: Subject, name: str) -> Topic | None:
     config = subject.config
+    if subject.source is None and subject.official and "rope_theta" not in subject.official.fields:
+        return None  # not published
     scaling = rope_scaling(config)
     plain, scaled = wavelengths(config), wavelengths(config, scaling)
     pairs = len(plain)
@@ -269,9 +306,10 @@ def _rope(subject: Subject, name: str) -> Topic:
     steps = [f"rope_theta {config.rope_theta:,.0f}, head_dim {config.head_dim}"]
     if scaling:
         steps.append(
-            f"scaled: under {scaling.kept_below:,.0f} tokens as it is, over "
-            f"{scaling.stretched_above:,.0f} tokens {scaling.factor:g} times as long, between the "
-            "two in between"
+            f"scaled: wavelengths over {scaling.stretched_above:,.0f} tokens are "
+            f"{scaling.factor:g} times as long"
+            + f", those under {scaling.kept_below:,.0f} as they were, those between less so"
+            * (scaling.kept_below < scaling.stretched_above)
         )
         between = [
             pair
@@ -283,7 +321,7 @@ def _rope(subject: Subject, name: str) -> Topic:
         stretched = f" -> {scaled[pair]:,.1f}" if scaled[pair] != plain[pair] else ""
         steps.append(f"pair {pair}: {plain[pair]:,.1f} tokens{stretched}")
     if interval := config.nope_layer_interval:
-        steps.append(f"every {interval}. layer has none: it sees what, not where")
+        steps.append(f"one layer in {interval} has none: it sees what, not where")
     mistake = None
     if scaling:
         mistake = (
@@ -333,7 +371,7 @@ def _parameters(subject: Subject, name: str) -> Topic:
     check = None
     if subject.census:
         found = subject.census.parameters.total
-        check = (f"the files have {found:,}", found == total)
+        check = (f"the files have {found:,}", not subject.check_parameters(total))
     mistake = None
     if tied:
         mistake = (
@@ -358,14 +396,14 @@ def _kv_cache(subject: Subject, name: str) -> Topic:
     one = kv_cache(config, 1, 1, "bf16").nbytes
     heads = f"{config.n_kv_heads} KV heads * {config.head_dim} * 2 bytes"
     steps = [f"2 (keys, values) * {config.n_layers} layers * {heads} = {one:,} bytes per token"]
-    for tokens in (8_192, subject.context_length or 0):
-        if tokens:
-            cache = kv_cache(config, tokens, 1, "bf16")
-            steps.append(f"{tokens:,} tokens: {cache.nbytes:,} bytes")
+    limit = subject.context_length or USUAL_CONTEXT
+    for tokens in sorted({min(USUAL_CONTEXT, limit), limit}):
+        cache = kv_cache(config, tokens, 1, "bf16")
+        steps.append(f"{tokens:,} tokens: {cache.nbytes:,} bytes")
     if chunked := chunked_layers(config):
         steps.append(
             f"{chunked} layers keep {config.attention_chunk_size:,} tokens at most; allocated in "
-            f"full, as Meta's code does, {tokens:,} tokens take {cache.nbytes_allocated:,} bytes"
+            f"full, as Meta's code does, {limit:,} tokens take {cache.nbytes_allocated:,} bytes"
         )
     mistake = None
     if config.n_kv_heads < config.n_heads:
@@ -383,8 +421,12 @@ def _weight_bytes(subject: Subject, name: str) -> Topic:
     check = None
     if subject.checkpoint and subject.census:
         stored = sum(subject.census.nbytes_by_dtype.values())
-        dtypes = ", ".join(subject.census.nbytes_by_dtype)
-        check = (f"the files hold {stored:,} bytes of tensors, as {dtypes}", True)
+        dtypes = list(subject.census.nbytes_by_dtype)
+        agrees = None
+        whole = subject.checkpoint.shards == 1 and not subject.config.cross_attention
+        if whole and len(dtypes) == 1 and dtypes[0] in WIDTHS:  # shards hold copies of norms
+            agrees = stored == WIDTHS[dtypes[0]] * parameters
+        check = (f"the files hold {stored:,} bytes of tensors, as {', '.join(dtypes)}", agrees)
     mistake = (
         f"half a byte per parameter, as is often said of INT4, would be {int4.naive:,}; with "
         f"scales, and with embedding, output and norms in 16 bits, it is {int4.nbytes:,}"
@@ -427,18 +469,27 @@ def _bits(subject: Subject) -> Iterator[Topic]:
         value, origin = found
     for name, layout in FLOATS.items():
         bits = split(value, layout)
-        exponent = int(bits.exponent, 2)
-        power = f"2^({exponent} - {layout.bias})" if exponent else f"2^{1 - layout.bias}"
-        fraction = (exponent > 0) + int(bits.mantissa, 2) / 2**layout.mantissa_bits
         yield _topic(
             "bits",
             name,
-            bits.value,
+            bits.value if math.isfinite(bits.value) else None,
             f"1 bit of sign, {layout.exponent_bits} of exponent, {layout.mantissa_bits} of "
             f"mantissa: {value!r} ({origin})",
             f"{bits.sign} {bits.exponent} {bits.mantissa}",
-            f"{'-' if bits.sign == '1' else ''}{power} * {fraction!r} = {bits.value!r}",
+            _in_words(bits, layout),
         )
+
+
+def _in_words(bits: Bits, layout: SmallFloat) -> str:
+    """What the bits come to."""
+    sign = "-" if bits.sign == "1" else ""
+    if not math.isfinite(bits.value):
+        special = "no number" if math.isnan(bits.value) else f"{sign}infinity"
+        return f"{special}: the number is too large for this format"
+    exponent, mantissa = int(bits.exponent, 2), int(bits.mantissa, 2)
+    power = f"2^({exponent} - {layout.bias})" if exponent else f"2^{1 - layout.bias}"
+    fraction = (exponent > 0) + mantissa / 2**layout.mantissa_bits
+    return f"{sign}{power} * {fraction!r} = {bits.value!r}"
 
 
 def _first_value(checkpoint: Checkpoint) -> tuple[float, str] | None:

@@ -166,6 +166,7 @@ class WeightBytes(NamedTuple):
     kept: int  # values that stay as they are
     kept_nbytes: int
     naive: int  # every parameter at the form's width, as most tables have it
+    end_nbytes: int  # embedding or output, the larger of them; part of the rest
 
     @property
     def nbytes(self) -> int:
@@ -178,27 +179,42 @@ def weight_nbytes(
 ) -> WeightBytes:
     """Bytes of the weights in `form`; `kept_nbytes` each for what is not quantised."""
     naive = layout.parameters * form.bits // 8
+    width = form.compute_nbytes if kept_nbytes is None else kept_nbytes
+    end = max(layout.ends, key=lambda matrix: matrix.elements)
     if not form.quantised:
-        return WeightBytes(0, 0, 0, layout.parameters, naive, naive)
+        each = end.elements * form.bits // 8
+        return WeightBytes(0, 0, 0, layout.parameters, naive, naive, each)
     matrices = Counter(layout.linears)
     if quantise_ends:
         matrices.update(layout.ends)
     quantised = _elements(matrices)
     scales = sum(_scales_nbytes(matrix, form) * n for matrix, n in matrices.items())
     kept = layout.parameters - quantised
-    width = form.compute_nbytes if kept_nbytes is None else kept_nbytes
-    return WeightBytes(quantised, quantised * form.bits // 8, scales, kept, kept * width, naive)
+    each = end.elements * width
+    if quantise_ends:
+        each = end.elements * form.bits // 8 + _groups(end, form) * _scale_bits(form) // 8
+    return WeightBytes(
+        quantised, quantised * form.bits // 8, scales, kept, kept * width, naive, each
+    )
 
 
 def _scales_nbytes(matrix: Matrix, form: WeightForm) -> int:
-    if form.group is None:
-        groups = matrix.rows
-    elif form.flat:
-        groups = -(-matrix.rows * matrix.columns // form.group)
-    else:
-        groups = matrix.rows * -(-matrix.columns // form.group)
+    groups = _groups(matrix, form)
     second = 4 * -(-groups // DOUBLE_GROUP) if form.double else 0
-    return -(-int(groups * (8 * form.scale_nbytes + form.zero_bits)) // 8) + second
+    return -(-groups * _scale_bits(form) // 8) + second
+
+
+def _groups(matrix: Matrix, form: WeightForm) -> int:
+    if form.group is None:
+        return matrix.rows
+    if form.flat:
+        return -(-matrix.elements // form.group)
+    return matrix.rows * -(-matrix.columns // form.group)
+
+
+def _scale_bits(form: WeightForm) -> int:
+    """Of one group: its scale and its zero."""
+    return int(8 * form.scale_nbytes) + form.zero_bits
 
 
 def _elements(matrices: dict[Matrix, int]) -> int:
@@ -210,8 +226,16 @@ def weight_terms(layout: Layout, form: WeightForm, weights: WeightBytes) -> tupl
     if not form.quantised:
         width = form.bits // 8
         worked = f"{width} * {layout.parameters:,}"
-        return (Term("weights", weights.nbytes, "bytes", f"{width} * P", worked, form.recipe),)
+        return (
+            Term(
+                f"{form.name} weights", weights.nbytes, "bytes", f"{width} * P", worked, form.recipe
+            ),
+        )
     values, kept = weights.quantised, weights.kept
+    matrices = Counter(layout.linears)
+    if values > layout.linear_parameters:
+        matrices.update(layout.ends)
+    groups = sum(_groups(matrix, form) * n for matrix, n in matrices.items())
     of_what = "linears of the blocks"
     if values > layout.linear_parameters:
         of_what += ", embedding and output"
@@ -221,28 +245,32 @@ def weight_terms(layout: Layout, form: WeightForm, weights: WeightBytes) -> tupl
             f"{form.bits}/8 * {values:,}", of_what,
         ),
         Term(
-            "scales", weights.scales_nbytes, "bytes", _scales_formula(form),
-            f"{weights.scales_nbytes:,}", form.recipe,
+            f"{form.name} scales", weights.scales_nbytes, "bytes", *_scales_formula(form, groups),
+            form.recipe,
         ),
         Term(
-            "kept as they are", weights.kept_nbytes, "bytes", f"{form.compute_nbytes} * rest",
-            f"{form.compute_nbytes} * {kept:,}", "what is not quantised stays in 16 bits",
+            f"kept beside {form.name}", weights.kept_nbytes, "bytes",
+            f"{form.compute_nbytes} * rest", f"{form.compute_nbytes} * {kept:,}",
+            "what is not quantised stays in 16 bits",
         ),
         Term(
-            "naive", weights.naive, "bytes", f"{form.bits}/8 * P",
+            f"naive {form.name}", weights.naive, "bytes", f"{form.bits}/8 * P",
             f"{form.bits}/8 * {layout.parameters:,}",
             "what most tables say: every parameter at that width, no scales; not counted here",
         ),
     )  # fmt: skip
 
 
-def _scales_formula(form: WeightForm) -> str:
+def _scales_formula(form: WeightForm, groups: int) -> tuple[str, str]:
+    """In words and with numbers."""
     each = f"{form.scale_nbytes:g}"
     if form.zero_bits:
         each = f"({each} + {form.zero_bits}/8)"
-    group = "rows" if form.group is None else f"groups of {form.group}"
-    second = f" + 4 * groups / {DOUBLE_GROUP}" if form.double else ""
-    return f"{each} * {group}{second}"
+    what = "rows" if form.group is None else f"groups of {form.group:,}"
+    second = (f" + 4 * groups / {DOUBLE_GROUP}", f" + 4 * {groups:,} / {DOUBLE_GROUP}")
+    if not form.double:
+        second = ("", "")
+    return f"{each} * {what}{second[0]}", f"{each} * {groups:,}{second[1]}"
 
 
 # --- KV cache -------------------------------------------------------------------------------------
@@ -325,11 +353,8 @@ class Prefill(NamedTuple):
     logits_nbytes: int  # at the end, when the logits of all tokens are kept
 
 
-def prefill(
-    config: ModelConfig, seq_len: int, batch: int, compute_nbytes: int, gpus: int = 1
-) -> Prefill:
-    """Of `batch` prompts of `seq_len` tokens, read in one go; on each of `gpus` that share it."""
-    tokens = batch * seq_len
+def prefill(config: ModelConfig, tokens: int, compute_nbytes: int, gpus: int = 1) -> Prefill:
+    """Of `tokens` read in one go; on each of `gpus` that share it."""
     ffn, vocab_size = -(-ffn_width(config) // gpus), -(-(config.vocab_size or 0) // gpus)
     return Prefill(
         blocks_nbytes=compute_nbytes * tokens * (4 * config.dim + 3 * ffn),
@@ -338,18 +363,19 @@ def prefill(
 
 
 def prefill_term(
-    config: ModelConfig, seq_len: int, batch: int, compute_nbytes: int, all_logits: bool
+    config: ModelConfig, tokens: int, compute_nbytes: int, all_logits: bool, chunked: bool
 ) -> Term:
     """How the bytes of the prefill come about."""
-    most = prefill(config, seq_len, batch, compute_nbytes)
-    tokens, width = f"{batch * seq_len:,}", compute_nbytes
+    most, width = prefill(config, tokens, compute_nbytes), compute_nbytes
     formula = f"{width} * T * (4h + 3f)"
-    worked = f"{width} * {tokens} * (4 * {config.dim:,} + 3 * {ffn_width(config):,})"
-    source = "prompts read in one go; logits of the last token alone, as generation keeps them"
+    worked = f"{width} * {tokens:,} * (4 * {config.dim:,} + 3 * {ffn_width(config):,})"
+    source = f"{f'{tokens:,} tokens' if chunked else 'all prompts'} read in one go; "
     if all_logits:
         formula = f"max({formula}, {width} * T * (V + h))"
         worked = f"max({most.blocks_nbytes:,}, {most.logits_nbytes:,})"
-        source = "prompts read in one go; logits of every token, as perplexity needs them"
+        source += "logits of every token, as perplexity needs them"
+    else:
+        source += "logits of the last token alone, as generation keeps them"
     nbytes = max(most) if all_logits else most.blocks_nbytes
     return Term("prefill", nbytes, "bytes", formula, worked, source)
 
@@ -373,3 +399,25 @@ def symbols_of(config: ModelConfig, tied_output: bool) -> dict[str, int]:
         "f": ffn_width(config),
         "V": config.vocab_size or 0,
     }
+
+
+# --- several GPUs ---------------------------------------------------------------------------------
+
+
+def tensor_splits(config: ModelConfig) -> list[int]:
+    """Into how many equal parts a layer can be cut: heads, KV heads and hidden sizes divide, or KV
+    heads are repeated the same number of times."""
+    widths = {config.hidden_dim} | ({config.moe.hidden_dim} if config.moe else set())
+    kv = config.n_kv_heads
+    return [
+        n
+        for n in range(1, config.n_heads + 1)
+        if config.n_heads % n == 0
+        and (kv % n == 0 or n % kv == 0)
+        and all(width % n == 0 for width in widths)
+    ]
+
+
+def largest_split(config: ModelConfig, gpus: int) -> int:
+    """How many of `gpus` can share a layer."""
+    return max(n for n in tensor_splits(config) if n <= gpus)

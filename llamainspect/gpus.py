@@ -16,6 +16,7 @@ from llamainspect.errors import InvalidRequest
 from llamainspect.nearest import nearest
 
 MIB = 2**20
+MEMORY = re.compile(r"\d+gb")  # behind the model, as drivers write it
 # What CUDA, its libraries and the driver keep on each GPU: 0.3 to 1.3 GB are reported, more with
 # CUDA before 11.7.
 CUDA_CONTEXT_NBYTES = 2**30
@@ -30,10 +31,11 @@ class Gpu(NamedTuple):
     flops: float | None  # peak, per second
     bandwidth: float | None  # bytes per second
     source: str = "nvidia-smi; datasheet"
+    bf16: bool = True
 
 
-def _row(name: str, mib: int, teraflops: float, gigabytes: float) -> Gpu:
-    return Gpu(name, mib * MIB, teraflops * 1e12, gigabytes * 1e9)
+def _row(name: str, mib: int, teraflops: float, gigabytes: float, bf16: bool = True) -> Gpu:
+    return Gpu(name, mib * MIB, teraflops * 1e12, gigabytes * 1e9, bf16=bf16)
 
 
 _ROWS = (
@@ -58,9 +60,9 @@ _ROWS = (
     _row("l4", 23_034, 121, 300),
     _row("a10", 23_028, 125, 600),
     _row("a10g", 23_028, 70, 600),
-    _row("t4", 15_360, 65, 320),
-    _row("v100-16", 16_384, 125, 900),
-    _row("v100-32", 32_768, 125, 900),
+    _row("t4", 15_360, 65, 320, bf16=False),
+    _row("v100-16", 16_384, 125, 900, bf16=False),
+    _row("v100-32", 32_768, 125, 900, bf16=False),
     _row("mi300x", 196_592, 1_307.4, 5_325),
 )
 GPUS: dict[str, Gpu] = {gpu.name: gpu for gpu in _ROWS}
@@ -94,6 +96,10 @@ class Gpus(NamedTuple):
 def parse_gpus(text: str) -> Gpus:
     """NAME or NAME:COUNT. Raises InvalidRequest, with the nearest names, for what is not known."""
     name, colon, number = text.partition(":")
+    if not name:
+        raise InvalidRequest(f"--gpu {text!r}: which one? As in h100:8")
+    if name.lower() == "auto":
+        raise InvalidRequest("--gpu auto counts the GPUs of this machine; leave the number out")
     if not colon:
         return Gpus(find_gpu(name))
     if not (number.isascii() and number.isdecimal() and 0 < int(number[:9]) <= MAX_GPUS):
@@ -111,6 +117,8 @@ def find_gpu(name: str) -> Gpu:
             return gpu
     if letters in _ALIASES:
         return GPUS[_ALIASES[letters]]
+    if found := _as_the_driver_says(letters):
+        return found
     kinds = [known for known in GPUS if letters and known.startswith(f"{letters}-")]
     if kinds:
         raise InvalidRequest(f"--gpu {name}: there are {' and '.join(kinds)}; say which")
@@ -120,7 +128,23 @@ def find_gpu(name: str) -> Gpu:
     )
 
 
+def _as_the_driver_says(letters: str) -> Gpu | None:
+    """What begins like a name here and holds all of it: "NVIDIA A100-SXM4-80GB", "Tesla T4"."""
+    alike = []
+    for gpu in _ROWS:
+        model, *rest = gpu.name.removeprefix("rtx-").split("-")
+        bare = letters.removeprefix("rtx")
+        after = bare.removeprefix(model)
+        if after == bare or (after[:1].isdigit() and not MEMORY.match(after)):
+            continue  # "a100" is no A10
+        if all(part in after for part in rest):
+            alike.append(gpu)
+    return max(alike, key=lambda gpu: len(gpu.name), default=None)
+
+
 def letters_of(name: str) -> str:
     """Letters and digits alone, without the maker."""
     letters = re.sub(r"[^a-z0-9]", "", name.lower())
-    return letters.removeprefix("nvidia").removeprefix("amd").removeprefix("geforce")
+    for maker in ("nvidia", "amd", "geforce", "tesla", "quadro", "instinct"):
+        letters = letters.removeprefix(maker)
+    return letters

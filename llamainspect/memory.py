@@ -21,6 +21,7 @@ from llamainspect.footprint import (
     prefill,
     prefill_term,
     symbols_of,
+    tensor_splits,
     weight_form,
     weight_nbytes,
     weight_terms,
@@ -56,6 +57,7 @@ class Usage(NamedTuple):
     batch: int = 1
     kv_dtype: str | None = None  # of footprint.KV_FORMS; None: what is computed in
     all_logits: bool = False  # logits of all tokens are kept, not of the last alone
+    prefill_chunk: int | None = None  # tokens of prompts that are read in one go; None: all
 
 
 def estimate_memory(
@@ -77,7 +79,8 @@ def estimate_memory(
     run = _run(subject, layout, usage, usage.dtype or _stored_form(subject))
     dtypes = (usage.dtype,) if usage.dtype else TABLE_FORMS
     shared = None if training else gpus
-    table = [_row(_run(subject, layout, usage, name), context, batch, shared) for name in dtypes]
+    runs = [_run(subject, layout, usage, name) for name in dtypes]
+    table = [_row(run, context, batch, shared) for run in runs]
     trained, fit = None, None
     if training:
         trained = estimate_training(
@@ -86,10 +89,11 @@ def estimate_memory(
         if gpus:
             fit = _fit_training(subject, layout, training, context, batch, gpus)
     elif gpus:
-        fit = _fit_running(run, context, batch, gpus)
+        fit = _fit_running(run, context, batch, gpus, subject.context_length)
     stored, stored_from = _stored(subject)
     return MemoryEstimate(
         model=subject.name,
+        by_name=subject.source is None,
         parameters=layout.parameters,
         active_parameters=_active(subject),
         tied_output=subject.tied_output,
@@ -106,10 +110,11 @@ def estimate_memory(
         gpu=fit,
         fits=None if fit is None else fit.left >= 0,
         symbols=symbols_of(subject.config, subject.tied_output)
-        | {"s": context, "b": batch, "T": context * batch},
-        terms=trained.terms if trained else _terms(run, context, batch),
+        | {"s": context, "b": batch, "T": context * batch}
+        | (trained.symbols if trained else {}),
+        terms=trained.terms if trained else _terms(runs, context, batch),
         explained=explained,
-        findings=tuple(worst_first(_findings(subject, layout, context, training, gpus))),
+        findings=tuple(worst_first(_findings(subject, layout, usage, context, training, gpus))),
     )
 
 
@@ -119,6 +124,7 @@ def _check(usage: Usage, training: TrainingPlan | None) -> None:
         ("--context", usage.context),
         ("--batch", usage.batch),
         ("--group-size", usage.group_size),
+        ("--prefill-chunk", usage.prefill_chunk),
     ):
         if number is not None and not 0 < number <= MAX_NUMBER:
             raise InvalidRequest(f"{option} {number}: a number from 1 to {MAX_NUMBER:,} is needed")
@@ -147,13 +153,19 @@ class _Run(NamedTuple):
     weights: WeightBytes
     kv_form: str
     all_logits: bool
+    prefill_chunk: int | None
+
+    def tokens(self, context: int, batch: int) -> int:
+        """How many are read in one go."""
+        return min(context * batch, self.prefill_chunk or context * batch)
 
     def kv_cache(self, context: int, batch: int) -> KVCache:
         return kv_cache(self.config, context, batch, self.kv_form)
 
     def activations(self, context: int, batch: int, gpus: int = 1) -> int:
         """On each of `gpus` that share the work."""
-        most = prefill(self.config, context, batch, self.form.compute_nbytes, gpus)
+        tokens = self.tokens(context, batch)
+        most = prefill(self.config, tokens, self.form.compute_nbytes, gpus)
         return max(most) if self.all_logits else most.blocks_nbytes
 
 
@@ -169,6 +181,7 @@ def _run(subject: Subject, layout: Layout, usage: Usage, dtype: str) -> _Run:
         weights=weight_nbytes(layout, form, quantise_ends=ends),
         kv_form=usage.kv_dtype or ("fp32" if form.compute_nbytes == 4 else "bf16"),
         all_logits=usage.all_logits,
+        prefill_chunk=usage.prefill_chunk,
     )
 
 
@@ -198,14 +211,25 @@ def _inference(run: _Run, context: int, batch: int) -> InferenceMemory:
     )
 
 
-def _terms(run: _Run, context: int, batch: int) -> tuple[Term, ...]:
-    total = _row(run, context, batch).total
-    return (
-        *weight_terms(run.layout, run.form, run.weights),
-        kv_term(run.config, context, batch, run.kv_form),
-        prefill_term(run.config, context, batch, run.form.compute_nbytes, run.all_logits),
-        Term("total", total, "bytes", "weights + KV cache + prefill", f"{total:,}", ""),
-    )
+def _terms(runs: list[_Run], context: int, batch: int) -> tuple[Term, ...]:
+    """Weights in each form; cache and prefill once for each width that is computed in."""
+    terms = [term for run in runs for term in weight_terms(run.layout, run.form, run.weights)]
+    seen = set()
+    for run in runs:
+        width = run.form.compute_nbytes
+        if (run.kv_form, width) not in seen:
+            seen.add((run.kv_form, width))
+            terms.append(kv_term(run.config, context, batch, run.kv_form))
+            tokens, chunked = run.tokens(context, batch), run.prefill_chunk is not None
+            terms.append(prefill_term(run.config, tokens, width, run.all_logits, chunked))
+    return (*terms, *(_total_term(_row(run, context, batch)) for run in runs))
+
+
+def _total_term(row: MemoryRow) -> Term:
+    return Term(
+        f"total, {row.dtype}", row.total, "bytes", "weights + KV cache + prefill",
+        f"{row.weights:,} + {row.kv_cache:,} + {row.activations:,}", "",
+    )  # fmt: skip
 
 
 # --- what is there --------------------------------------------------------------------------------
@@ -241,23 +265,18 @@ def _active(subject: Subject) -> int | None:
 def _findings(
     subject: Subject,
     layout: Layout,
+    usage: Usage,
     context: int,
     training: TrainingPlan | None,
     gpus: Gpus | None,
 ) -> list[Finding]:
-    found = [*subject.findings, *subject.check_context(context)]
-    if subject.census and subject.census.parameters.total != layout.parameters:
-        there = subject.census.parameters.total
-        message = (
-            f"the files hold {there:,} parameters, the configuration says {layout.parameters:,}, "
-            "which is what this estimate is of; `llamainspect summary` tells what differs"
-        )
-        found.append(Finding("warning", subject.name, message))
+    found = [*subject.findings, *subject.check_parameters(layout.parameters)]
+    found += subject.check_context(context)
     if subject.form != "plain":
         known = "is under stored" if _stored(subject)[0] else "is not published"
         message = (
-            f"the release is {subject.form} in a scheme of its own: what its files take {known}, and "
-            "the estimate is of all the blocks' linears in the forms of the table"
+            f"the release is {subject.form} in a scheme of its own; what its files take {known}, "
+            "and the estimate is of all the blocks' linears in the forms of the table"
         )
         found.append(Finding("note", subject.name, message))
     if image := image_kv_nbytes(subject.config):
@@ -275,46 +294,100 @@ def _findings(
             "every expert on every token, as transformers' does, saves several times as much"
         )
         found.append(Finding("note", "experts", message))
-    if gpus and not training and subject.config.n_heads % gpus.number:
-        message = (
-            f"{gpus.number} does not divide the {subject.config.n_heads} heads, so tensor "
-            "parallelism cannot share evenly; counted as if it did"
-        )
-        found.append(Finding("warning", "--gpu", message))
+    if gpus and not gpus.gpu.bf16:
+        message = f"{gpus.gpu.name} computes no BF16; FP16 takes the same bytes, FP32 weights twice"
+        found.append(Finding("note", "--gpu", message))
+    narrowest = min(min(matrix.rows, matrix.columns) for matrix in layout.linears)
+    if training and training.method != "full" and training.rank > narrowest:
+        message = f"rank {training.rank:,} is more than the {narrowest:,} of the smallest linear"
+        found.append(Finding("warning", "--rank", message))
+    longest = max(matrix.columns for matrix in layout.linears)
+    if usage.group_size is not None and usage.group_size > longest:
+        message = f"groups of {usage.group_size:,} are longer than any row ({longest:,})"
+        found.append(Finding("warning", "--group-size", message))
     return found
 
 
 # --- GPUs -----------------------------------------------------------------------------------------
 
 
-def _fit_running(run: _Run, context: int, batch: int, gpus: Gpus) -> GpuFit:
-    heads = run.config.n_heads
-    numbers = (number for number in range(1, heads + 1) if heads % number == 0)
-    split = "tensor parallel: weights, heads and feed-forward shared evenly"
+class Split(NamedTuple):
+    """How GPUs share a model: `tensor` of them each layer, `stages` of these groups the layers."""
+
+    tensor: int
+    stages: int
+
+    def __str__(self) -> str:
+        if self == (1, 1):
+            return "one GPU"
+        tensor = f"tensor parallel {self.tensor}" if self.tensor > 1 else ""
+        stages = f"layers in {self.stages} stages" if self.stages > 1 else ""
+        return ", ".join(filter(None, (tensor, stages)))
+
+
+def _fit_running(run: _Run, context: int, batch: int, gpus: Gpus, limit: int | None) -> GpuFit:
+    parts, split = _running_parts(run, context, batch, gpus)
+    idle = gpus.number - split.tensor * split.stages
     return _fit(
         gpus,
-        _running_parts(run, context, batch, gpus.number),
+        parts,
         _largest(lambda n: _fits(run, n, batch, gpus)),
         _largest(lambda n: _fits(run, context, n, gpus)),
-        next((n for n in numbers if _fits(run, context, batch, gpus._replace(number=n))), None),
-        split if gpus.number > 1 else "one GPU",
-        "a smaller --context or --batch, or a smaller --dtype or --kv-dtype",
+        _fewest(run, context, batch, gpus),
+        f"{split}{f'; {idle:,} idle' * (idle > 0)}",
+        "a smaller --context or --batch, --prefill-chunk, a smaller --dtype or --kv-dtype",
+        limit,
     )
 
 
 def _fits(run: _Run, context: int, batch: int, gpus: Gpus) -> bool:
-    return sum(_running_parts(run, context, batch, gpus.number).values()) <= gpus.gpu.nbytes
+    parts, _ = _running_parts(run, context, batch, gpus)
+    return sum(parts.values()) <= gpus.gpu.nbytes
 
 
-def _running_parts(run: _Run, context: int, batch: int, number: int) -> dict[str, int]:
-    """On each of `number` GPUs: weights, heads and hidden sizes are shared, the residual is not."""
-    heads = -(-run.config.n_kv_heads // number)  # beyond one per rank they are repeated
+def _running_parts(run: _Run, context: int, batch: int, gpus: Gpus) -> tuple[dict[str, int], Split]:
+    """On the fullest GPU, with the split of at most so many that leaves it the most room."""
+    layers = run.config.n_layers
+    splits = [
+        Split(tensor, min(gpus.number // tensor, layers))
+        for tensor in tensor_splits(run.config)
+        if tensor <= gpus.number
+    ]
+    used = max(split.tensor * split.stages for split in splits)
+    shares = (
+        (_share(run, context, batch, split), split)
+        for split in splits
+        if split.tensor * split.stages == used
+    )
+    return min(shares, key=lambda share: sum(share[0].values()))
+
+
+def _share(run: _Run, context: int, batch: int, split: Split) -> dict[str, int]:
+    """What one GPU of the fullest stage holds."""
+    layers, stage = run.config.n_layers, -(-run.config.n_layers // split.stages)
+    # Embedding and output are at the two ends; beyond one stage each holds one of them.
+    one = run.weights.end_nbytes
+    blocks = run.weights.nbytes - one * sum(run.layout.ends.values())
+    ends = one if split.stages > 1 else run.weights.nbytes - blocks
+    heads = -(-run.config.n_kv_heads // split.tensor)  # beyond one per rank they are repeated
+    cache = run.kv_cache(context, batch).nbytes * heads // run.config.n_kv_heads
     return {
-        "weights": -(-run.weights.nbytes // number),
-        "KV cache": run.kv_cache(context, batch).nbytes * heads // run.config.n_kv_heads,
-        "prefill": run.activations(context, batch, number),
+        "weights": -(-(blocks * stage // layers + ends) // split.tensor),
+        "KV cache": -(-cache * stage // layers),
+        "prefill": run.activations(context, batch, split.tensor),
         "CUDA context": CUDA_CONTEXT_NBYTES,
     }
+
+
+def _fewest(run: _Run, context: int, batch: int, gpus: Gpus) -> int | None:
+    """The smallest number of GPUs for which it fits."""
+    numbers = [
+        tensor * stages
+        for tensor in tensor_splits(run.config)
+        for stages in range(1, run.config.n_layers + 1)
+        if sum(_share(run, context, batch, Split(tensor, stages)).values()) <= gpus.gpu.nbytes
+    ]
+    return min(numbers, default=None)
 
 
 def _fit_training(
@@ -331,16 +404,19 @@ def _fit_training(
     def fits(context: int, batch: int, ranks: int) -> bool:
         return estimate(context, batch, ranks).peak + CUDA_CONTEXT_NBYTES <= gpus.gpu.nbytes
 
-    numbers = _smallest(lambda ranks: fits(context, batch, ranks), MAX_GPUS if plan.zero else 1)
-    split = f"data parallel, ZeRO-{plan.zero}" if plan.zero else "data parallel, nothing shared"
+    number = 1 if fits(context, batch, 1) else None
+    if number is None and plan.zero:
+        number = _smallest(lambda ranks: fits(context, batch, ranks), MAX_GPUS)
+    shared = f"ZeRO-{plan.zero} shares" if plan.zero else "each holds all of it"
     return _fit(
         gpus,
         estimate(context, batch, plan.gpus).parts | {"CUDA context": CUDA_CONTEXT_NBYTES},
         _largest(lambda n: fits(n, batch, plan.gpus)),
         _largest(lambda n: fits(context, n, plan.gpus)),
-        numbers,
-        split if plan.gpus > 1 else "one GPU",
+        number,
+        f"data parallel, {shared}" if plan.gpus > 1 else "one GPU",
         _training_advice(plan),
+        subject.context_length,
     )
 
 
@@ -361,11 +437,13 @@ def _fit(
     min_number: int | None,
     split: str,
     advice: str,
+    context_length: int | None,
 ) -> GpuFit:
     needed = sum(parts.values())
     return GpuFit(
         name=gpus.gpu.name,
         number=gpus.number,
+        context_length=context_length,
         nbytes=gpus.gpu.nbytes,
         needed=needed,
         left=gpus.gpu.nbytes - needed,

@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from llamainspect.architecture import count_parameters, inactive_parameters
 from llamainspect.catalog import OFFICIAL_MODELS, OfficialModel, find_by_name
 from llamainspect.errors import InvalidRequest
+from llamainspect.footprint import ffn_width
 from llamainspect.model_cards import card_of
 from llamainspect.nearest import nearest
 from llamainspect.reports import ModelCatalog, ModelRow
@@ -67,6 +68,7 @@ def _row(model: OfficialModel) -> ModelRow:
     values = {
         **{name: model.fields[name] for name in CONFIGURATION},
         "n_kv_heads": model.unique_kv_heads,
+        "hidden_dim": ffn_width(model.config),
         "context_length": model.context_length,
         "shards": model.shards,
         "parameters": model.params_unique or model.params_total,

@@ -60,9 +60,9 @@ def make_plan(method: Method | None, options: dict[str, Any]) -> TrainingPlan | 
     flags = [f"--{name.replace('_', '-')}" for name in given]
     if method is None:
         if given:
-            raise InvalidRequest(
-                f"{flags[0]} is of training; say which with --training full, lora or qlora"
-            )
+            adapters = next(iter(given)) in ("rank", "targets")
+            which = "lora or qlora" if adapters else "full, lora or qlora"
+            raise InvalidRequest(f"{flags[0]} is of training; say which with --training {which}")
         return None
     if method == "full" and not given.keys().isdisjoint({"rank", "targets"}):
         raise InvalidRequest(

@@ -316,6 +316,7 @@ class TrainingMemory(NamedTuple):
     rule_of_thumb: int  # 6 times the FP32 weights
     rule_of_thumb_differs: str  # why it is another number
     terms: tuple[Term, ...]
+    symbols: dict[str, int]
 
 
 class GpuFit(NamedTuple):
@@ -323,6 +324,7 @@ class GpuFit(NamedTuple):
 
     name: str
     number: int  # of such GPUs
+    context_length: int | None  # tokens that the model was made for
     nbytes: int  # that a program can have on each
     needed: int  # on the fullest one
     left: int  # negative: how much is missing
@@ -342,6 +344,7 @@ class MemoryEstimate(Report):
     NAME: ClassVar[str] = "memory"
 
     model: str  # catalog id or path
+    by_name: bool  # an official release, of which no files were read
     parameters: int  # unique
     active_parameters: int | None  # of the text model, per token, where experts are routed
     tied_output: bool
@@ -376,6 +379,7 @@ class Decoding(NamedTuple):
     kv_cache: int
     nbytes_per_token: int  # both: read for each generated token
     tokens_per_second: float  # what the bandwidth of the GPUs allows
+    gpus: int  # that can share one sequence, of those there are
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,23 @@ class Subject(NamedTuple):
             return form_of(self.checkpoint)
         return self.official.form if self.official else "plain"
 
+    def check_parameters(self, expected: int) -> list[Finding]:
+        """Whether the files hold the parameters that the configuration says.
+
+        Not of quantised files, where values are packed, nor of Llama 3.2 Vision, whose position
+        embeddings are stored in another size than published totals count.
+        """
+        if self.census is None or self.form != "plain" or self.config.cross_attention:
+            return []
+        there = self.census.parameters.total
+        if there == expected:
+            return []
+        message = (
+            f"the files hold {there:,} parameters, the configuration says {expected:,}, which is "
+            "what this is about; `llamainspect summary` tells what differs"
+        )
+        return [Finding("error", self.name, message)]
+
     def check_context(self, tokens: int) -> list[Finding]:
         """Whether the model was made for so many."""
         limit = self.context_length
@@ -56,7 +73,7 @@ def find_subject(text: str) -> Subject:
     """
     if os.path.lexists(text):
         return _from_path(text)
-    release = find_by_name(text)
+    release = find_by_name(text) or _begins_with(text)
     if release is not None:
         return _from_release(release)
     near = nearest(text, (row.id for row in OFFICIAL_MODELS))
@@ -64,6 +81,16 @@ def find_subject(text: str) -> Subject:
         f"{text}: there is no such path, and no official model is called so; {near}"
         "`llamainspect models` lists all"
     )
+
+
+def _begins_with(text: str) -> OfficialModel | None:
+    """The release that "llama-3.3-70b" or "llama-4-scout" can only mean: all that begin so are the
+    same network."""
+    name = text.lower()
+    rows = [row for row in OFFICIAL_MODELS if name and row.id.startswith((f"{name}-", f"{name}:"))]
+    networks = {tuple(row.fields[key] for key in ("dim", "n_layers", "hidden_dim", "moe"))
+                for row in rows}  # fmt: skip
+    return rows[0] if len(networks) == 1 else None
 
 
 def _from_release(release: OfficialModel) -> Subject:
@@ -76,17 +103,13 @@ def _from_path(path: str) -> Subject:
         return _from_params(Folder(os.path.dirname(path) or "."))
     try:
         checkpoint = open_checkpoint(path)
-    except NotACheckpoint:
+    except NotACheckpoint as error:
         source = open_source(path)
-        if source.only is not None or PARAMS_FILE not in source.files():
-            raise
-        return _from_params(source)
+        if source.only is None and PARAMS_FILE in source.files():
+            return _from_params(source)
+        raise NotACheckpoint(f"{error}, or params.json, or name an official model") from error
     if checkpoint.config is None or checkpoint.config.vocab_size is None:
-        reason = next(f.message for f in checkpoint.findings if f.where == PARAMS_FILE)
-        raise MissingFile(
-            f"{checkpoint.source.place}: this needs the model's configuration, and of "
-            f"{PARAMS_FILE}: {reason}"
-        )
+        raise MissingFile(_no_configuration(checkpoint))
     census = take_census(checkpoint)
     official = census.identified.model if census.identified else None
     return Subject(
@@ -101,6 +124,17 @@ def _from_path(path: str) -> Subject:
     )
 
 
+def _no_configuration(checkpoint: Checkpoint) -> str:
+    place = checkpoint.source.place
+    if PARAMS_FILE not in checkpoint.source.files():
+        return (
+            f"{place}: there is no {PARAMS_FILE}, and this needs the model's configuration; put it "
+            "beside the weights, or name an official model"
+        )
+    reason = next(f.message for f in checkpoint.findings if f.where == PARAMS_FILE)
+    return f"{place}: this needs the model's configuration, and of {PARAMS_FILE}: {reason}"
+
+
 def _from_params(source: Folder) -> Subject:
     """A configuration without weights: the size of its vocabulary may be the tokenizer's."""
     config = meta.read_config(source)
@@ -108,11 +142,16 @@ def _from_params(source: Folder) -> Subject:
         config = config._replace(vocab_size=_tokens(source, config))
     identified = identify(config, shards=1, form="plain")
     official = identified.model if identified else None
-    message = "there are no weights beside it: what follows is of the configuration alone"
+    tied = official is not None and official.tied_output
+    output = "the embedding" if tied else "a matrix of its own"
+    message = (
+        "no weights were looked at: this is of the configuration alone, and the output is taken to "
+        f"be {output}"
+    )
     return Subject(
         name=source.place,
         config=_with_unique_heads(config, official),
-        tied_output=official is not None and official.tied_output,
+        tied_output=tied,
         official=official,
         source=source,
         checkpoint=None,

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from llamainspect.activations import (
     AFTER_GRADIENTS,
     Gradients,
+    Moment,
     Pass,
     moments,
     pass_of,
@@ -68,19 +69,30 @@ def estimate_training(
     step = _step(plan, trained)
     value = {name: int(term.value) for name, term in (states | saved).items()}
     weights = value["weights"] + value["adapters"]
-    resident = weights + value["optimizer"] + value["master"]
     activations = sum(value[name] for name in saved)
     within = moments(run, plan, activations, _gradients(config, plan, layout, value, tied_output))
     loss = within.pop("logits and loss")
     fullest = max(within, key=lambda name: within[name].nbytes)
-    before = resident + value["gathered"]
+    states_nbytes = value["optimizer"] + value["master"]
+    before = {"W": weights, "S": states_nbytes, "gathered": value["gathered"]}
     peaks = {
-        "forward": (before + loss.nbytes, f"W + S + {loss.formula}"),
-        "backward": (before + within[fullest].nbytes, f"W + S + {within[fullest].formula}"),
-        "step": (resident + value["gradients"] + int(step.value), "W + S + G + optimizer step"),
+        "forward": Moment(before | loss.parts),
+        "backward": Moment(before | within[fullest].parts),
+        "step": Moment(
+            {"W": weights, "S": states_nbytes, "G": value["gradients"], step.name: int(step.value)}
+        ),
     }
-    reached = max(peaks, key=lambda name: peaks[name][0])
+    reached = max(peaks, key=lambda name: peaks[name].nbytes)
+    peak = peaks[reached].nbytes
     held = value["gradients"] if plan.accumulation > 1 else 0
+    resident = weights + states_nbytes + value["gradients"]
+    terms = (
+        *states.values(),
+        *saved.values(),
+        _loss_term(run, plan, loss.nbytes - activations - held),
+        step,
+        *_peak_terms(peaks, fullest, reached, plan),
+    )
     return TrainingMemory(
         plan=plan._asdict(),
         trained_parameters=trained.parameters,
@@ -89,28 +101,31 @@ def estimate_training(
         gradients=value["gradients"],
         optimizer=value["optimizer"],
         master=value["master"],
-        states=resident + value["gradients"],
+        states=resident,
         gathered=value["gathered"],
         activations=activations,
         loss=loss.nbytes - activations - held,
         step=int(step.value),
-        forward_peak=peaks["forward"][0],
-        backward_peak=peaks["backward"][0],
-        step_peak=peaks["step"][0],
-        peak=peaks[reached][0],
+        forward_peak=peaks["forward"].nbytes,
+        backward_peak=peaks["backward"].nbytes,
+        step_peak=peaks["step"].nbytes,
+        peak=peak,
         reached_in=reached,
-        parts=_parts(value, peaks[reached][0], reached, fullest, plan),
+        parts=_parts(value, peak, reached, fullest, plan),
         rule_of_thumb=sum(RULE_OF_THUMB.values()) * layout.parameters,
-        rule_of_thumb_differs=_compare(
-            plan, layout.parameters, resident + value["gradients"], peaks[reached][0], run.tokens
-        ),
-        terms=(
-            *states.values(),
-            *saved.values(),
-            _loss_term(run, plan, loss.nbytes - activations - held),
-            step,
-            *_peak_terms(peaks, fullest, reached, plan),
-        ),
+        rule_of_thumb_differs=_compare(plan, layout.parameters, resident, peak, run.tokens),
+        terms=tuple(term for term in terms if term.value),
+        symbols={
+            "W": weights,
+            "S": states_nbytes,
+            "G": value["gradients"],
+            "A": activations,
+            "B": plan.weight_nbytes,
+            "q": run.query,
+            "k": run.kv,
+            **({"N": plan.gpus} if plan.zero else {}),
+            **({"r": plan.rank} if plan.method != "full" else {}),
+        },
     )
 
 
@@ -142,7 +157,7 @@ def _gradients(
 ) -> Gradients:
     """On this rank; of frozen weights there are none."""
     if plan.method != "full":
-        return Gradients(value["gradients"], 0, 0, tied)
+        return Gradients(value["gradients"], 0, 0, tied=False)
     width = plan.weight_nbytes
     head = (config.vocab_size or 0) * config.dim * width
     return Gradients(value["gradients"], head, layout.largest_layer * width, tied)
@@ -155,6 +170,7 @@ class Trained(NamedTuple):
     """What gets gradients: how many tensors there are of each number of elements."""
 
     tensors: dict[int, int]
+    ends: frozenset[int]  # of these, embedding and output: the tensors beside them are small
     nbytes_each: int
 
     @property
@@ -169,13 +185,14 @@ def _trained(plan: TrainingPlan, layout: Layout) -> Trained:
     Routed experts are no linear layers, so PEFT leaves them alone.
     """
     if plan.method == "full":
-        return Trained(layout.tensors, plan.weight_nbytes)
+        ends = frozenset(matrix.elements for matrix in layout.ends)
+        return Trained(layout.tensors, ends, plan.weight_nbytes)
     tensors: Counter[int] = Counter()
     for matrix, n in layout.linears.items():
         if matrix.name in plan.targets:
             tensors[plan.rank * matrix.columns] += n
             tensors[plan.rank * matrix.rows] += n
-    return Trained(tensors, 4)
+    return Trained(tensors, frozenset(), 4)
 
 
 def _states(
@@ -285,11 +302,10 @@ def _step(plan: TrainingPlan, trained: Trained) -> Term:
             plan, 1, name, nbytes * n, "B * trained parameters", f"{nbytes} * {n:,}",
             "torch's foreach makes one more copy of all (its default on a GPU; fused makes none)",
         )  # fmt: skip
-    largest = max(trained.tensors)
-    rest = max((size for size in trained.tensors if size < largest), default=largest)
-    elements = max(2 * largest, 3 * rest)
+    neighbours = max((size for size in trained.tensors if size not in trained.ends), default=0)
+    elements = max(3 * neighbours, 2 * max(trained.ends, default=0))
     return Term(
-        name, nbytes * elements, "bytes", "B * max(2 * largest tensor, 3 * next)",
+        name, nbytes * elements, "bytes", "B * max(3 * largest of a layer, 2 * V*h)",
         f"{nbytes} * {elements:,}",
         "torch's for-loop goes tensor by tensor, and still holds the one before",
     )  # fmt: skip
@@ -306,20 +322,29 @@ def _loss_term(run: Pass, plan: TrainingPlan, nbytes: int) -> Term:
 
 
 def _peak_terms(
-    peaks: dict[str, tuple[int, str]], fullest: str, reached: str, plan: TrainingPlan
+    peaks: dict[str, Moment], fullest: str, reached: str, plan: TrainingPlan
 ) -> list[Term]:
     """The three parts of a step, and the fullest of them."""
-    says = {
-        "forward": "logits and loss, with all activations",
-        "backward": f"fullest at: {fullest}",
-        "step": f"when {plan.optimizer} steps, activations gone",
+    names = {
+        "forward": ("peak of the forward pass", "logits and loss, with all activations"),
+        "backward": ("peak of the backward pass", f"fullest at: {fullest}"),
+        "step": ("peak of the step", f"when {plan.optimizer} steps, activations gone"),
     }
-    terms = [
-        Term(f"peak of the {name} pass".replace("step pass", "step"), nbytes, "bytes", formula,
-             "", says[name])
-        for name, (nbytes, formula) in peaks.items()
-    ]  # fmt: skip
-    return [*terms, Term("peak", peaks[reached][0], "bytes", "the largest of the three", "", "")]
+    terms = [_moment_term(*names[part], moment) for part, moment in peaks.items()]
+    worked = ", ".join(f"{term.value:,}" for term in terms)
+    source = f"reached in the {reached}{' pass' * (reached != 'step')}"
+    peak = Term("peak", peaks[reached].nbytes, "bytes", "the largest of them", worked, source)
+    return [*terms, peak]
+
+
+def _moment_term(name: str, source: str, moment: Moment) -> Term:
+    there = {formula: nbytes for formula, nbytes in moment.parts.items() if nbytes}
+    worked = " + ".join(f"{nbytes:,}" for nbytes in there.values())
+    formula = " + ".join(there)
+    return Term(
+        name, moment.nbytes, "bytes", formula.replace("+ -", "- "), worked.replace("+ -", "- "),
+        source,
+    )  # fmt: skip
 
 
 def _compare(plan: TrainingPlan, parameters: int, states: int, peak: int, tokens: int) -> str:

@@ -93,10 +93,10 @@ def explain(
     json: Json = False,
     no_color: NoColor = False,
 ) -> None:
-    """The model for a person who learns: files, fields, and every derived number worked out.
+    """A model explained: its files, its fields, and every derived number worked out.
 
-    With one argument that is a field's name and no path, the
-    current directory is meant.
+    With one argument that is a field's name and no path, the model
+    is LLAMAINSPECT_MODEL or the current directory.
     """
     from llamainspect.explain import explain_model, is_topic
     from llamainspect.subject import find_subject

@@ -14,7 +14,10 @@ RUNNING, TRAINING = "To run it", "To train it"
 
 Context = Annotated[
     int | None,
-    typer.Option(help="Tokens of each sequence.", show_default="8192, or 2048 to train"),
+    typer.Option(
+        help="Tokens of each sequence.",
+        show_default="8192, 2048 to train; the model's own if that is less",
+    ),
 ]
 
 
@@ -74,6 +77,14 @@ def memory(
             rich_help_panel=RUNNING,
         ),
     ] = False,
+    prefill_chunk: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens of the prompts that are read in one go.",
+            show_default="all",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None,
     training: Annotated[
         Literal["full", "lora", "qlora"] | None,
         typer.Option(help="Of all weights, or of adapters.", rich_help_panel=TRAINING),
@@ -190,7 +201,9 @@ def memory(
         "zero": zero,
         "gpus": machines.number if training and machines else gpus,
     }
-    usage = Usage(dtype, group_size, quantize_embeddings, context, batch, kv_dtype, all_logits)
+    usage = Usage(
+        dtype, group_size, quantize_embeddings, context, batch, kv_dtype, all_logits, prefill_chunk
+    )
     plan = make_plan(training, options)
     report = estimate_memory(find_subject(model), usage, plan, machines, explain)
     show(report, json, no_color)
@@ -201,7 +214,10 @@ def compute(
     model: PathOrName = ".",
     context: Annotated[
         int | None,
-        typer.Option(help="Tokens that attention looks back on.", show_default="8192"),
+        typer.Option(
+            help="Tokens that attention looks back over.",
+            show_default="8192; the model's own if that is less",
+        ),
     ] = None,
     tokens: Annotated[
         str | None,
@@ -274,7 +290,7 @@ def models(
     json: Json = False,
     no_color: NoColor = False,
 ) -> None:
-    """The official releases of Llama: sizes, shape, context, training, and who says so."""
+    """The official releases of Llama, with who says what: sizes, shape, context, training."""
     from llamainspect.models import list_models
 
     show(list_models(filter), json, no_color)

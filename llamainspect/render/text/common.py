@@ -1,9 +1,10 @@
 """Pieces that all views share: numbers for people, bars, tables, findings."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import singledispatch
+from typing import NamedTuple
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -11,6 +12,7 @@ from llamainspect.render.printable import printable
 from llamainspect.reports import Finding, Report
 
 BAR_WIDTH = 24
+GAP = 2  # columns between two cells
 SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
@@ -23,11 +25,13 @@ def view(report: Report, terminal: bool) -> RenderableType:
 # --- numbers --------------------------------------------------------------------------------------
 
 
-def nbytes_text(nbytes: int) -> str:
-    """4.56 GiB; a smaller unit where GiB would say next to nothing."""
+def nbytes_text(nbytes: int, like: int | None = None) -> str:
+    """4.56 GiB; a smaller unit where GiB would say next to nothing. In the unit of `like`, so that
+    the numbers of a column can be compared."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if nbytes >= max(size / 10, 2**10):
-            return f"{nbytes / size:,.2f} {unit}"
+        if (nbytes if like is None else like) >= max(size // 10, 2**10):
+            hundredths = (200 * nbytes + size) // (2 * size)  # exact, however large
+            return f"{hundredths // 100:,}.{hundredths % 100:02d} {unit}"
     return f"{nbytes:,} bytes"
 
 
@@ -75,6 +79,43 @@ def bar(part: int, whole: int) -> Text:
     eighths = round(8 * BAR_WIDTH * part / whole) if whole else 0
     full, rest = divmod(eighths, 8)
     return Text("█" * full + " ▏▎▍▌▋▊▉"[rest] * (rest > 0), style="blue")
+
+
+class Column(NamedTuple):
+    """One column of a table that may be too wide."""
+
+    title: str
+    cells: list[Text]
+    rank: int  # how soon a narrow terminal goes without it: the highest first; 0: never
+
+
+class Fitted:
+    """A table with as many columns as fit: part of a number is another number."""
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self.columns = columns
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        chosen: set[int] = set()
+        used = 0
+        for index in sorted(range(len(self.columns)), key=lambda i: self.columns[i].rank):
+            column = self.columns[index]
+            width = max(len(column.title), *map(len, column.cells))
+            if used + width > options.max_width and chosen:
+                break
+            chosen.add(index)
+            used += width + GAP
+        table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
+        for index in sorted(chosen):
+            if index == 0:
+                table.add_column(self.columns[index].title, overflow="fold")
+            else:
+                table.add_column(self.columns[index].title, justify="right", no_wrap=True)
+        for cells in zip(*(self.columns[index].cells for index in sorted(chosen)), strict=True):
+            table.add_row(*cells)
+        yield table
+        if left := [c.title for index, c in enumerate(self.columns) if index not in chosen]:
+            yield Text(f"(in a wider terminal also {', '.join(left)})", style="dim")
 
 
 def facts(rows: Iterable[tuple[str, RenderableType]]) -> Table:

@@ -339,7 +339,7 @@ def _topic(topic: Topic) -> RenderableType:
     line.append(f"  {_topic_value(topic)}", style="not cyan")
     rows = [safe(topic.text, "dim"), *map(safe, topic.steps)]
     if topic.check:
-        mark, style = ("✓", "green") if topic.agrees else ("✗", "red")
+        mark, style = {True: ("✓", "green"), False: ("✗", "red"), None: ("·", "dim")}[topic.agrees]
         rows.append(safe(f"{mark} {topic.check}", style))
     if topic.mistake:
         rows.append(safe(f"! {topic.mistake}", "yellow"))
@@ -349,7 +349,7 @@ def _topic(topic: Topic) -> RenderableType:
 def _topic_value(topic: Topic) -> str:
     value = topic.value
     if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "null"}[value]
+        return {True: "yes", False: "no", None: "-"}[value]
     if topic.kind == "file":
         return nbytes_text(value)
     if isinstance(value, float) and value.is_integer() and abs(value) >= 1_000:

@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from llamainspect.names import counted
 from llamainspect.render.text.common import (
+    GAP,
+    Column,
+    Fitted,
     count_text,
     exact_nbytes_text,
     facts,
@@ -27,7 +31,6 @@ from llamainspect.reports import (
     TrainingMemory,
 )
 
-GAP = 2  # columns between two cells
 BOUNDS = {"about": "~", "more than": ">", "up to": "≤"}
 BAR_WIDTH = 60
 # The parts of a bar, told apart without colour too.
@@ -41,6 +44,7 @@ FILLS = (("█", "blue"), ("▓", "cyan"), ("▒", "magenta"), ("░", "yellow")
 @view.register
 def _(report: MemoryEstimate, terminal: bool) -> RenderableType:
     head = safe(report.model, "bold")
+    head.append(" (by name)" * report.by_name, style="not bold dim")
     head.append(f"  {count_text(report.parameters)} parameters", style="not bold")
     parts: list[RenderableType] = [head, _circumstances(report)]
     if report.training:
@@ -69,24 +73,22 @@ def _circumstances(report: MemoryEstimate) -> Table:
 
 
 def _forms(report: MemoryEstimate) -> RenderableType:
-    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
-    asked = any(row.fits is not None for row in report.table)
-    table.add_column("form", no_wrap=True)
-    for title in ("weights", "naive", "KV cache", "prefill", "total", *["fits"] * asked):
-        table.add_column(title, justify="right", no_wrap=True)
-    for row in report.table:
-        naive = "" if row.naive == row.weights else nbytes_text(row.naive)
-        table.add_row(
-            row.dtype,
-            nbytes_text(row.weights),
-            Text(naive, style="dim"),
-            nbytes_text(row.kv_cache),
-            nbytes_text(row.activations),
-            Text(nbytes_text(row.total), style="bold"),
-            *[Text("yes", style="green") if row.fits else Text("no", style="red")] * asked,
-        )
-    notes = [f"KV cache in {report.kv_dtype}" * (len(report.table) == 1)]
-    if any(row.naive != row.weights for row in report.table):
+    rows = report.table
+    like = max(row.total for row in rows)
+    columns = [Column("form", [Text(row.dtype) for row in rows], 0)]
+    for title, numbers, rank, style in (
+        ("weights", [row.weights for row in rows], 3, ""),
+        ("naive", [row.naive for row in rows], 6, "dim"),
+        ("KV cache", [row.kv_cache for row in rows], 4, ""),
+        ("prefill", [row.activations for row in rows], 5, ""),
+        ("total", [row.total for row in rows], 1, "bold"),
+    ):
+        columns.append(Column(title, [Text(nbytes_text(n, like), style) for n in numbers], rank))
+    if any(row.fits is not None for row in rows):
+        verdicts = [Text("yes", "green") if row.fits else Text("no", "red") for row in rows]
+        columns.append(Column("fits", verdicts, 2))
+    notes = [f"KV cache in {report.kv_dtype}" * (len(rows) == 1)]
+    if any(row.naive != row.weights for row in rows):
         notes.append(
             "naive: every parameter at that width; weights: as stored, with scales, and what is "
             "not quantised in 16 bits"
@@ -95,7 +97,7 @@ def _forms(report: MemoryEstimate) -> RenderableType:
     if inference.kv_cache_allocated != inference.kv_cache:
         allocated = nbytes_text(inference.kv_cache_allocated)
         notes.append(f"KV cache with chunked attention; Meta's code allocates {allocated}")
-    return Group(table, *(Text(note, style="dim") for note in notes if note))
+    return Group(Fitted(columns), *(Text(note, style="dim") for note in notes if note))
 
 
 def _training(memory: TrainingMemory) -> RenderableType:
@@ -104,8 +106,9 @@ def _training(memory: TrainingMemory) -> RenderableType:
     how += ["checkpointing"] * plan["checkpointing"]
     if plan["accumulation"] > 1:
         how.append(f"{plan['accumulation']} batches summed")
-    if plan["zero"]:
-        how.append(f"ZeRO-{plan['zero']} on {plan['gpus']} GPUs")
+    if plan["gpus"] > 1:
+        shared = f"ZeRO-{plan['zero']}" if plan["zero"] else "nothing shared"
+        how.append(f"{plan['gpus']:,} GPUs, {shared}")
     grid = Table.grid(padding=(0, GAP))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(justify="right", no_wrap=True)
@@ -114,7 +117,7 @@ def _training(memory: TrainingMemory) -> RenderableType:
         if term.value and term.name != "peak":
             highest = term.name.startswith(f"peak of the {memory.reached_in}")
             style = "bold" if highest else ""
-            nbytes = Text(nbytes_text(int(term.value)), style=style)
+            nbytes = Text(nbytes_text(int(term.value), memory.peak), style=style)
             grid.add_row(term.name, nbytes, Text("the most" * highest, style=style))
     each = " on each GPU" * (plan["gpus"] > 1)
     trained = count_text(memory.trained_parameters)
@@ -141,12 +144,15 @@ def _gpu(fit: GpuFit, dtype: str, terminal: bool) -> RenderableType:
         verdict = Text(f"It does not fit{dtype}: {missing} too much", style="bold red")
     lines: list[RenderableType] = [title, verdict]
     if terminal:
-        lines += _parts_bar(fit)
+        lines.append(_Bar(fit))
     rows: list[tuple[str, RenderableType]] = []
     for (name, nbytes), (fill, style) in zip(fit.parts.items(), FILLS, strict=False):
         label = Text(f"{fill} " if terminal else "", style=style)
-        rows.append((name, label.append(nbytes_text(nbytes), style="not bold default")))
+        text = nbytes_text(nbytes, fit.nbytes)
+        rows.append((name, label.append(text, style="not bold default")))
     context = "not one token" if fit.max_context is None else counted(fit.max_context, "token")
+    if fit.max_context and fit.context_length and fit.max_context > fit.context_length:
+        context += f", which is beyond the model's own {fit.context_length:,}"
     batch = "not one sequence" if fit.max_batch is None else counted(fit.max_batch, "sequence")
     rows.append(("largest context", Text(context)))
     rows.append(("largest batch", Text(batch)))
@@ -157,20 +163,29 @@ def _gpu(fit: GpuFit, dtype: str, terminal: bool) -> RenderableType:
     return Group(*lines, facts(rows))
 
 
-def _parts_bar(fit: GpuFit) -> list[Text]:
+class _Bar:
     """The memory of one GPU, part by part; a mark below shows its end where that is not enough."""
-    whole = max(fit.nbytes, fit.needed)
-    bar, reached, drawn = Text(), 0, 0
-    for (_, nbytes), (fill, style) in zip(fit.parts.items(), FILLS, strict=False):
-        reached += nbytes
-        cells = round(BAR_WIDTH * reached / whole) - drawn
-        bar.append(fill * cells, style=style)
-        drawn += cells
-    bar.append("·" * (BAR_WIDTH - drawn), style="dim")
-    if fit.left >= 0:
-        return [bar]
-    end = min(round(BAR_WIDTH * fit.nbytes / whole), BAR_WIDTH - 1)
-    return [bar, Text(f"{' ' * end}↑ here its memory ends"[-78:], style="red")]
+
+    def __init__(self, fit: GpuFit) -> None:
+        self.fit = fit
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        fit, width = self.fit, min(BAR_WIDTH, options.max_width)
+        whole = max(fit.nbytes, fit.needed)
+        bar, reached, drawn = Text(), 0, 0
+        for (_, nbytes), (fill, style) in zip(fit.parts.items(), FILLS, strict=False):
+            reached += nbytes
+            cells = width * reached // whole - drawn
+            bar.append(fill * cells, style=style)
+            drawn += cells
+        yield bar.append("·" * (width - drawn), style="dim")
+        if fit.left < 0:
+            end = width * fit.nbytes // whole
+            note = "↑ here its memory ends"
+            mark = f"{' ' * end}{note}"
+            if len(mark) > width:
+                mark = f"{'here its memory ends ↑':>{end + 1}}"
+            yield Text(mark, style="red")
 
 
 class _Terms:
@@ -191,7 +206,8 @@ class _Terms:
             worked = f"= {term.worked}" if term.worked else ""
             for text in (term.formula, worked, term.source):
                 if text:
-                    yield Text(f"  {text}", style="dim" if text == term.source else "")
+                    style = "dim" if text == term.source else ""
+                    yield Padding(Text(text, style=style), (0, 0, 0, 2))
 
 
 def _value(term: Term) -> str:
@@ -207,6 +223,8 @@ def _rounded(number: float) -> str:
     if number >= 10**15:
         mantissa, exponent = f"{number:.3e}".split("e+")
         return f"{mantissa}e{int(exponent)}"
+    if number < 100:
+        return f"{number:.3g}"
     return f"{number:,.1f}" if number < 10**6 else f"{number:,.0f}"
 
 
@@ -225,7 +243,7 @@ def _(report: ComputeEstimate, terminal: bool) -> RenderableType:
             ("matrix products", Text(f"{report.matmul_flops_per_token:,} FLOPs")),
             (
                 "attention",
-                Text(f"{report.attention_flops_per_token:,} FLOPs, looking back on {context}"),
+                Text(f"{report.attention_flops_per_token:,} FLOPs, looking back over {context}"),
             ),
             ("together", Text(f"{report.forward_flops_per_token:,} FLOPs")),
         )
@@ -233,10 +251,16 @@ def _(report: ComputeEstimate, terminal: bool) -> RenderableType:
     bound = f"{report.tokens_bound} " if report.tokens_bound else ""
     tokens = f"{bound}{_short(report.tokens)}, {report.tokens_from}"
     optimal = report.optimal_tokens
+    compared = ""
+    if report.tokens != optimal:
+        compared = (
+            f"; here {_rounded(report.tokens_per_parameter)} per parameter, "
+            f"{_rounded(report.tokens / optimal)} times as many"
+        )
     gpus = f"{report.gpu}-hours at {100 * report.mfu:g} % of the peak"
     if report.gpus > 1:
         days = report.gpu_hours / report.gpus / 24
-        gpus += f": {days:,.1f} days on {report.gpus:,} of them"
+        gpus += f": {_rounded(days)} days on {report.gpus:,} of them"
     training = facts(
         (
             ("tokens", safe(tokens)),
@@ -250,9 +274,8 @@ def _(report: ComputeEstimate, terminal: bool) -> RenderableType:
             (
                 "compute-optimal",
                 Text(
-                    f"{_short(optimal)} tokens, 20 per parameter, {_rounded(report.optimal_flops)}"
-                    f" FLOPs; here {report.tokens_per_parameter:,.1f} per parameter, "
-                    f"{report.tokens / optimal:,.1f} times as many"
+                    f"{_short(optimal)} tokens, 20 per parameter, {_rounded(report.optimal_flops)} "
+                    f"FLOPs{compared}"
                 ),
             ),
         )
@@ -261,7 +284,9 @@ def _(report: ComputeEstimate, terminal: bool) -> RenderableType:
         head,
         section("Forward pass, per token", forward),
         section("Training", training),
-        section(f"Generating, at best on {report.gpus} x {report.gpu}", _speeds(report)),
+        section(
+            f"Generating, at best on {report.decoding[0].gpus} x {report.gpu}", _speeds(report)
+        ),
     ]
     if report.explained:
         parts.append(section("How each comes about", _Terms(report.symbols, report.terms)))
@@ -270,19 +295,17 @@ def _(report: ComputeEstimate, terminal: bool) -> RenderableType:
     return Group(*parts)
 
 
-def _speeds(report: ComputeEstimate) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
-    table.add_column("form", no_wrap=True)
-    for title in ("weights read", "KV cache read", "tokens/s"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for row in report.decoding:
-        table.add_row(
-            row.dtype,
-            nbytes_text(row.weights),
-            nbytes_text(row.kv_cache),
-            Text(_rounded(row.tokens_per_second), style="bold"),
-        )
-    return table
+def _speeds(report: ComputeEstimate) -> Fitted:
+    rows = report.decoding
+    like = max(row.weights for row in rows)
+    return Fitted(
+        [
+            Column("form", [Text(row.dtype) for row in rows], 0),
+            Column("weights read", [Text(nbytes_text(row.weights, like)) for row in rows], 2),
+            Column("KV cache read", [Text(nbytes_text(row.kv_cache, like)) for row in rows], 3),
+            Column("tokens/s", [Text(_rounded(row.tokens_per_second), "bold") for row in rows], 1),
+        ]
+    )
 
 
 # --- models ---------------------------------------------------------------------------------------
@@ -292,7 +315,11 @@ def _speeds(report: ComputeEstimate) -> Table:
 def _(report: ModelCatalog, terminal: bool) -> RenderableType:
     if report.card:
         return _card(report.models[0])
-    return Group(_Models(report.models), Text(f"\n{counted(report.count, 'model')}", style="bold"))
+    columns = [
+        Column(title, [Text(cell(row)) for row in report.models], rank)
+        for title, cell, rank in _COLUMNS
+    ]
+    return Group(Fitted(columns), Text(f"\n{counted(report.count, 'model')}", style="bold"))
 
 
 def _short(number: int | None) -> str:
@@ -327,36 +354,6 @@ _COLUMNS = (
     ("cutoff", lambda row: row.knowledge_cutoff or "", 11),
     ("languages", lambda row: str(len(row.languages) or ""), 12),
 )
-
-
-class _Models:
-    """One release a line, with as many columns as fit."""
-
-    def __init__(self, rows: Sequence[ModelRow]) -> None:
-        self.rows = rows
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        cells = [[title, *map(cell, self.rows)] for title, cell, _ in _COLUMNS]
-        widths = [max(map(len, column)) for column in cells]
-        chosen: set[int] = set()
-        used = 0
-        for index in sorted(range(len(_COLUMNS)), key=lambda index: _COLUMNS[index][2]):
-            if used + widths[index] > options.max_width and chosen:
-                break
-            chosen.add(index)
-            used += widths[index] + GAP
-        table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
-        for index in sorted(chosen):
-            title = _COLUMNS[index][0]
-            if index == 0:
-                table.add_column(title, overflow="fold")
-            else:
-                table.add_column(title, justify="right", no_wrap=True)
-        for number in range(len(self.rows)):
-            table.add_row(*(Text(cells[index][number + 1]) for index in sorted(chosen)))
-        yield table
-        if left := [_COLUMNS[index][0] for index in range(len(_COLUMNS)) if index not in chosen]:
-            yield Text(f"(in a wider terminal also {', '.join(left)})", style="dim")
 
 
 def _card(row: ModelRow) -> RenderableType:
