@@ -258,6 +258,7 @@ class Inside(NamedTuple):
     grads: tuple[int, int, int] | None = None  # per h*q, h*k, h*f of gradients; None: all
     attention: Attention | None = None  # with this one alone
     checkpointing: bool = False  # then alone
+    accumulating: bool = False  # then alone: one matrix's gradient before it is added
 
 
 # Found by decomposing what torch's allocator has at each event of a step.
@@ -268,11 +269,13 @@ INSIDE: dict[Precision, tuple[Inside, ...]] = {
         Inside(hidden=26, own=1),
         Inside(hidden=10, query=6, scores=12, own=1, grads=(2, 0, 6), attention="eager"),
         Inside(hidden=34, query=8, scores=6, own=1, grads=(0, 0, 6), attention="eager"),
+        Inside(saved=1, hidden=2, ffn=2, own=1, grads=(0, 0, 2), accumulating=True),
     ),
     "fp32": (
         Inside(saved=1, hidden=4, ffn=8, grads=(0, 0, 4)),
         Inside(hidden=16, query=16, kv=16, grads=(4, 0, 12), attention="flash"),
         Inside(hidden=16, query=12, scores=12, grads=(4, 0, 12), attention="eager"),
+        Inside(saved=1, hidden=4, ffn=4, grads=(0, 0, 4), accumulating=True),
     ),
     "autocast": (
         Inside(saved=1, hidden=4, ffn=4, copies=1, grads=(0, 0, 2)),
@@ -280,6 +283,8 @@ INSIDE: dict[Precision, tuple[Inside, ...]] = {
         Inside(hidden=24),
         Inside(hidden=24, query=16, kv=4, grads=(2, 4, 0), checkpointing=True),
         Inside(hidden=18, query=6, scores=12, grads=(6, 4, 12), attention="eager"),
+        Inside(saved=1, hidden=4, copies=1, grads=(0, 0, 4), accumulating=True),
+        Inside(saved=1, hidden=6, ffn=2, copies=1, grads=(0, 0, 2), accumulating=True),
     ),
 }
 
@@ -329,14 +334,23 @@ def moments(run: Pass, plan: TrainingPlan, saved: int, grads: Gradients) -> dict
 
 
 def _loss(run: Pass, plan: TrainingPlan, saved: int) -> Moment:
-    per_logit, logits = saved_of(plan).loss, run.tokens * run.vocab_size
+    per_logit, tokens = saved_of(plan).loss, run.tokens
+    logits = tokens * run.vocab_size
     loss = Moment({"A": saved, f"{per_logit} * T*V": per_logit * logits})
     if plan.precision == "autocast" and plan.checkpointing:
         # Until the forward pass ends, autocast holds what it has cast in every layer.
         copies = sum(_copies(run, ffn) * n for ffn, n in run.layers.items())
-        parts = {"10 * T*V": 10 * logits, "4 * T*h": 4 * run.tokens * run.hidden}
+        parts = {"10 * T*V": 10 * logits, "4 * T*h": 4 * tokens * run.hidden}
         cast = Moment({"A": saved, **parts, "2 * linears": copies})
-        loss = max(loss, cast, key=lambda moment: moment.nbytes)
+        scores = 4 * (run.scores + run.batch * run.seq_len**2) * (plan.attention == "eager")
+        layer = Moment(
+            {
+                "A of the layers": _saved_by_layers(run, plan) + _once(run, plan),
+                "what a layer needs": tokens * (8 * run.hidden + 6 * run.ffn) + scores,
+                "2 * linears": copies - 2 * run.hidden * run.ffn,
+            }
+        )
+        loss = max(loss, cast, layer, key=lambda moment: moment.nbytes)
     return loss
 
 
@@ -374,6 +388,7 @@ def _layers(run: Pass, plan: TrainingPlan, grads: Gradients) -> dict[str, Moment
         for moment in INSIDE[plan.precision]
         if moment.attention in (None, plan.attention)
         and (plan.checkpointing or not moment.checkpointing)
+        and (many or not moment.accumulating)
         for ffn in run.layers
     ]
     saved = _saved_by_layers(run, plan)
@@ -398,30 +413,54 @@ def _layers(run: Pass, plan: TrainingPlan, grads: Gradients) -> dict[str, Moment
 
 
 def _frozen_layer(run: Pass, plan: TrainingPlan) -> Moment:
-    """Back through the last layer of a frozen model with adapters."""
+    """In the last layer of a frozen model with adapters, on the way back or just before."""
     kept, tokens = saved_of(plan), run.tokens
-    each = {ffn: layer_nbytes(run, plan, ffn) + _on_the_way_back(run, plan, ffn)
-            for ffn in run.layers}  # fmt: skip
-    ffn = max(each, key=each.__getitem__)
-    others = _saved_by_layers(run, plan)
+    ffn = run.ffn
+    again = layer_nbytes(run, plan, ffn) if plan.checkpointing else 0
+    back = max(hidden * run.hidden + wide * ffn for hidden, wide in _frozen_widths(plan))
+    most = {
+        f"{kept.logits} * T*V": kept.logits * tokens * run.vocab_size,
+        "what a layer needs": tokens * back,
+    }
     if not plan.checkpointing:
-        others -= _saved_by(run, plan, ffn)
+        wide = max(hidden * run.hidden + wide * ffn for hidden, wide in _frozen_forward(plan))
+        if tokens * wide > sum(most.values()):
+            most = {"what a layer needs": tokens * wide}
     return Moment(
         {
-            "A of the other layers": others,
-            "this layer's": each[ffn],
-            f"{kept.logits} * T*V": kept.logits * tokens * run.vocab_size,
+            "A of the layers": _saved_by_layers(run, plan),
+            "a layer's, again": again,
             "cosines and sines": _once(run, plan),
+            **most,
         }
     )
 
 
-def _on_the_way_back(run: Pass, plan: TrainingPlan, ffn: int) -> int:
-    """Most that a frozen layer needs beside what it saved."""
-    wide = 12 * run.hidden + 8 * ffn
-    if {"w1", "w3"}.isdisjoint(plan.targets):
-        wide = max(2 * run.hidden + 6 * ffn, 22 * run.hidden)
-    return run.tokens * wide * (2 if plan.stream == "fp32" else 1)
+def _frozen_forward(plan: TrainingPlan) -> list[tuple[int, int]]:
+    """Bytes per token of h and of f in the forward pass of a layer, beside what is saved."""
+    if plan.stream == "fp32":
+        return [(8, 4)]
+    return [(6, 8)] if {"w1", "w3"} & set(plan.targets) else [(20, 2)]
+
+
+def _frozen_widths(plan: TrainingPlan) -> list[tuple[int, int]]:
+    """The same on the way back: which of them is most depends on the shape."""
+    gate, down, up = ("w1" in plan.targets, "w2" in plan.targets, "w3" in plan.targets)
+    if not plan.checkpointing:
+        wide = (2, 8) if up and not gate else (2, 6)
+        if plan.stream == "fp32":
+            wide = (4, 12)
+        if down:
+            wide = (4, 8) if plan.stream == "fp32" else (4, 4)
+        return [(24, 0), wide]
+    if plan.stream == "fp32":
+        last = (16, -16) if down else (12, -12) if gate or up else (16, -12)
+        return [(0, 8 if down else 12), (4, 4), last]
+    if down:
+        return [(12, 8), (14, 2)] if gate or up else [(14, 2), (4, 4), (22, -10)]
+    if gate:
+        return [(6, 8), (18, -6)]
+    return [(6, 12)] if up else [(2, 6), (6, 2), (22, -6)]
 
 
 def _inside(
@@ -439,12 +478,12 @@ def _inside(
         there += kept.residual * run.tokens * hidden
     if not grads.layer:
         return there, 0
-    many, largest = plan.accumulation > 1, hidden * ffn * plan.weight_nbytes
+    if plan.accumulation > 1 and not moment.accumulating:
+        return there, 0  # it is added to what there is at once
     if moment.grads is None:
-        return there, 0 if many else grads.layer
+        return there, grads.layer
     query, kv, wide = moment.grads
-    come = hidden * (query * run.query + kv * run.kv + wide * ffn)
-    return there, min(come, largest) if many else come
+    return there, hidden * (query * run.query + kv * run.kv + wide * ffn)
 
 
 def _saved_by_layers(run: Pass, plan: TrainingPlan) -> int:
