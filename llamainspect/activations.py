@@ -281,7 +281,7 @@ INSIDE: dict[Precision, tuple[Inside, ...]] = {
         Inside(saved=1, hidden=4, ffn=4, copies=1, grads=(0, 0, 2)),
         Inside(saved=1, hidden=12, ffn=-8, grads=(4, 4, 12)),
         Inside(hidden=24),
-        Inside(hidden=24, query=16, kv=4, grads=(2, 4, 0), checkpointing=True),
+        Inside(hidden=24, query=14, kv=4, grads=(2, 4, 0), checkpointing=True),
         Inside(hidden=18, query=6, scores=12, grads=(6, 4, 12), attention="eager"),
         Inside(saved=1, hidden=4, copies=1, grads=(0, 0, 4), accumulating=True),
         Inside(saved=1, hidden=6, ffn=2, copies=1, grads=(0, 0, 2), accumulating=True),
@@ -324,7 +324,7 @@ def moments(run: Pass, plan: TrainingPlan, saved: int, grads: Gradients) -> dict
         found |= _output(run, plan, saved, grads)
         found |= _layers(run, plan, grads)
     else:
-        found["a layer, back"] = _frozen_layer(run, plan)
+        found["a layer, back"] = _frozen_layer(run, plan, grads)
     found["end of the backward pass"] = _end(run, plan, grads)
     if plan.accumulation > 1:
         for name, moment in found.items():
@@ -412,23 +412,25 @@ def _layers(run: Pass, plan: TrainingPlan, grads: Gradients) -> dict[str, Moment
     }
 
 
-def _frozen_layer(run: Pass, plan: TrainingPlan) -> Moment:
-    """In the last layer of a frozen model with adapters, on the way back or just before."""
-    kept, tokens = saved_of(plan), run.tokens
-    ffn = run.ffn
-    again = layer_nbytes(run, plan, ffn) if plan.checkpointing else 0
-    back = max(hidden * run.hidden + wide * ffn for hidden, wide in _frozen_widths(plan))
+def _frozen_layer(run: Pass, plan: TrainingPlan, grads: Gradients) -> Moment:
+    """In a layer of a frozen model with adapters, on the way back or just before."""
+    kept, tokens, ffn = saved_of(plan), run.tokens, run.ffn
+    layers, again = _saved_by_layers(run, plan), 0
+    if plan.checkpointing:
+        # Inputs of layers go as gradients of their adapters come.
+        one, come = kept.residual * tokens * run.hidden, grads.all // run.n_layers
+        layers = max(layers, one + (run.n_layers - 1) * come)
+        again = layer_nbytes(run, plan, ffn)
     most = {
         f"{kept.logits} * T*V": kept.logits * tokens * run.vocab_size,
-        "what a layer needs": tokens * back,
+        "what a layer needs": tokens * _widest(run, _frozen_backward(plan)),
     }
-    if not plan.checkpointing:
-        wide = max(hidden * run.hidden + wide * ffn for hidden, wide in _frozen_forward(plan))
-        if tokens * wide > sum(most.values()):
-            most = {"what a layer needs": tokens * wide}
+    forward = tokens * _widest(run, _frozen_forward(plan))
+    if not plan.checkpointing and forward > sum(most.values()):
+        most = {"what a layer needs": forward}
     return Moment(
         {
-            "A of the layers": _saved_by_layers(run, plan),
+            "A of the layers": layers,
             "a layer's, again": again,
             "cosines and sines": _once(run, plan),
             **most,
@@ -436,31 +438,35 @@ def _frozen_layer(run: Pass, plan: TrainingPlan) -> Moment:
     )
 
 
+def _widest(run: Pass, widths: list[tuple[int, int]]) -> int:
+    """The most of them: which it is depends on the shape."""
+    return max(hidden * run.hidden + wide * run.ffn for hidden, wide in widths)
+
+
 def _frozen_forward(plan: TrainingPlan) -> list[tuple[int, int]]:
     """Bytes per token of h and of f in the forward pass of a layer, beside what is saved."""
-    if plan.stream == "fp32":
-        return [(8, 4)]
-    return [(6, 8)] if {"w1", "w3"} & set(plan.targets) else [(20, 2)]
-
-
-def _frozen_widths(plan: TrainingPlan) -> list[tuple[int, int]]:
-    """The same on the way back: which of them is most depends on the shape."""
     gate, down, up = ("w1" in plan.targets, "w2" in plan.targets, "w3" in plan.targets)
-    if not plan.checkpointing:
-        wide = (2, 8) if up and not gate else (2, 6)
-        if plan.stream == "fp32":
-            wide = (4, 12)
-        if down:
-            wide = (4, 8) if plan.stream == "fp32" else (4, 4)
-        return [(24, 0), wide]
     if plan.stream == "fp32":
-        last = (16, -16) if down else (12, -12) if gate or up else (16, -12)
-        return [(0, 8 if down else 12), (4, 4), last]
+        return [(12, 4)]
     if down:
-        return [(12, 8), (14, 2)] if gate or up else [(14, 2), (4, 4), (22, -10)]
-    if gate:
-        return [(6, 8), (18, -6)]
-    return [(6, 12)] if up else [(2, 6), (6, 2), (22, -6)]
+        return [(18, 2), (8, 4)]
+    return [(8, 8 if up else 4)] if gate or up else [(10, 2)]
+
+
+def _frozen_backward(plan: TrainingPlan) -> list[tuple[int, int]]:
+    """The same on the way back."""
+    gate, down, up = ("w1" in plan.targets, "w2" in plan.targets, "w3" in plan.targets)
+    both = gate + up
+    if plan.stream == "fp32":
+        if not plan.checkpointing:
+            return [(24, 0), (4, 8 if down else 12)]
+        last = (16, -16) if down else (12, -12) if both else (16, -12)
+        return [(0, 8 if down else 12), (4, 4), last]
+    if not plan.checkpointing:
+        return [(24, 0), (4, 4) if down else (2, 8 if up else 6)]
+    if down:
+        return [(14, 2), (12 if up else 4, 4), (22 - 4 * both, -10)]
+    return [(2, 6), (6, 8 if up else 4 if gate else 2), (22 - 4 * both, -6)]
 
 
 def _inside(
