@@ -1,8 +1,9 @@
 """What a training step keeps beside its states: activations, and the temporaries of each moment.
 
-The numbers are those of torch running transformers' Llama with its own loss, to the byte where
-activations are saved and within 1 % at the peak; tests/test_training_memory.py measures them. The
-classic 34*s*b*h (arXiv 2205.05198) knows neither SwiGLU nor GQA nor the loss.
+The numbers are those of torch running transformers' Llama with its own loss on one device, to the
+byte where activations are saved and within 1 % at the peak; tests/test_training_memory.py measures
+them, and each row of coefficients is what a least-squares fit of its allocations over many shapes
+came to. The classic 34*s*b*h (arXiv 2205.05198) knows neither SwiGLU nor GQA nor the loss.
 
 Symbols: T tokens (b sequences of s), h dim, q heads * head_dim, k KV heads * head_dim, a heads, hd
 head_dim, f hidden size of the feed-forward, V vocabulary, L layers, B bytes of a weight.
@@ -17,7 +18,6 @@ from llamainspect.reports import Term
 
 LOG_SUM_EXP = 4  # bytes per token and head that flash attention saves instead of the scores
 NORM_FACTOR = 4  # bytes per token and norm: one FP32 number
-TEMPORARY_SCORES = 12  # bytes per score while eager attention goes back through its softmax
 
 
 class Pass(NamedTuple):
@@ -168,6 +168,8 @@ def _layers_term(run: Pass, plan: TrainingPlan) -> Term:
     if plan.attention == "eager":
         widths = f"{saved.query + saved.kv}q"
         scores = f"{saved.scores} * b*a*s*s"
+    if len(run.layers) > 1:
+        worked += f"; f {', '.join(f'{ffn:,}' for ffn in run.layers)}"
     return Term(
         name,
         sum(each_of[ffn] * n for ffn, n in run.layers.items()) - spared,
@@ -291,6 +293,12 @@ INSIDE: dict[Precision, tuple[Inside, ...]] = {
 
 # Moments that have nearly all gradients in any case.
 AFTER_GRADIENTS = ("first layer, back", "end of the backward pass")
+# Moments of the forward pass.
+FORWARD = (
+    "logits and loss",
+    "logits, with copies of all linears",
+    "last layer, with copies of all linears",
+)
 
 
 class Gradients(NamedTuple):
@@ -319,7 +327,7 @@ def moments(run: Pass, plan: TrainingPlan, saved: int, grads: Gradients) -> dict
     `saved` are all activations (A). Gradients of earlier batches are there throughout when batches
     are accumulated; otherwise they come about on the way back.
     """
-    found = {"logits and loss": _loss(run, plan, saved)}
+    found = _forward(run, plan, saved)
     if plan.method == "full":
         found |= _output(run, plan, saved, grads)
         found |= _layers(run, plan, grads)
@@ -333,25 +341,27 @@ def moments(run: Pass, plan: TrainingPlan, saved: int, grads: Gradients) -> dict
     return found
 
 
-def _loss(run: Pass, plan: TrainingPlan, saved: int) -> Moment:
+def _forward(run: Pass, plan: TrainingPlan, saved: int) -> dict[str, Moment]:
+    """At the end of the forward pass, or a little before."""
     per_logit, tokens = saved_of(plan).loss, run.tokens
     logits = tokens * run.vocab_size
-    loss = Moment({"A": saved, f"{per_logit} * T*V": per_logit * logits})
+    found = {"logits and loss": Moment({"A": saved, f"{per_logit} * T*V": per_logit * logits})}
     if plan.precision == "autocast" and plan.checkpointing:
         # Until the forward pass ends, autocast holds what it has cast in every layer.
         copies = sum(_copies(run, ffn) * n for ffn, n in run.layers.items())
         parts = {"10 * T*V": 10 * logits, "4 * T*h": 4 * tokens * run.hidden}
-        cast = Moment({"A": saved, **parts, "2 * linears": copies})
+        found["logits, with copies of all linears"] = Moment(
+            {"A": saved, **parts, "2 * linears": copies}
+        )
         scores = 4 * (run.scores + run.batch * run.seq_len**2) * (plan.attention == "eager")
-        layer = Moment(
+        found["last layer, with copies of all linears"] = Moment(
             {
                 "A of the layers": _saved_by_layers(run, plan) + _once(run, plan),
                 "what a layer needs": tokens * (8 * run.hidden + 6 * run.ffn) + scores,
                 "2 * linears": copies - 2 * run.hidden * run.ffn,
             }
         )
-        loss = max(loss, cast, layer, key=lambda moment: moment.nbytes)
-    return loss
+    return found
 
 
 def _output(run: Pass, plan: TrainingPlan, saved: int, grads: Gradients) -> dict[str, Moment]:

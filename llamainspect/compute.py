@@ -15,6 +15,7 @@ from llamainspect.errors import InvalidRequest
 from llamainspect.footprint import (
     MAX_NUMBER,
     TABLE_FORMS,
+    USUAL_CONTEXT,
     Layout,
     Matrix,
     chunked_layers,
@@ -33,7 +34,6 @@ from llamainspect.subject import Subject
 TOKENS_PER_PARAMETER = 20  # Chinchilla
 PETAFLOP_S_DAY = 1e15 * 86_400  # FLOPs
 HOUR = 3_600  # seconds
-USUAL_CONTEXT = 8_192
 USUAL_GPU = "h100"
 USUAL_MFU = 0.4  # share of the peak that training reaches
 MAX_TOKENS = 10**18
@@ -74,7 +74,7 @@ def estimate_compute(
         **_forward_terms(text, visited, context),
         **_training_terms(n, tokens, gpus, work.mfu),
     }
-    terms["by_operation"] = _by_operation(terms, tokens)
+    terms["by_operation"] = _by_operation(terms, tokens, tied)
     return ComputeEstimate(
         model=subject.name,
         parameters=parameters,
@@ -203,11 +203,11 @@ def _training_terms(n: int, tokens: int, gpus: Gpus, mfu: float) -> dict[str, Te
         ),
         "days": Term(
             "training", flops / PETAFLOP_S_DAY, "petaFLOP/s-days", "FLOPs / 8.64e19",
-            f"{flops:.4g} / 8.64e19", "1e15 FLOPs a second for 86,400 seconds",
+            f"{flops:.10g} / 8.64e19", "1e15 FLOPs a second for 86,400 seconds",
         ),
         "hours": Term(
             "training", flops / (mfu * peak) / HOUR, f"{gpus.gpu.name}-hours",
-            "FLOPs / (mfu * peak) / 3600", f"{flops:.4g} / ({mfu:g} * {peak:.5g}) / 3600",
+            "FLOPs / (mfu * peak) / 3600", f"{flops:.10g} / ({mfu:g} * {peak:.10g}) / 3600",
             f"dense {'BF16' if gpus.gpu.bf16 else 'FP16'} peak of the datasheet; mfu is assumed, "
             f"{USUAL_MFU:g} is usual",
         ),
@@ -222,7 +222,7 @@ def _training_terms(n: int, tokens: int, gpus: Gpus, mfu: float) -> dict[str, Te
     }  # fmt: skip
 
 
-def _by_operation(terms: dict[str, Term], tokens: int) -> Term:
+def _by_operation(terms: dict[str, Term], tokens: int, tied: bool) -> Term:
     """What 6*N*D leaves out and what it counts too much."""
     matmul, attention = int(terms["matmul"].value), int(terms["attention"].value)
     flops = 3 * tokens * (matmul + attention // 2)
@@ -230,8 +230,8 @@ def _by_operation(terms: dict[str, Term], tokens: int) -> Term:
     return Term(
         "training, by operation", flops, "FLOPs", "3 * D * (matrix products + attention / 2)",
         f"3 * {tokens:,} * ({matmul:,} + {attention // 2:,})",
-        f"on texts of ctx tokens; 6*N*D is {more:+.1f} % against the matrix products alone, as it "
-        "counts the embedding",
+        f"on texts of ctx tokens; 6*N*D is {more:+.1f} % against the matrix products alone"
+        f"{', as it counts the embedding' * (not tied)}",
     )  # fmt: skip
 
 
@@ -256,7 +256,7 @@ def _decoding_terms(
     text: ModelConfig, visited: Layout, dtype: str | None, context: int, gpus: Gpus
 ) -> tuple[Term, ...]:
     row = _decoding(text, visited, dtype or "bf16", context, gpus)
-    bandwidth = gpus.gpu.bandwidth or 0
+    bandwidth, heads = gpus.gpu.bandwidth, -(-text.n_kv_heads // row.gpus)
     return (
         Term(
             f"read per generated token, {row.dtype}", row.nbytes_per_token, "bytes",
@@ -265,8 +265,9 @@ def _decoding_terms(
         ),
         Term(
             f"generating, {row.dtype}", row.tokens_per_second, "tokens/s",
-            "1 / slowest GPU's (bytes read / bandwidth)",
-            f"{row.nbytes_per_token:,} bytes over {row.gpus} * {bandwidth:.4g} a second",
+            "bandwidth / (weights / g + KV cache * KV heads of one GPU / KV heads)",
+            f"{bandwidth:.10g} / ({row.weights:,} / {row.gpus} + {row.kv_cache:,} * {heads} / "
+            f"{text.n_kv_heads})",
             "what the memory's bandwidth allows at best, of one sequence; tensor parallelism "
             "shares it among as many as divide heads and hidden size",
         ),
@@ -277,9 +278,10 @@ def _findings(subject: Subject, parameters: int, n: int, context: int) -> list[F
     found = [*subject.findings, *subject.check_parameters(parameters)]
     found += subject.check_context(context)
     if subject.config.vision or subject.config.cross_attention:
+        cross = ", nor cross-attention" * (subject.config.cross_attention is not None)
         message = (
             f"FLOPs, tokens and bytes are of text, which passes {n:,} parameters: not the image "
-            "encoder, nor cross-attention"
+            f"encoder{cross}"
         )
         found.append(Finding("note", "images", message))
     return found

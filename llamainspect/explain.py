@@ -10,9 +10,10 @@ from llamainspect.architecture import count_parameters, expected_weights
 from llamainspect.bits import FLOATS, STORED, Bits, decode, split
 from llamainspect.checkpoint import Checkpoint, Weight
 from llamainspect.config import DEFAULT_MULTIPLE_OF, PARAMS_FILE, ModelConfig, ffn_hidden_dim
-from llamainspect.dtypes import SmallFloat
+from llamainspect.dtypes import DTYPES, SmallFloat
 from llamainspect.errors import InvalidRequest, LlamaInspectError
 from llamainspect.footprint import (
+    USUAL_CONTEXT,
     chunked_layers,
     kv_cache,
     layout_of,
@@ -23,7 +24,7 @@ from llamainspect.formats.strict_json import read_json_object
 from llamainspect.glossary import FIELDS, FILES
 from llamainspect.names import NOT_PARAMETERS, component_of, counted, layer_of
 from llamainspect.nearest import nearest
-from llamainspect.reports import Explanation, Topic
+from llamainspect.reports import Explanation, Finding, Topic
 from llamainspect.rope import rope_scaling, wavelengths
 from llamainspect.subject import Subject
 from llamainspect.tensors import count
@@ -50,8 +51,6 @@ EXAMPLE_WEIGHTS = (
 )
 LOOKED_AT = 64  # elements, for one that is not zero
 SHOWN_PAIRS = 6
-WIDTHS = {"F32": 4, "BF16": 2, "F16": 2}  # bytes
-USUAL_CONTEXT = 8_192
 
 
 def explain_model(subject: Subject, field: str | None = None) -> Explanation:
@@ -70,13 +69,17 @@ def explain_model(subject: Subject, field: str | None = None) -> Explanation:
                 f"there are {', '.join(names)}"
             )
         topics = found
-    findings = tuple(f for f in subject.findings if f.severity != "note")
+    findings = subject.findings
+    if subject.form != "plain":
+        message = f"stored as {subject.form}: what is said of 16 bits is of the same weights before"
+        findings = (*findings, Finding("note", subject.name, message))
     return Explanation(subject.name, field, tuple(topics), findings)
 
 
 def is_topic(name: str) -> bool:
     """Whether some model has something of that name, so that it is no path."""
-    return any(_words(name) <= _words(known) for known in (*FIELDS, *DERIVED, *FLOATS) if name)
+    words = _words(name)
+    return bool(words) and any(words <= _words(known) for known in (*FIELDS, *DERIVED, *FLOATS))
 
 
 def _called(topics: list[Topic], field: str) -> list[Topic]:
@@ -221,7 +224,7 @@ def _hidden_dim(subject: Subject, name: str) -> Topic | None:
         wrong = int(2 * config.dim * (config.ffn_dim_multiplier or 1))
         mistake = f"2 * dim * multiplier, as some guides have it, would be {wrong:,}"
     else:
-        text += "; not by the usual rule: the model was pruned, or keeps its expert's"
+        text += "; not by the usual rule, as of a model that was cut down"
     return _topic(
         "derived",
         name,
@@ -271,7 +274,12 @@ def _multiple_of(config: ModelConfig) -> int:
 def _gqa(subject: Subject, name: str) -> Topic:
     config = subject.config
     group = config.n_heads // config.n_kv_heads
-    rows = config.n_kv_heads * config.head_dim
+    stored = config.n_kv_heads
+    if subject.checkpoint and subject.checkpoint.config:
+        stored = subject.checkpoint.config.n_kv_heads  # 405B in 16 shards counts each twice
+    twice: tuple[str, ...] = ()
+    if stored != config.n_kv_heads:
+        twice = (f"params.json counts {stored}: each head is stored more than once",)
     if group == 1:
         text = "each query head has keys and values of its own (multi-head attention)"
     else:
@@ -285,8 +293,9 @@ def _gqa(subject: Subject, name: str) -> Topic:
         group,
         text,
         f"{config.n_heads} / {config.n_kv_heads} = {group}",
+        *twice,
         check=_check_rows(
-            subject, "attention.wk", rows, f"{config.n_kv_heads} * {config.head_dim}"
+            subject, "attention.wk", stored * config.head_dim, f"{stored} * {config.head_dim}"
         ),
     )
 
@@ -295,6 +304,8 @@ def _rope(subject: Subject, name: str) -> Topic | None:
     config = subject.config
     if subject.source is None and subject.official and "rope_theta" not in subject.official.fields:
         return None  # not published
+    if config.head_dim % 2:
+        return None  # no pairs
     scaling = rope_scaling(config)
     plain, scaled = wavelengths(config), wavelengths(config, scaling)
     pairs = len(plain)
@@ -367,7 +378,8 @@ def _parameters(subject: Subject, name: str) -> Topic:
     times = "" if tied else "2 * "
     steps.append(f"{which}: {times}{config.vocab_size:,} * {config.dim:,} = {ends * (2 - tied):,}")
     if rest:
-        steps.append(f"image encoder and what joins it = {rest:,}")
+        cross = "cross-attention, " * (config.cross_attention is not None)
+        steps.append(f"{cross}image encoder and what joins it = {rest:,}")
     check = None
     if subject.census:
         found = subject.census.parameters.total
@@ -424,8 +436,8 @@ def _weight_bytes(subject: Subject, name: str) -> Topic:
         dtypes = list(subject.census.nbytes_by_dtype)
         agrees = None
         whole = subject.checkpoint.shards == 1 and not subject.config.cross_attention
-        if whole and len(dtypes) == 1 and dtypes[0] in WIDTHS:  # shards hold copies of norms
-            agrees = stored == WIDTHS[dtypes[0]] * parameters
+        if whole and len(dtypes) == 1 and dtypes[0] in STORED:  # shards hold copies of norms
+            agrees = stored == DTYPES[dtypes[0]].nbytes((parameters,))
         check = (f"the files hold {stored:,} bytes of tensors, as {', '.join(dtypes)}", agrees)
     mistake = (
         f"half a byte per parameter, as is often said of INT4, would be {int4.naive:,}; with "
@@ -484,8 +496,7 @@ def _in_words(bits: Bits, layout: SmallFloat) -> str:
     """What the bits come to."""
     sign = "-" if bits.sign == "1" else ""
     if not math.isfinite(bits.value):
-        special = "no number" if math.isnan(bits.value) else f"{sign}infinity"
-        return f"{special}: the number is too large for this format"
+        return f"{sign}infinity: the number is too large for this format"
     exponent, mantissa = int(bits.exponent, 2), int(bits.mantissa, 2)
     power = f"2^({exponent} - {layout.bias})" if exponent else f"2^{1 - layout.bias}"
     fraction = (exponent > 0) + mantissa / 2**layout.mantissa_bits

@@ -11,7 +11,12 @@ and AWQ files for groups with a 16-bit scale and a 4-bit zero; ggml for Q8_0 and
 from collections import Counter
 from typing import Any, NamedTuple
 
-from llamainspect.architecture import count_parameters, expected_weights, routed_layers
+from llamainspect.architecture import (
+    MLLAMA_PATCH,
+    count_parameters,
+    expected_weights,
+    routed_layers,
+)
 from llamainspect.config import ModelConfig
 from llamainspect.errors import InvalidRequest
 from llamainspect.names import NOT_PARAMETERS, component_of, layer_of
@@ -24,6 +29,7 @@ BLOCK_LINEARS = frozenset(
 ENDS = frozenset({"token_embedding", "output"})
 # Llama 4's shared expert, in the spelling of Meta's files.
 SHARED_EXPERT = {"w_in_shared_FD": "w1", "w_swiglu_FD": "w3", "w_out_shared_DF": "w2"}
+USUAL_CONTEXT = 8_192  # tokens that are asked about, where the model's own context is not less
 MAX_NUMBER = 10**12  # of tokens or sequences
 DOUBLE_GROUP = 256  # first-level scales that share a second-level one in QLoRA
 
@@ -119,7 +125,7 @@ class Layout(NamedTuple):
     linears: dict[Matrix, int]  # of the blocks, experts one by one
     ends: dict[Matrix, int]  # embedding and output; one when they are tied
     tensors: dict[int, int]  # by number of elements
-    largest_layer: int  # parameters
+    layers: tuple[int, ...]  # parameters of each text layer
 
     @property
     def linear_parameters(self) -> int:
@@ -148,8 +154,8 @@ def layout_of(config: ModelConfig, tied_output: bool) -> Layout:
             ends[Matrix(*spec.shape)] += 1
     if rest := parameters - sum(elements * n for elements, n in tensors.items()):
         tensors[rest] += 1  # position embeddings of an image encoder, of which no shape is known
-    del layers[None]
-    return Layout(parameters, linears, ends, tensors, max(layers.values()))
+    sizes = tuple(layers[layer] for layer in range(config.n_layers))
+    return Layout(parameters, linears, ends, tensors, sizes)
 
 
 def _linear_name(name: str) -> str:
@@ -328,10 +334,20 @@ def kv_term(config: ModelConfig, seq_len: int, batch: int, form: str) -> Term:
 
 def chunked_layers(config: ModelConfig) -> int:
     """Layers that attend within a chunk: all but every `nope_layer_interval`-th (Llama 4)."""
-    if config.attention_chunk_size is None:
-        return 0
+    return sum(_is_chunked(config, layer) for layer in range(config.n_layers))
+
+
+def _is_chunked(config: ModelConfig, layer: int) -> bool:
     interval = config.nope_layer_interval
-    return config.n_layers - (config.n_layers // interval if interval else 0)
+    return config.attention_chunk_size is not None and not (
+        interval and (layer + 1) % interval == 0
+    )
+
+
+def cached_tokens(config: ModelConfig, seq_len: int) -> tuple[int, ...]:
+    """Tokens of one sequence that each layer keeps keys and values of."""
+    kept = min(seq_len, config.attention_chunk_size or seq_len)
+    return tuple(kept if _is_chunked(config, i) else seq_len for i in range(config.n_layers))
 
 
 def image_kv_nbytes(config: ModelConfig) -> int:
@@ -339,8 +355,9 @@ def image_kv_nbytes(config: ModelConfig) -> int:
     cross = config.cross_attention
     if cross is None:
         return 0
-    tokens = cross.max_num_chunks * ((cross.chunk_size // 14) ** 2 + 1)
-    return 2 * 2 * cross.n_layers * config.n_kv_heads * config.head_dim * tokens
+    tokens = cross.max_num_chunks * ((cross.chunk_size // MLLAMA_PATCH) ** 2 + 1)
+    one_layer = 2 * config.n_kv_heads * config.head_dim * tokens  # keys and values
+    return cross.n_layers * one_layer * 2  # bytes
 
 
 # --- prefill --------------------------------------------------------------------------------------

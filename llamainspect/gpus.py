@@ -16,6 +16,7 @@ from llamainspect.errors import InvalidRequest
 from llamainspect.nearest import nearest
 
 MIB = 2**20
+OTHER_CARDS = ("ti", "d", "super", "laptop", "mobile", "maxq")  # behind a model: not that one
 MEMORY = re.compile(r"\d+gb")  # behind the model, as drivers write it
 # What CUDA, its libraries and the driver keep on each GPU: 0.3 to 1.3 GB are reported, more with
 # CUDA before 11.7.
@@ -117,7 +118,7 @@ def find_gpu(name: str) -> Gpu:
             return gpu
     if letters in _ALIASES:
         return GPUS[_ALIASES[letters]]
-    if found := _as_the_driver_says(letters):
+    if found := match_driver_name(letters):
         return found
     kinds = [known for known in GPUS if letters and known.startswith(f"{letters}-")]
     if kinds:
@@ -128,7 +129,7 @@ def find_gpu(name: str) -> Gpu:
     )
 
 
-def _as_the_driver_says(letters: str) -> Gpu | None:
+def match_driver_name(letters: str) -> Gpu | None:
     """What begins like a name here and holds all of it: "NVIDIA A100-SXM4-80GB", "Tesla T4"."""
     alike = []
     for gpu in _ROWS:
@@ -137,6 +138,8 @@ def _as_the_driver_says(letters: str) -> Gpu | None:
         after = bare.removeprefix(model)
         if after == bare or (after[:1].isdigit() and not MEMORY.match(after)):
             continue  # "a100" is no A10
+        if after.startswith(OTHER_CARDS):
+            continue
         if all(part in after for part in rest):
             alike.append(gpu)
     return max(alike, key=lambda gpu: len(gpu.name), default=None)

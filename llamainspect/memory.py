@@ -9,11 +9,13 @@ from llamainspect.errors import InvalidRequest
 from llamainspect.footprint import (
     MAX_NUMBER,
     TABLE_FORMS,
+    USUAL_CONTEXT,
     WEIGHT_FORMS,
     KVCache,
     Layout,
     WeightBytes,
     WeightForm,
+    cached_tokens,
     image_kv_nbytes,
     kv_cache,
     kv_term,
@@ -42,8 +44,7 @@ from llamainspect.reports import (
 from llamainspect.subject import Subject
 from llamainspect.training import estimate_training
 
-USUAL_CONTEXT = 8_192  # tokens, where the model's own is not less
-USUAL_TRAINING_CONTEXT = 2_048
+USUAL_TRAINING_CONTEXT = 2_048  # tokens
 STORED_FORMS = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
 
 
@@ -110,7 +111,8 @@ def estimate_memory(
         gpu=fit,
         fits=None if fit is None else fit.left >= 0,
         symbols=symbols_of(subject.config, subject.tied_output)
-        | {"s": context, "b": batch, "T": context * batch}
+        | {"s": context, "b": batch}
+        | {"T": context * batch if training else run.tokens(context, batch)}
         | (trained.symbols if trained else {}),
         terms=trained.terms if trained else _terms(runs, context, batch),
         explained=explained,
@@ -294,12 +296,29 @@ def _findings(
             "every expert on every token, as transformers' does, saves several times as much"
         )
         found.append(Finding("note", "experts", message))
+    packed = training.method == "qlora" if training else True
+    if subject.config.moe and packed:
+        message = (
+            "experts are counted as quantised like linears; bitsandbytes leaves those of "
+            "transformers' Llama 4, which are no linear layers, in 16 bits"
+        )
+        found.append(Finding("note", "experts", message))
+    if training and training.gpus > 1 and not training.zero:
+        message = (
+            "DistributedDataParallel holds gradients once more in its buckets, unless "
+            "gradient_as_bucket_view is set; that is not counted"
+        )
+        found.append(Finding("note", "--gpus", message))
     if gpus and not gpus.gpu.bf16:
         message = f"{gpus.gpu.name} computes no BF16; FP16 takes the same bytes, FP32 weights twice"
         found.append(Finding("note", "--gpu", message))
-    narrowest = min(min(matrix.rows, matrix.columns) for matrix in layout.linears)
-    if training and training.method != "full" and training.rank > narrowest:
-        message = f"rank {training.rank:,} is more than the {narrowest:,} of the smallest linear"
+    targets = training.targets if training and training.method != "full" else ()
+    adapted = [matrix for matrix in layout.linears if matrix.name in targets]
+    narrowest = min((min(m.rows, m.columns) for m in adapted), default=0)
+    if training and adapted and training.rank > narrowest:
+        message = (
+            f"rank {training.rank:,} is more than the {narrowest:,} of a linear that it adapts"
+        )
         found.append(Finding("warning", "--rank", message))
     longest = max(matrix.columns for matrix in layout.linears)
     if usage.group_size is not None and usage.group_size > longest:
@@ -347,36 +366,46 @@ def _fits(run: _Run, context: int, batch: int, gpus: Gpus) -> bool:
 
 def _running_parts(run: _Run, context: int, batch: int, gpus: Gpus) -> tuple[dict[str, int], Split]:
     """On the fullest GPU, with the split of at most so many that leaves it the most room."""
-    layers = run.config.n_layers
-    splits = [
-        Split(tensor, min(gpus.number // tensor, layers))
-        for tensor in tensor_splits(run.config)
-        if tensor <= gpus.number
-    ]
-    used = max(split.tensor * split.stages for split in splits)
-    shares = (
-        (_share(run, context, batch, split), split)
-        for split in splits
-        if split.tensor * split.stages == used
-    )
+    shares = []
+    for tensor in tensor_splits(run.config):
+        if tensor <= gpus.number:
+            split = Split(tensor, min(gpus.number // tensor, run.config.n_layers))
+            shares.append((_share(run, context, batch, split), split))
     return min(shares, key=lambda share: sum(share[0].values()))
 
 
 def _share(run: _Run, context: int, batch: int, split: Split) -> dict[str, int]:
     """What one GPU of the fullest stage holds."""
-    layers, stage = run.config.n_layers, -(-run.config.n_layers // split.stages)
-    # Embedding and output are at the two ends; beyond one stage each holds one of them.
-    one = run.weights.end_nbytes
-    blocks = run.weights.nbytes - one * sum(run.layout.ends.values())
-    ends = one if split.stages > 1 else run.weights.nbytes - blocks
+    stage = -(-run.config.n_layers // split.stages)
     heads = -(-run.config.n_kv_heads // split.tensor)  # beyond one per rank they are repeated
     cache = run.kv_cache(context, batch).nbytes * heads // run.config.n_kv_heads
     return {
-        "weights": -(-(blocks * stage // layers + ends) // split.tensor),
-        "KV cache": -(-cache * stage // layers),
+        "weights": -(-_stage_weights(run, stage) // split.tensor),
+        "KV cache": _of_stage(cache, cached_tokens(run.config, context), stage),
         "prefill": run.activations(context, batch, split.tensor),
         "CUDA context": CUDA_CONTEXT_NBYTES,
     }
+
+
+def _stage_weights(run: _Run, stage: int) -> int:
+    """Of the fullest `stage` layers in a row, with what stands at an end of the model."""
+    if stage == run.config.n_layers:
+        return run.weights.nbytes
+    layout, one = run.layout, run.weights.end_nbytes
+    ends = sum(matrix.elements * n for matrix, n in layout.ends.items())
+    outside = layout.parameters - sum(layout.layers) - ends  # image encoder, last norm
+    outside_nbytes = outside * (2 if run.form.quantised else run.form.bits // 8)
+    blocks = run.weights.nbytes - one * sum(layout.ends.values()) - outside_nbytes
+    return _of_stage(blocks, layout.layers, stage) + one + outside_nbytes
+
+
+def _of_stage(nbytes: int, layers: tuple[int, ...], stage: int) -> int:
+    """The share of the fullest `stage` layers in a row, of what all layers take together."""
+    if min(layers) == max(layers):
+        return -(-nbytes * stage // len(layers))
+    total = sum(layers)
+    most = max(sum(layers[i : i + stage]) for i in range(len(layers) - stage + 1))
+    return -(-nbytes * most // total)
 
 
 def _fewest(run: _Run, context: int, batch: int, gpus: Gpus) -> int | None:
@@ -422,9 +451,13 @@ def _fit_training(
 
 def _training_advice(plan: TrainingPlan) -> str:
     options = []
-    if plan.zero == 0:
-        options.append(f"--zero {2 if plan.method == 'qlora' else 3} (each holds all without it)")
+    highest = 2 if plan.method == "qlora" else 3
+    if plan.zero < highest:
+        options.append(f"--zero {highest}{' (each holds all without it)' * (not plan.zero)}")
     options += ["--checkpointing"] * (not plan.checkpointing)
+    if plan.method == "full":
+        options += ["--optimizer adamw-8bit"] * (plan.optimizer == "adamw")
+        options.append("--training lora")
     options.append("a smaller --context or --batch")
     return ", ".join(options)
 

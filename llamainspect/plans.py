@@ -78,8 +78,8 @@ def check_plan(plan: TrainingPlan) -> None:
     if plan.method == "qlora":
         if plan.zero == 3:
             raise InvalidRequest(
-                "--training qlora with --zero 3: weights packed in 4 bits are not cut among ranks; "
-                "use --zero 0, 1 or 2, or --training lora"
+                "--training qlora with --zero 3: cutting weights that are packed in 4 bits is not "
+                "supported; use --zero 0, 1 or 2, or --training lora"
             )
         if plan.precision != "bf16":
             raise InvalidRequest(

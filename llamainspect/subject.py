@@ -37,6 +37,8 @@ class Subject(NamedTuple):
         """Whether it is quantised, as its files or its release say."""
         if self.checkpoint:
             return form_of(self.checkpoint)
+        if self.config.quantization:
+            return "int4"
         return self.official.form if self.official else "plain"
 
     def check_parameters(self, expected: int) -> list[Finding]:

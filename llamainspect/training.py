@@ -12,7 +12,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from llamainspect.activations import (
-    AFTER_GRADIENTS,
+    FORWARD,
     Gradients,
     Moment,
     Pass,
@@ -32,13 +32,23 @@ SMALL_8BIT = 4096  # tensors with fewer elements keep 32-bit states (bitsandbyte
 # Bytes per parameter in teaching material ("Generative AI with Large Language Models", and many
 # after it): 24, 6 times the FP32 weights.
 RULE_OF_THUMB = {"weights": 4, "gradients": 4, "AdamW states": 8, "activations and the rest": 8}
+# Parts of a moment by formula; see `activations`.
 PART_NAMES = {
-    "adapters": "weights",
-    "master": "master copy",
+    "W": "weights",
+    "S": "optimizer",
     "gathered": "gathered weights",
-    "layers": "activations",
-    "last": "activations",
-    "copies": "activations",
+    **dict.fromkeys(("G", "G so far", "its gradients so far", "V*h*B"), "gradients"),
+    **dict.fromkeys(
+        ("A", "A of the layers", "A of the other layers", "this layer's", "a layer's, again"),
+        "activations",
+    ),
+    "2 * linears": "BF16 copies",
+}
+PEAK_NAMES = {"forward": "forward pass", "backward": "backward pass", "step": "step"}
+REST = {
+    "forward": "logits and loss",
+    "backward": "logits and temporaries",
+    "step": "optimizer step",
 }
 PRECISION_SAYS = {
     "bf16": "BF16 weights",
@@ -71,27 +81,27 @@ def estimate_training(
     weights = value["weights"] + value["adapters"]
     activations = sum(value[name] for name in saved)
     within = moments(run, plan, activations, _gradients(config, plan, layout, value, tied_output))
-    loss = within.pop("logits and loss")
-    fullest = max(within, key=lambda name: within[name].nbytes)
     states_nbytes = value["optimizer"] + value["master"]
     before = {"W": weights, "S": states_nbytes, "gathered": value["gathered"]}
     peaks = {
-        "forward": Moment(before | loss.parts),
-        "backward": Moment(before | within[fullest].parts),
-        "step": Moment(
-            {"W": weights, "S": states_nbytes, "G": value["gradients"], step.name: int(step.value)}
+        "forward": _fullest(within, before, FORWARD),
+        "backward": _fullest(within, before, tuple(within.keys() - set(FORWARD))),
+        "step": Peak(
+            f"when {plan.optimizer} steps",
+            Moment({"W": weights, "S": states_nbytes, "G": value["gradients"],
+                    step.name: int(step.value)}),
         ),
-    }
-    reached = max(peaks, key=lambda name: peaks[name].nbytes)
-    peak = peaks[reached].nbytes
-    held = value["gradients"] if plan.accumulation > 1 else 0
+    }  # fmt: skip
+    reached = max(peaks, key=lambda name: peaks[name].moment.nbytes)
+    peak = peaks[reached].moment.nbytes
+    loss = saved_of(plan).loss * run.tokens * run.vocab_size
     resident = weights + states_nbytes + value["gradients"]
     terms = (
         *states.values(),
         *saved.values(),
-        _loss_term(run, plan, loss.nbytes - activations - held),
+        _loss_term(run, plan, loss),
         step,
-        *_peak_terms(peaks, fullest, reached, plan),
+        *_peak_terms(peaks, reached),
     )
     return TrainingMemory(
         plan=plan._asdict(),
@@ -104,14 +114,14 @@ def estimate_training(
         states=resident,
         gathered=value["gathered"],
         activations=activations,
-        loss=loss.nbytes - activations - held,
+        loss=loss,
         step=int(step.value),
-        forward_peak=peaks["forward"].nbytes,
-        backward_peak=peaks["backward"].nbytes,
-        step_peak=peaks["step"].nbytes,
+        forward_peak=peaks["forward"].moment.nbytes,
+        backward_peak=peaks["backward"].moment.nbytes,
+        step_peak=peaks["step"].moment.nbytes,
         peak=peak,
         reached_in=reached,
-        parts=_parts(value, peak, reached, fullest, plan),
+        parts=_parts(peaks[reached].moment, REST[reached]),
         rule_of_thumb=sum(RULE_OF_THUMB.values()) * layout.parameters,
         rule_of_thumb_differs=_compare(plan, layout.parameters, resident, peak, run.tokens),
         terms=tuple(term for term in terms if term.value),
@@ -123,32 +133,31 @@ def estimate_training(
             "B": plan.weight_nbytes,
             "q": run.query,
             "k": run.kv,
+            "f": run.ffn,
             **({"N": plan.gpus} if plan.zero else {}),
             **({"r": plan.rank} if plan.method != "full" else {}),
         },
     )
 
 
-def _parts(
-    value: dict[str, int], peak: int, reached: str, fullest: str, plan: TrainingPlan
-) -> dict[str, int]:
-    """What there is at the fullest moment, as far as it has a name; and the rest."""
-    rest = {"forward": "logits and loss", "backward": "backward pass", "step": "optimizer step"}
-    names = ["weights", "adapters", "optimizer", "master"]
-    names += ["gathered"] * (reached != "step")
-    if reached == "step" or (reached == "backward" and fullest in AFTER_GRADIENTS):
-        names.append("gradients")
-    else:
-        names += ["gradients"] * (plan.accumulation > 1)
-        names += ["layers", "last", "copies"]
+class Peak(NamedTuple):
+    """The fullest moment of a part of the step."""
+
+    name: str
+    moment: Moment
+
+
+def _fullest(within: dict[str, Moment], before: dict[str, int], names: tuple[str, ...]) -> Peak:
+    name = max((n for n in within if n in names), key=lambda n: within[n].nbytes)
+    return Peak(name, Moment(before | within[name].parts))
+
+
+def _parts(moment: Moment, rest: str) -> dict[str, int]:
+    """What there is at a moment under the names that a person knows; what has none is `rest`."""
     parts: dict[str, int] = {}
-    left = peak
-    for name in names:
-        nbytes = min(value.get(name, 0), left)
-        label = PART_NAMES.get(name, name)
-        parts[label] = parts.get(label, 0) + nbytes
-        left -= nbytes
-    parts[rest[reached]] = left
+    for formula, nbytes in moment.parts.items():
+        name = PART_NAMES.get(formula, rest)
+        parts[name] = parts.get(name, 0) + nbytes
     return {name: nbytes for name, nbytes in parts.items() if nbytes}
 
 
@@ -160,7 +169,7 @@ def _gradients(
         return Gradients(value["gradients"], 0, 0, tied=False)
     width = plan.weight_nbytes
     head = (config.vocab_size or 0) * config.dim * width
-    return Gradients(value["gradients"], head, layout.largest_layer * width, tied)
+    return Gradients(value["gradients"], head, max(layout.layers) * width, tied)
 
 
 # --- states ---------------------------------------------------------------------------------------
@@ -279,6 +288,8 @@ def _shared(
     if plan.zero < stage or not nbytes:
         return Term(name, nbytes, "bytes", formula, worked, source)
     share = -(-nbytes // plan.gpus)
+    if " + " in worked:
+        formula, worked = f"({formula})", f"({worked})"
     return Term(
         name, share, "bytes", f"{formula} / N", f"{worked} / {plan.gpus}",
         f"{source}; ZeRO-{plan.zero} shares it",
@@ -288,7 +299,7 @@ def _shared(
 def _largest_unit(config: ModelConfig, layout: Layout) -> tuple[int, str]:
     """Parameters of what is gathered at once at most: a layer, or an end of the model."""
     ends = (config.vocab_size or 0) * config.dim
-    return max((layout.largest_layer, "a layer"), (ends, "the output"))
+    return max((max(layout.layers), "a layer"), (ends, "the output"))
 
 
 def _step(plan: TrainingPlan, trained: Trained) -> Term:
@@ -321,20 +332,16 @@ def _loss_term(run: Pass, plan: TrainingPlan, nbytes: int) -> Term:
     )  # fmt: skip
 
 
-def _peak_terms(
-    peaks: dict[str, Moment], fullest: str, reached: str, plan: TrainingPlan
-) -> list[Term]:
+def _peak_terms(peaks: dict[str, Peak], reached: str) -> list[Term]:
     """The three parts of a step, and the fullest of them."""
-    names = {
-        "forward": ("peak of the forward pass", "logits and loss, with all activations"),
-        "backward": ("peak of the backward pass", f"fullest at: {fullest}"),
-        "step": ("peak of the step", f"when {plan.optimizer} steps, activations gone"),
-    }
-    terms = [_moment_term(*names[part], moment) for part, moment in peaks.items()]
+    terms = [
+        _moment_term(f"peak of the {PEAK_NAMES[part]}", f"fullest at: {peak.name}", peak.moment)
+        for part, peak in peaks.items()
+    ]
     worked = ", ".join(f"{term.value:,}" for term in terms)
-    source = f"reached in the {reached}{' pass' * (reached != 'step')}"
-    peak = Term("peak", peaks[reached].nbytes, "bytes", "the largest of them", worked, source)
-    return [*terms, peak]
+    source = f"reached in the {PEAK_NAMES[reached]}"
+    nbytes = peaks[reached].moment.nbytes
+    return [*terms, Term("peak", nbytes, "bytes", "the largest of them", worked, source)]
 
 
 def _moment_term(name: str, source: str, moment: Moment) -> Term:

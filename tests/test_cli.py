@@ -6,6 +6,7 @@ import pty
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -212,6 +213,14 @@ def test_a_file_that_may_not_be_read_is_said_so(tiny):
     done = run("summary", tiny)
     assert done.returncode == 3
     assert "Permission denied; check the path and its permissions" in done.stderr
+
+
+def test_forms_of_the_command_line_are_those_of_the_tables():
+    from llamainspect.cli.plan import CacheForm, WeightForm
+    from llamainspect.footprint import KV_FORMS, WEIGHT_FORMS
+
+    assert get_args(WeightForm) == tuple(WEIGHT_FORMS)
+    assert get_args(CacheForm) == tuple(KV_FORMS)
 
 
 def test_help_and_version():

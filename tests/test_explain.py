@@ -9,6 +9,7 @@ from functools import cache
 import pytest
 import torch
 from checkpoints import (
+    LLAMA_3_1_405B,
     MOE_BLOCKS,
     TINY,
     TINY_HIDDEN,
@@ -19,6 +20,7 @@ from checkpoints import (
     moe_shapes,
     random_weights,
     write_native,
+    write_sparse,
 )
 from test_cli import run
 
@@ -521,3 +523,49 @@ def test_small_and_large_weights_have_bits_too(tmp_path, value):
 def test_without_weights_the_bits_are_of_an_example(tmp_path):
     (tmp_path / "params.json").write_text(json.dumps(TINY))
     assert check_bits(topics(tmp_path, "bits")) == 0.1
+
+
+def test_kv_heads_that_are_stored_twice_are_no_contradiction(tmp_path):
+    write_sparse(tmp_path / "405B", LLAMA_3_1_405B, 53248, 16)
+    found = topics(tmp_path / "405B")
+    assert found["gqa_group"].value == 16
+    assert found["gqa_group"].agrees
+    assert "counts 16: each head is stored more than once" in found["gqa_group"].steps[-1]
+    assert set(checks(found).values()) == {True}
+
+
+@pytest.mark.parametrize("head_dim", [1, 3])
+def test_heads_without_pairs_have_no_wavelengths(tmp_path, head_dim):
+    params = {"dim": 4 * head_dim, "n_heads": 4, "n_layers": 1, "vocab_size": 10}
+    (tmp_path / "params.json").write_text(json.dumps(params))
+    assert "rope" not in topics(tmp_path)
+
+
+def test_numbers_that_do_not_fit_a_format_are_infinite(tmp_path):
+    weights = random_weights(dense_shapes(TINY, TINY_HIDDEN))
+    weights["layers.0.attention.wq.weight"].fill_(1e30)
+    found = topics(write_native(tmp_path / "big", TINY, [weights]))
+    assert (found["FP16"].value, found["FP8 E5M2"].value) == (None, None)
+    assert found["FP8 E4M3"].value == 448  # it has no infinity
+    assert found["FP16"].steps[-1].startswith("infinity: the number is too large")
+    assert found["BF16"].value == pytest.approx(1e30, rel=0.01)
+
+
+def test_fields_are_found_by_their_words():
+    for field, names in (
+        ("fp8", {"FP8 E4M3", "FP8 E5M2"}),
+        ("num_experts", {"moe_args.num_experts"}),
+        ("kv", {"n_kv_heads", "kv_bytes_per_token"}),
+        ("hidden_dim", {"expert_hidden_dim"}),
+    ):
+        subject = li.find_subject("llama-4-scout-17b-16e")
+        assert {t.name for t in li.explain_model(subject, field).topics} == names
+    done = run("explain", "%")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no such path" in done.stderr
+
+
+def test_a_release_that_is_quantised_says_so():
+    report = li.explain_model(li.find_subject("llama-3.1-405b:fp8"))
+    assert [finding.severity for finding in report.findings] == ["note"]
+    assert "stored as fp8" in report.findings[0].message

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 import llamainspect as li
+from llamainspect.footprint import cached_tokens
 
 # Nothing in it divides by a power of two above 8, so that groups and blocks are left over.
 RAGGED = {"dim": 72, "n_layers": 3, "n_heads": 6, "n_kv_heads": 2, "vocab_size": 101,
@@ -311,3 +312,11 @@ def test_the_prefill_peak_is_the_feed_forward_or_the_logits():
         assert report.activations_all_logits == max(block, logits)
     report = li.estimate_memory(subject, li.Usage(dtype="fp32", context=1000, batch=3))
     assert report.inference.activations == 2 * block
+
+
+def test_each_layer_keeps_its_own_tokens():
+    """Scout: every fourth layer is global; without a chunk all are."""
+    scout = li.find_subject("llama-4-scout-17b-16e").config
+    assert cached_tokens(scout, 10**6) == (8_192, 8_192, 8_192, 10**6) * 12
+    assert cached_tokens(scout, 100) == (100,) * 48
+    assert cached_tokens(li.find_subject("llama-3.1-8b").config, 10**6) == (10**6,) * 32

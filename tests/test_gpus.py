@@ -5,6 +5,7 @@ import pytest
 import llamainspect as li
 from llamainspect.errors import InvalidRequest
 from llamainspect.gpus import GPUS, Gpus, find_gpu
+from llamainspect.model.devices import recognise
 from llamainspect.nearest import nearest
 
 # As nvidia-smi prints it.
@@ -110,3 +111,37 @@ def test_the_nearest_names_are_the_middle_of_a_sentence():
     assert nearest("HIDDEN_DIMS", known).startswith("near are hidden_dim")
     assert nearest("zzz", known) == nearest("", known) == nearest("x", ()) == ""
     assert nearest("norm_eps" * 100_000, known) == ""
+
+
+@pytest.mark.parametrize(
+    ("driver", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA H100 NVL", "h100-nvl"),
+        ("NVIDIA A100-SXM4-80GB", "a100-80"),
+        ("NVIDIA A100-SXM4-40GB", "a100-40"),
+        ("NVIDIA A10G", "a10g"),
+        ("NVIDIA A10", "a10"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("NVIDIA RTX 6000 Ada Generation", "rtx-6000-ada"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA L4", "l4"),
+        ("Tesla T4", "t4"),
+        ("Tesla V100-SXM2-16GB", "v100-16"),
+        ("AMD Instinct MI300X", "mi300x"),
+    ],
+)
+def test_names_as_drivers_say_them(driver, name):
+    assert li.parse_gpus(driver).gpu.name == name
+    known = li.GPUS[name]
+    found = recognise(driver, int(0.97 * known.nbytes))
+    assert (found.name, found.flops, found.bandwidth) == (name, known.flops, known.bandwidth)
+    assert found.nbytes == int(0.97 * known.nbytes)
+    assert recognise(driver, known.nbytes // 2).flops is None  # a part of one
+
+
+@pytest.mark.parametrize("card", ["RTX 4090 Laptop GPU", "RTX 3090 Ti", "RTX 4090 D"])
+def test_other_cards_of_a_similar_name_are_not_taken_for_it(card):
+    with pytest.raises(InvalidRequest):
+        li.parse_gpus(card)

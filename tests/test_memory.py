@@ -348,24 +348,40 @@ def test_gpus_share_weights_heads_and_hidden_sizes(number, kv_heads):
     assert report.gpu.split == f"tensor parallel {number}"
 
 
-@pytest.mark.parametrize(
-    ("number", "stages", "layers"), [(3, 3, 11), (5, 5, 7), (32, 32, 1)], ids=str
-)
-def test_layers_are_shared_where_that_leaves_more_room(number, stages, layers):
-    """8B on 3 and 5 GPUs, which do not divide its heads; and one sequence of a few tokens on 32."""
-    report = ask("llama-3.1-8b", f"h100:{number}", context=100)
-    end = 128_256 * 4_096 * 2
-    blocks = 16_060_522_496 - 2 * end
-    if number == 32:  # 16 ways of tensor parallelism would repeat KV heads: as it comes out best
-        assert report.gpu.left >= 81_559 * MIB - CUDA_CONTEXT - ceil(blocks / 32) - end
-        return
-    assert report.gpu.split == f"layers in {stages} stages"
+def test_layers_are_shared_where_that_leaves_more_room():
+    """8B on 3 GPUs, which do not divide its heads."""
+    report = ask("llama-3.1-8b", "h100:3", context=100)
+    end, norm = 128_256 * 4_096 * 2, 4_096 * 2
+    blocks = 16_060_522_496 - 2 * end - norm
+    assert report.gpu.split == "layers in 3 stages"
     assert list(report.gpu.parts.values()) == [
-        blocks * layers // 32 + end,
-        ceil(2 * 32 * 8 * 128 * 2 * 100 * layers / 32),
+        ceil(blocks * 11 / 32) + end + norm,
+        ceil(2 * 32 * 8 * 128 * 2 * 100 * 11 / 32),
         2 * 100 * (4 * 4096 + 3 * 14336),
         CUDA_CONTEXT,
     ]
+
+
+def test_more_gpus_never_take_away_what_fewer_had():
+    """Where a number has no good split, some are idle: 5 are as good as 4, 17 as 16."""
+    for name, kind, usage in (
+        ("llama-3.1-405b", "h100", {"context": 131_072}),
+        ("llama-4-scout-17b-16e", "rtx-4090", {"dtype": "int4"}),
+        ("llama-3.1-8b", "l4", {}),
+    ):
+        left = [ask(name, f"{kind}:{n}", **usage).gpu.left for n in range(1, 34)]
+        assert left == sorted(left)
+    assert ask("llama-3.1-8b", "h100:5", context=100).gpu.split == "tensor parallel 4; 1 idle"
+
+
+def test_the_fullest_stage_counts():
+    """Maverick's layers are dense and routed in turn: of two in a row one has the experts."""
+    report = ask("llama-4-maverick-17b-128e", "b200:48", context=16_384, dtype="bf16")
+    assert report.gpu.split.endswith("layers in 6 stages")  # 8 share a layer
+    dense, routed = 314_583_040, 16_295_536_640
+    vision = 871_932_416 + 5_120
+    weights = 2 * (4 * dense + 4 * routed + 202_048 * 5_120 + vision) / 8
+    assert report.gpu.parts["weights"] == pytest.approx(weights, rel=1e-6)
 
 
 def test_gpus_that_no_split_uses_are_idle():

@@ -1,4 +1,4 @@
-"""The Inspect panel: summary, tensors, show."""
+"""The Inspect panel: summary, tensors, show, explain."""
 
 import os
 from typing import Annotated, Literal

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 PANEL = "Plan"
 RUNNING, TRAINING = "To run it", "To train it"
 
+WeightForm = Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4", "nf4", "nf4-single"]
+CacheForm = Literal["fp32", "bf16", "fp16", "fp8", "int8", "q8_0", "q4_0"]
 Context = Annotated[
     int | None,
     typer.Option(
@@ -27,7 +29,7 @@ Context = Annotated[
 def memory(
     model: PathOrName = ".",
     context: Context = None,
-    batch: Annotated[int, typer.Option(help="Sequences at once, on each GPU.")] = 1,
+    batch: Annotated[int, typer.Option(help="Sequences at once; to train, on each GPU.")] = 1,
     gpu: Annotated[
         str | None,
         typer.Option(
@@ -36,7 +38,7 @@ def memory(
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Each term with its formula.")] = False,
     dtype: Annotated[
-        Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4", "nf4", "nf4-single"] | None,
+        WeightForm | None,
         typer.Option(
             metavar="FORM",
             help="Of the weights: fp32, bf16, fp16, fp8, int8, int4, nf4, nf4-single.",
@@ -61,7 +63,7 @@ def memory(
         ),
     ] = False,
     kv_dtype: Annotated[
-        Literal["fp32", "bf16", "fp16", "fp8", "int8", "q8_0", "q4_0"] | None,
+        CacheForm | None,
         typer.Option(
             metavar="FORM",
             help="Of the KV cache: fp32, bf16, fp16, fp8, int8, q8_0, q4_0.",
@@ -239,7 +241,7 @@ def compute(
         float, typer.Option(help="Share of the GPU's peak that training reaches.")
     ] = 0.4,
     dtype: Annotated[
-        Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4", "nf4", "nf4-single"] | None,
+        WeightForm | None,
         typer.Option(
             metavar="FORM",
             help="Of the weights, to generate: as for memory.",

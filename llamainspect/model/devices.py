@@ -1,7 +1,7 @@
 """The GPUs of this machine, as torch sees them."""
 
 from llamainspect.errors import MissingDependency, MissingFile
-from llamainspect.gpus import GPUS, Gpu, Gpus, letters_of
+from llamainspect.gpus import Gpu, Gpus, letters_of, match_driver_name
 
 try:
     import torch
@@ -25,14 +25,9 @@ def find_gpus() -> Gpus:
 
 def recognise(name: str, nbytes: int) -> Gpu:
     """A GPU by the driver's name for it and its memory; arithmetic and bandwidth where known."""
-    letters = letters_of(name)
-    alike = [
-        gpu
-        for gpu in GPUS.values()
-        if gpu.name.removeprefix("rtx-").partition("-")[0] in letters
-        and 0 <= 1 - nbytes / gpu.nbytes < SAME_MEMORY
-    ]
-    known = min(alike, key=lambda gpu: gpu.nbytes, default=None)
+    known = match_driver_name(letters_of(name))
+    if known and not 0 <= 1 - nbytes / known.nbytes < SAME_MEMORY:
+        known = None  # a part of one, or another edition
     return Gpu(
         name=known.name if known else name,
         nbytes=nbytes,

@@ -354,7 +354,7 @@ def _topic_value(topic: Topic) -> str:
         return nbytes_text(value)
     if isinstance(value, float) and value.is_integer() and abs(value) >= 1_000:
         return f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) else printable(str(value))
+    return printable(f"{value:,}" if isinstance(value, int) else str(value), limit=60)
 
 
 class _Grid:

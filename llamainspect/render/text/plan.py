@@ -1,6 +1,7 @@
 """Views of the Plan panel: memory, compute, models."""
 
 from collections.abc import Sequence
+from itertools import cycle
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
@@ -35,7 +36,7 @@ BOUNDS = {"about": "~", "more than": ">", "up to": "≤"}
 BAR_WIDTH = 60
 # The parts of a bar, told apart without colour too.
 FILLS = (("█", "blue"), ("▓", "cyan"), ("▒", "magenta"), ("░", "yellow"), ("▚", "green"),
-         ("▞", "red"), ("▤", "blue"))  # fmt: skip
+         ("▞", "red"), ("▤", "blue"), ("▥", "cyan"))  # fmt: skip
 
 
 # --- memory ---------------------------------------------------------------------------------------
@@ -118,10 +119,10 @@ def _training(memory: TrainingMemory) -> RenderableType:
             highest = term.name.startswith(f"peak of the {memory.reached_in}")
             style = "bold" if highest else ""
             nbytes = Text(nbytes_text(int(term.value), memory.peak), style=style)
-            grid.add_row(term.name, nbytes, Text("the most" * highest, style=style))
+            grid.add_row(term.name, nbytes, Text("←" * highest, style=style))
     each = " on each GPU" * (plan["gpus"] > 1)
     trained = count_text(memory.trained_parameters)
-    title = Text(f"\nBytes to train {trained} parameters{each}", style="bold")
+    title = Text(f"\nBytes{each} to train {trained} parameters", style="bold")
     title.append(f"  {', '.join(how)}", style="not bold dim")
     return Group(title, grid)
 
@@ -146,7 +147,7 @@ def _gpu(fit: GpuFit, dtype: str, terminal: bool) -> RenderableType:
     if terminal:
         lines.append(_Bar(fit))
     rows: list[tuple[str, RenderableType]] = []
-    for (name, nbytes), (fill, style) in zip(fit.parts.items(), FILLS, strict=False):
+    for (name, nbytes), (fill, style) in zip(fit.parts.items(), cycle(FILLS), strict=False):
         label = Text(f"{fill} " if terminal else "", style=style)
         text = nbytes_text(nbytes, fit.nbytes)
         rows.append((name, label.append(text, style="not bold default")))
@@ -173,7 +174,7 @@ class _Bar:
         fit, width = self.fit, min(BAR_WIDTH, options.max_width)
         whole = max(fit.nbytes, fit.needed)
         bar, reached, drawn = Text(), 0, 0
-        for (_, nbytes), (fill, style) in zip(fit.parts.items(), FILLS, strict=False):
+        for (_, nbytes), (fill, style) in zip(fit.parts.items(), cycle(FILLS), strict=False):
             reached += nbytes
             cells = width * reached // whole - drawn
             bar.append(fill * cells, style=style)
