@@ -436,7 +436,7 @@ def _fit_training(
     number = 1 if fits(context, batch, 1) else None
     if number is None and plan.zero:
         number = _smallest(lambda ranks: fits(context, batch, ranks), MAX_GPUS)
-    shared = f"ZeRO-{plan.zero} shares" if plan.zero else "each holds all of it"
+    shared = f"shared by ZeRO-{plan.zero}" if plan.zero else "each holds all of it"
     return _fit(
         gpus,
         estimate(context, batch, plan.gpus).parts | {"CUDA context": CUDA_CONTEXT_NBYTES},

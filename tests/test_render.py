@@ -108,6 +108,13 @@ def test_bytes_for_people(nbytes, text):
     assert nbytes_text(nbytes) == text
 
 
+def test_bytes_of_a_column_have_one_unit_unless_that_says_nothing():
+    assert nbytes_text(64 * 2**20, like=2**34) == "0.06 GiB"
+    assert nbytes_text(2**20, like=2**34) == "1.00 MiB"
+    assert nbytes_text(0, like=2**34) == "0.00 GiB"
+    assert nbytes_text(10**24) == "931,322,574,615,478.52 GiB"
+
+
 def test_counts_for_people():
     assert count_text(8_030_261_248) == "8,030,261,248 (8.03 B)"
     assert count_text(109_529_856) == "109,529,856 (109.53 M)"

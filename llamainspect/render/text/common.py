@@ -31,6 +31,8 @@ def nbytes_text(nbytes: int, like: int | None = None) -> str:
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if (nbytes if like is None else like) >= max(size // 10, 2**10):
             hundredths = (200 * nbytes + size) // (2 * size)  # exact, however large
+            if nbytes and not hundredths:
+                return nbytes_text(nbytes)
             return f"{hundredths // 100:,}.{hundredths % 100:02d} {unit}"
     return f"{nbytes:,} bytes"
 
