@@ -17,7 +17,7 @@ from transformers import (
 )
 
 import llamainspect as li
-from llamainspect.footprint import cached_tokens
+from llamainspect.footprint import cached_tokens, tensor_splits
 
 # Nothing in it divides by a power of two above 8, so that groups and blocks are left over.
 RAGGED = {"dim": 72, "n_layers": 3, "n_heads": 6, "n_kv_heads": 2, "vocab_size": 101,
@@ -320,3 +320,13 @@ def test_each_layer_keeps_its_own_tokens():
     assert cached_tokens(scout, 10**6) == (8_192, 8_192, 8_192, 10**6) * 12
     assert cached_tokens(scout, 100) == (100,) * 48
     assert cached_tokens(li.find_subject("llama-3.1-8b").config, 10**6) == (10**6,) * 32
+
+
+def test_a_layer_is_cut_where_heads_kv_heads_and_hidden_sizes_divide():
+    for name, splits in (
+        ("llama-3.1-8b", [1, 2, 4, 8, 16, 32]),  # beyond 8 each KV head is repeated
+        ("llama-3.2-3b", [1, 2, 4, 8]),  # 24 heads, but 3 and 12 cut KV heads, 24 the hidden size
+        ("llama-4-maverick-17b-128e", [1, 2, 4, 8]),
+        ("llama-2-13b", [1, 2, 4, 8]),  # 40 heads of each kind; 13,824 is no multiple of 5
+    ):
+        assert tensor_splits(li.find_subject(name).config) == splits
