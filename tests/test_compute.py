@@ -330,3 +330,13 @@ def test_a_wrong_question_gets_one_sentence_and_exit_2(arguments):
     done = run("compute", "llama-3.2-1b", *arguments, "--json")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith(f"llamainspect: {arguments[0]} ")
+
+
+def test_no_more_gpus_share_a_sequence_than_heads_allow():
+    """8B: 32 at most, and beyond 8 each of them reads one KV head that others read too."""
+    many, most = ask("llama-3.1-8b", "h100:1024"), ask("llama-3.1-8b", "h100:32")
+    assert [row.gpus for row in many.decoding] == [32] * 5
+    assert many.decoding == most.decoding
+    (row,) = ask("llama-3.1-8b", "h100:32", dtype="bf16", context=1_000).decoding
+    seconds = (row.weights / 32 + row.kv_cache / 8) / 3_350e9
+    assert row.tokens_per_second == pytest.approx(1 / seconds)

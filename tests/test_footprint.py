@@ -330,3 +330,6 @@ def test_a_layer_is_cut_where_heads_kv_heads_and_hidden_sizes_divide():
         ("llama-2-13b", [1, 2, 4, 8]),  # 40 heads of each kind; 13,824 is no multiple of 5
     ):
         assert tensor_splits(li.find_subject(name).config) == splits
+    # With a hidden size that 24 divides, what is left out are splits that would cut KV heads.
+    wide = li.find_subject("llama-3.2-3b").config._replace(hidden_dim=9_216)
+    assert tensor_splits(wide) == [1, 2, 4, 8, 24]

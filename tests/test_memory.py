@@ -711,3 +711,14 @@ def test_an_answer_as_json_loads_no_heavy_package(tiny, arguments):
         )
         assert not loaded & HEAVY
         assert f"llamainspect.{command}" in loaded
+
+
+def test_a_prompt_may_be_read_in_chunks():
+    whole = ask("llama-3.1-8b", context=8_192, batch=4, dtype="bf16").inference
+    chunked = ask("llama-3.1-8b", context=8_192, batch=4, dtype="bf16", prefill_chunk=512)
+    assert chunked.inference.activations == 2 * 512 * (4 * 4096 + 3 * 14336)
+    assert chunked.inference.kv_cache == whole.kv_cache
+    assert whole.activations == 64 * chunked.inference.activations
+    assert chunked.symbols["T"] == 512
+    longer = ask("llama-3.1-8b", context=100, dtype="bf16", prefill_chunk=512)
+    assert longer.inference == ask("llama-3.1-8b", context=100, dtype="bf16").inference
