@@ -722,3 +722,15 @@ def test_a_prompt_may_be_read_in_chunks():
     assert chunked.symbols["T"] == 512
     longer = ask("llama-3.1-8b", context=100, dtype="bf16", prefill_chunk=512)
     assert longer.inference == ask("llama-3.1-8b", context=100, dtype="bf16").inference
+
+
+def test_ranks_and_groups_that_are_too_long_are_findings():
+    def where(**asked):
+        return [f.where for f in ask("llama-3.1-8b", **asked).findings if f.severity == "warning"]
+
+    lora = li.TrainingPlan("lora", rank=1_025, targets=("wk",))  # wk has 1,024 rows
+    assert where(plan=lora) == ["--rank"]
+    assert where(plan=lora._replace(rank=1_024)) == []
+    assert where(plan=lora._replace(targets=("wq",))) == []
+    assert where(dtype="int4", group_size=14_337) == ["--group-size"]  # w2 has 14,336 columns
+    assert where(dtype="int4", group_size=14_336) == []
