@@ -79,6 +79,14 @@ def _mllama_position_parameters(cross: CrossAttentionConfig) -> int:
     return patches * (MLLAMA_VISION_DIM + per_tile) + 1 + 2 * (per_tile + 1)
 
 
+def active_parameters(config: ModelConfig, tied_output: bool = False) -> int | None:
+    """Parameters of the text model that one token visits; None where no experts are routed."""
+    if config.moe is None:
+        return None
+    text = config._replace(vision=None)
+    return count_parameters(text, tied_output) - inactive_parameters(text)
+
+
 def inactive_parameters(config: ModelConfig, expert_parameters: int | None = None) -> int:
     """Parameters of routed experts that one token does not visit.
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from llamainspect.architecture import inactive_parameters
+from llamainspect.architecture import active_parameters
 from llamainspect.config import ModelConfig
 from llamainspect.errors import InvalidRequest
 from llamainspect.footprint import (
@@ -96,7 +96,7 @@ def estimate_memory(
         model=subject.name,
         by_name=subject.source is None,
         parameters=layout.parameters,
-        active_parameters=_active(subject),
+        active_parameters=active_parameters(subject.config, subject.tied_output),
         tied_output=subject.tied_output,
         context=context,
         batch=batch,
@@ -256,14 +256,6 @@ def _stored(subject: Subject) -> tuple[int | None, str | None]:
     return None, None
 
 
-def _active(subject: Subject) -> int | None:
-    if subject.config.moe is None:
-        return None
-    text = subject.config._replace(vision=None)
-    parameters = layout_of(text, subject.tied_output).parameters
-    return parameters - inactive_parameters(text)
-
-
 def _findings(
     subject: Subject,
     layout: Layout,
@@ -296,7 +288,10 @@ def _findings(
             "every expert on every token, as transformers' does, saves several times as much"
         )
         found.append(Finding("note", "experts", message))
-    packed = training.method == "qlora" if training else True
+    if training:
+        packed = training.method == "qlora"
+    else:
+        packed = usage.dtype is None or WEIGHT_FORMS[usage.dtype].quantised
     if subject.config.moe and packed:
         message = (
             "experts are counted as quantised like linears; bitsandbytes leaves those of "

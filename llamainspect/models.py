@@ -2,7 +2,7 @@
 
 from fnmatch import fnmatchcase
 
-from llamainspect.architecture import count_parameters, inactive_parameters
+from llamainspect.architecture import active_parameters
 from llamainspect.catalog import OFFICIAL_MODELS, OfficialModel, find_by_name
 from llamainspect.errors import InvalidRequest
 from llamainspect.footprint import ffn_width
@@ -60,10 +60,6 @@ def _find(filter: str) -> list[OfficialModel]:
 
 def _row(model: OfficialModel) -> ModelRow:
     card = card_of(model.id)
-    active = None
-    if model.config.moe:
-        text = model.config._replace(vision=None)
-        active = count_parameters(text, model.tied_output) - inactive_parameters(text)
     tokens = card.training_tokens
     values = {
         **{name: model.fields[name] for name in CONFIGURATION},
@@ -72,7 +68,7 @@ def _row(model: OfficialModel) -> ModelRow:
         "context_length": model.context_length,
         "shards": model.shards,
         "parameters": model.params_unique or model.params_total,
-        "active_parameters": active,
+        "active_parameters": active_parameters(model.config, model.tied_output),
         "nbytes": model.native_nbytes,
         "released": card.released.value if card.released else None,
         "training_tokens": tokens.value if tokens else None,

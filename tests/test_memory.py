@@ -734,3 +734,12 @@ def test_ranks_and_groups_that_are_too_long_are_findings():
     assert where(plan=lora._replace(targets=("wq",))) == []
     assert where(dtype="int4", group_size=14_337) == ["--group-size"]  # w2 has 14,336 columns
     assert where(dtype="int4", group_size=14_336) == []
+
+
+def test_experts_that_nothing_quantises_get_no_note_about_it():
+    def notes(**asked):
+        found = ask("llama-4-scout-17b-16e", **asked).findings
+        return sum("counted as quantised" in finding.message for finding in found)
+
+    assert (notes(), notes(dtype="int4"), notes(dtype="bf16")) == (1, 1, 0)
+    assert (notes(plan=li.TrainingPlan("qlora")), notes(plan=li.TrainingPlan())) == (1, 0)
