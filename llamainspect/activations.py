@@ -1,9 +1,10 @@
 """What a training step keeps beside its states: activations, and the temporaries of each moment.
 
 The numbers are those of torch running transformers' Llama with its own loss on one device, to the
-byte where activations are saved and, for shapes of real models, within 1 % at the peak; tests/test_training_memory.py measures
-them, and each row of coefficients is what a least-squares fit of its allocations over many shapes
-came to. The classic 34*s*b*h (arXiv 2205.05198) knows neither SwiGLU nor GQA nor the loss.
+byte where activations are saved and, for shapes of real models, within 1 % at the peak;
+tests/test_training_memory.py measures them, and each row of coefficients is what a least-squares
+fit of its allocations over many shapes came to. The classic 34*s*b*h (arXiv 2205.05198) knows
+neither SwiGLU nor GQA nor the loss.
 
 Symbols: T tokens (b sequences of s), h dim, q heads * head_dim, k KV heads * head_dim, a heads, hd
 head_dim, f hidden size of the feed-forward, V vocabulary, L layers, B bytes of a weight.
