@@ -15,19 +15,27 @@ _HOME = {
     "ComputeEstimate": "llamainspect.reports",
     "CorruptFile": "llamainspect.errors",
     "Detokenization": "llamainspect.reports",
+    "Evaluation": "llamainspect.reports",
     "Explanation": "llamainspect.reports",
     "GPUS": "llamainspect.gpus",
+    "Generation": "llamainspect.reports",
     "Gpus": "llamainspect.gpus",
     "InvalidRequest": "llamainspect.errors",
     "LlamaInspectError": "llamainspect.errors",
+    "LogitsComparison": "llamainspect.reports",
+    "LogitsReport": "llamainspect.reports",
     "MemoryEstimate": "llamainspect.reports",
     "Message": "llamainspect.chat",
     "MissingDependency": "llamainspect.errors",
     "MissingFile": "llamainspect.errors",
     "ModelCatalog": "llamainspect.reports",
     "ModelConfig": "llamainspect.config",
+    "NonFinite": "llamainspect.errors",
     "NotACheckpoint": "llamainspect.errors",
+    "NotEnoughMemory": "llamainspect.errors",
     "OFFICIAL_MODELS": "llamainspect.catalog",
+    "RunOptions": "llamainspect.runs",
+    "Sampling": "llamainspect.runs",
     "Summary": "llamainspect.reports",
     "TensorDetail": "llamainspect.reports",
     "TensorList": "llamainspect.reports",
@@ -35,6 +43,7 @@ _HOME = {
     "Tokenizer": "llamainspect.tokenizer",
     "TrainingPlan": "llamainspect.plans",
     "UnsupportedFile": "llamainspect.errors",
+    "UnusablePrompt": "llamainspect.errors",
     "Usage": "llamainspect.memory",
     "VocabularyReport": "llamainspect.reports",
     "Weight": "llamainspect.checkpoint",
@@ -44,19 +53,26 @@ _HOME = {
     "detokenize": "llamainspect.tokenization",
     "estimate_compute": "llamainspect.compute",
     "estimate_memory": "llamainspect.memory",
+    "evaluate_text": "llamainspect.model.evaluate",
     "expected_weights": "llamainspect.architecture",
     "explain_model": "llamainspect.explain",
     "find_subject": "llamainspect.subject",
+    "generate_text": "llamainspect.model.generate",
     "list_models": "llamainspect.models",
     "list_tensors": "llamainspect.inventory",
+    "load_model": "llamainspect.model.runner",
     "load_tokenizer": "llamainspect.tokenizer",
     "open_checkpoint": "llamainspect.checkpoint",
     "parse_gpus": "llamainspect.gpus",
+    "predict_logits": "llamainspect.model.logits",
     "show_tensor": "llamainspect.show",
     "summarize": "llamainspect.summary",
     "to_json": "llamainspect.render.json",
     "tokenize": "llamainspect.tokenization",
     "tokenize_dialogue": "llamainspect.tokenization",
+    "verify_against_checkpoint": "llamainspect.model.verify",
+    "verify_against_recording": "llamainspect.model.verify",
+    "verify_against_transformers": "llamainspect.model.verify",
     "verify_checksums": "llamainspect.checksums",
 }
 
@@ -86,8 +102,11 @@ if TYPE_CHECKING:
     from llamainspect.errors import LlamaInspectError as LlamaInspectError
     from llamainspect.errors import MissingDependency as MissingDependency
     from llamainspect.errors import MissingFile as MissingFile
+    from llamainspect.errors import NonFinite as NonFinite
     from llamainspect.errors import NotACheckpoint as NotACheckpoint
+    from llamainspect.errors import NotEnoughMemory as NotEnoughMemory
     from llamainspect.errors import UnsupportedFile as UnsupportedFile
+    from llamainspect.errors import UnusablePrompt as UnusablePrompt
     from llamainspect.explain import explain_model as explain_model
     from llamainspect.gpus import GPUS as GPUS
     from llamainspect.gpus import Gpus as Gpus
@@ -95,13 +114,24 @@ if TYPE_CHECKING:
     from llamainspect.inventory import list_tensors as list_tensors
     from llamainspect.memory import Usage as Usage
     from llamainspect.memory import estimate_memory as estimate_memory
+    from llamainspect.model.evaluate import evaluate_text as evaluate_text
+    from llamainspect.model.generate import generate_text as generate_text
+    from llamainspect.model.logits import predict_logits as predict_logits
+    from llamainspect.model.runner import load_model as load_model
+    from llamainspect.model.verify import verify_against_checkpoint as verify_against_checkpoint
+    from llamainspect.model.verify import verify_against_recording as verify_against_recording
+    from llamainspect.model.verify import verify_against_transformers as verify_against_transformers
     from llamainspect.models import list_models as list_models
     from llamainspect.plans import TrainingPlan as TrainingPlan
     from llamainspect.render.json import to_json as to_json
     from llamainspect.reports import ChecksumReport as ChecksumReport
     from llamainspect.reports import ComputeEstimate as ComputeEstimate
     from llamainspect.reports import Detokenization as Detokenization
+    from llamainspect.reports import Evaluation as Evaluation
     from llamainspect.reports import Explanation as Explanation
+    from llamainspect.reports import Generation as Generation
+    from llamainspect.reports import LogitsComparison as LogitsComparison
+    from llamainspect.reports import LogitsReport as LogitsReport
     from llamainspect.reports import MemoryEstimate as MemoryEstimate
     from llamainspect.reports import ModelCatalog as ModelCatalog
     from llamainspect.reports import Summary as Summary
@@ -109,6 +139,8 @@ if TYPE_CHECKING:
     from llamainspect.reports import TensorList as TensorList
     from llamainspect.reports import Tokenization as Tokenization
     from llamainspect.reports import VocabularyReport as VocabularyReport
+    from llamainspect.runs import RunOptions as RunOptions
+    from llamainspect.runs import Sampling as Sampling
     from llamainspect.show import show_tensor as show_tensor
     from llamainspect.subject import find_subject as find_subject
     from llamainspect.summary import summarize as summarize

@@ -18,6 +18,22 @@ from llamainspect.tensors import TensorInfo, contiguous_strides
 Index = tuple[int, ...]
 
 
+def read_npz(file: str, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
+    """Those arrays of a numpy archive that are there. Raises CorruptFile; nothing is unpickled."""
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("it is no archive")
+            return {name: archive[name] for name in names if name in archive}
+    except OSError:
+        raise
+    except Exception as error:  # zip, header and data each fail in ways of their own
+        if isinstance(error, MemoryError):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CorruptFile(f"{file}: numpy cannot read it ({reason}); record it anew") from error
+
+
 def read_elements(
     checkpoint: Checkpoint, weight: Weight, window: tuple[range, ...]
 ) -> tuple[list[bytes], int]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from llamainspect.checklists import CHECKLIST, Digest, format_line, read_list
 from llamainspect.config import PARAMS_FILE
 from llamainspect.errors import LlamaInspectError, MissingFile, reason_of
-from llamainspect.examination import Examination, examine, finish
+from llamainspect.examination import Examination, examine
 from llamainspect.expectations import (
     INDEX,
     MODEL_FILES,
@@ -26,6 +26,7 @@ from llamainspect.formats import meta
 from llamainspect.formats.strict_json import read_json_object
 from llamainspect.formats.vocabulary import TOKENIZER_FILE, read_vocabulary
 from llamainspect.names import counted, listing
+from llamainspect.progress import finish
 from llamainspect.published import PUBLISHED
 from llamainspect.reports import (
     WRONG_STATUSES,

@@ -6,6 +6,9 @@ LlamaInspectError
 ├── UnsupportedFile        well formed, but a variant that is not read
 ├── MissingFile            a file, tensor or token that the answer needs
 ├── MissingDependency      an optional package; says the pip command
+├── NotEnoughMemory        an estimate says so before anything is loaded; says what would fit
+├── UnusablePrompt         no token, too many, or one that the model has not
+├── NonFinite              NaN or Inf where the model computes; names where it begins
 └── InvalidRequest         an option or a name that no file could make right; exit code 2
 
 What is wrong with a checkpoint that can still be described is a `reports.Finding`, not an error.
@@ -34,6 +37,18 @@ class MissingFile(LlamaInspectError):
 
 class MissingDependency(LlamaInspectError):
     """An optional package is not installed."""
+
+
+class NotEnoughMemory(LlamaInspectError):
+    """What is asked for needs more memory than there is."""
+
+
+class UnusablePrompt(LlamaInspectError):
+    """Tokens that the model cannot read."""
+
+
+class NonFinite(LlamaInspectError):
+    """The model computes NaN or Inf, so that nothing can be said of its logits."""
 
 
 class InvalidRequest(LlamaInspectError):

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Generator
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
-from typing import TypeVar
 
 from llamainspect.errors import LlamaInspectError, reason_of
 from llamainspect.hub import GIT_BLOB
@@ -18,7 +17,6 @@ from llamainspect.reports import FileProgress
 from llamainspect.sources import Folder
 from llamainspect.streams import stream
 
-T = TypeVar("T")
 MAX_THREADS = 16  # beyond that the disk is slower; each holds a block
 LARGE_NBYTES = 16 * 2**20  # takes longer than a blink
 POLL_SECONDS = 0.1  # between two reports of progress
@@ -111,16 +109,6 @@ def _new_hash(algorithm: str, nbytes: int) -> "hashlib._Hash":
     if algorithm == GIT_BLOB:
         return hashlib.sha1(f"blob {nbytes}\0".encode(), usedforsecurity=False)
     return hashlib.new(algorithm, usedforsecurity=False)
-
-
-def finish(progress: Generator[object, None, T]) -> T:
-    """Run a generator to its end and return its result."""
-    while True:
-        try:
-            next(progress)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
 
 
 def examine(

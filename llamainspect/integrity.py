@@ -284,7 +284,7 @@ class _TorchArchive:
 def _check_safetensors(source: Source, file: str) -> Verdict:
     """The header and what it says of the file's length; the format has no checksums."""
     nbytes = source.nbytes(file)
-    entries, end = read_header(source, file)
+    entries, end, _ = read_header(source, file)
     if end < nbytes:
         message = f"{counted(nbytes - end, 'byte')} longer than its header says"
         return Verdict(False, message)

@@ -160,9 +160,10 @@ class TensorDetail(Report):
 class FileProgress(NamedTuple):
     """How far one file has been read; what a progress bar shows."""
 
-    file: str
-    done: int  # bytes
+    file: str  # or what else is being done
+    done: int  # bytes, or `unit`
     nbytes: int
+    unit: str = "bytes"
 
 
 class Damage(NamedTuple):
@@ -559,4 +560,171 @@ class VocabularyReport(Report):
     stats: VocabularyStats | None
     model_vocab_size: int | None  # what params.json says
     embedding_rows: int | None  # what the weights have
+    findings: tuple[Finding, ...]
+
+
+class ModelRun(NamedTuple):
+    """How a model was run."""
+
+    model: str | None  # catalog id of the release whose architecture it has
+    device: str  # "cpu", "cuda", "mps"
+    device_name: str | None  # of a GPU
+    threads: int  # of the CPU
+    dtype: str  # of the arithmetic: "fp32", "bf16", "fp16"
+    streamed: bool  # one layer in memory at a time
+    rope_factor: float | None  # null: RoPE is not scaled
+    rope_reason: str
+    simulate: str | None  # quantisation that was tried out on the weights
+    torch: str  # version
+    peak_nbytes: int  # the most memory that the process held; on a GPU, that tensors did
+    nbytes_read: int  # of weights, from files
+
+
+class Candidate(NamedTuple):
+    """A token that may come next."""
+
+    id: int
+    text: str | None  # null without a tokenizer
+    bytes: str | None  # hex
+    probability: float
+    logit: float
+
+
+class PositionLogits(NamedTuple):
+    """What the model expects behind one token of a prompt."""
+
+    position: int
+    id: int  # of the token there
+    top: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class LogitsReport(Report):
+    """`logits`: which tokens may come next."""
+
+    NAME: ClassVar[str] = "logits"
+
+    path: str
+    run: ModelRun
+    tokens: tuple[int, ...]  # ids of the prompt
+    prompt: tuple[Token, ...] | None  # the same in full; null without a tokenizer
+    top: tuple[Candidate, ...]  # behind the last token, most likely first
+    entropy: float  # of that distribution, in bits
+    positions: tuple[PositionLogits, ...]  # empty unless every position was asked for
+    saved: str | None  # the file that tokens and logits were written to
+    saved_nbytes: int | None
+    seconds: float
+    findings: tuple[Finding, ...]
+
+
+class Tolerance(NamedTuple):
+    """How far logits may be apart."""
+
+    dtype: str  # the coarsest that either side was stored or computed in
+    max_abs: float  # as a share of the range of the reference's logits
+    kl: float  # nats, at any position
+    reason: str  # what decided the dtype
+
+
+class PositionDifference(NamedTuple):
+    """Two sets of logits at one position."""
+
+    position: int
+    id: int | None  # of the token there
+    max_abs: float
+    mean_abs: float
+    kl: float  # of the reference to the model, in nats
+    top1: int  # most likely token of the model
+    reference_top1: int
+    top5_overlap: float
+
+
+class StageDifference(NamedTuple):
+    """Hidden states of two models at one point of the way."""
+
+    stage: str  # "embedding", "layer 0", ..., "norm"
+    layer: int | None
+    max_abs: float
+    relative: float  # largest length of a token's difference, as a share of its vector's length
+
+
+@dataclass(frozen=True)
+class LogitsComparison(Report):
+    """`verify-logits`: whether a model computes what it should."""
+
+    NAME: ClassVar[str] = "verify-logits"
+
+    path: str
+    kind: str  # "reference", "against" or "implementation"
+    other: str  # the file, path or package
+    other_run: str  # how the reference was made, as far as that is known
+    run: ModelRun
+    tokens: tuple[int, ...]
+    max_abs: float
+    mean_abs: float
+    kl: float  # mean over positions, in nats
+    kl_max: float
+    top1_agreement: float  # share of positions
+    top5_overlap: float
+    logit_range: float  # largest minus smallest of the reference's
+    tolerance: Tolerance
+    max_abs_allowed: float
+    agrees: bool
+    identical: bool  # every logit to the last bit
+    positions: tuple[PositionDifference, ...]
+    stages: tuple[StageDifference, ...]  # empty against a recording
+    first_different_layer: str | None  # stage from which on hidden states are not the same bits
+    first_divergent_layer: str | None  # stage from which on they are further apart than allowed
+    seconds: float
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Good when the logits are within the tolerance."""
+        return super().ok and self.agrees
+
+
+@dataclass(frozen=True)
+class Generation(Report):
+    """`generate`: a continuation."""
+
+    NAME: ClassVar[str] = "generate"
+
+    path: str
+    run: ModelRun
+    prompt_tokens: tuple[int, ...]
+    tokens: tuple[int, ...]  # what was generated
+    text: str  # the same; bytes that are no UTF-8 become U+FFFD
+    stopped: str  # "stop token", "max_new_tokens" or "context"
+    stop_token: int | None
+    sampling: str  # "greedy", or the settings
+    seed: int | None
+    prefill_seconds: float
+    decode_seconds: float
+    prefill_tokens_per_second: float
+    decode_tokens_per_second: float | None  # null when a single token was made
+    kv_cache_nbytes: int
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation(Report):
+    """`evaluate`: how well a model predicts a text."""
+
+    NAME: ClassVar[str] = "evaluate"
+
+    path: str
+    file: str
+    run: ModelRun
+    nbytes: int  # of the text that was predicted
+    tokens: int  # of the text
+    predicted: int  # tokens that a loss was computed for
+    window: int  # tokens
+    stride: int
+    windows: int
+    cross_entropy: float  # nats per token
+    perplexity: float
+    bits_per_byte: float
+    seconds: float
+    tokens_per_second: float
     findings: tuple[Finding, ...]

@@ -11,6 +11,9 @@ from llamainspect.config import ModelConfig
 
 ORIGINAL_CONTEXT = 8_192  # tokens that Llama 3 was first trained on
 LOW_FREQ_FACTOR = 1.0
+# Releases whose config.json on the hub has another factor than Meta's reference code, by the
+# beginning of their id. (The models were evaluated with either; long contexts tell them apart.)
+HUB_FACTORS = {"llama-3.2-1b": 32.0, "llama-3.2-3b": 32.0, "llama-guard-3-1b": 32.0}
 
 
 class RopeScaling(NamedTuple):
@@ -36,6 +39,39 @@ def rope_scaling(config: ModelConfig) -> RopeScaling | None:
         return None
     factor, high = (16.0, 1.0) if config.moe else (8.0, 4.0)
     return RopeScaling(config.rope_scaling_factor or factor, config.rope_high_freq_factor or high)
+
+
+class RopeChoice(NamedTuple):
+    """The scaling that a model is run with, and why that one."""
+
+    scaling: RopeScaling | None
+    reason: str
+
+
+def choose_rope(
+    config: ModelConfig, release: str | None = None, factor: float | None = None
+) -> RopeChoice:
+    """The scaling for a model whose weights look like those of `release`, an id of the catalog.
+
+    params.json says whether RoPE is scaled and not by how much. `factor` overrides everything.
+    """
+    usual = rope_scaling(config)
+    if factor is not None:
+        high = usual.high_freq_factor if usual else 4.0
+        return RopeChoice(RopeScaling(factor, high), "as asked")
+    if usual is None:
+        return RopeChoice(None, "params.json does not say use_scaled_rope")
+    if config.rope_scaling_factor is not None:
+        return RopeChoice(usual, "rope_scaling_factor in params.json")
+    for beginning, known in HUB_FACTORS.items():
+        if release and release.startswith(beginning):
+            reason = (
+                f"config.json of {beginning} on the Hugging Face hub; Meta's code has "
+                f"{usual.factor:g}"
+            )
+            return RopeChoice(usual._replace(factor=known), reason)
+    whose = release or "every Llama 3"
+    return RopeChoice(usual, f"Meta's reference code, for {whose}")
 
 
 def wavelengths(config: ModelConfig, scaling: RopeScaling | None = None) -> list[float]:

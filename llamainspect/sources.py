@@ -14,6 +14,7 @@ from llamainspect.errors import CorruptFile, MissingFile, NotACheckpoint
 
 ABSENT = "there is no such file"
 NATIVE_SUBFOLDER = "original"  # where a hub download keeps Meta's files
+_SHRANK = "{}: it became shorter while it was read; try again"
 _NOT_REGULAR = (
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a FIFO"),
@@ -46,6 +47,10 @@ class Source(Protocol):
 
     def read(self, file: str, offset: int, length: int) -> bytes:
         """Exactly `length` bytes. Raises CorruptFile when the file ends before that."""
+        ...
+
+    def read_into(self, file: str, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer`. Raises CorruptFile when the file ends before that."""
         ...
 
 
@@ -117,12 +122,7 @@ class Folder:
 
     def read(self, file: str, offset: int, length: int) -> bytes:
         """Exactly `length` bytes from `offset`. Raises CorruptFile when they are not there."""
-        size = self._signature(file)[0]
-        if offset < 0 or length < 0 or offset + length > size:
-            raise CorruptFile(
-                f"{file}: bytes {offset:,} to {offset + length:,} are needed and the file has "
-                f"{size:,}; it is cut short or damaged, download it again"
-            )
+        self._check_range(file, offset, length)
         descriptor = self.open(file)
         try:
             parts = []
@@ -133,8 +133,19 @@ class Folder:
         finally:
             os.close(descriptor)
         if length:
-            raise CorruptFile(f"{file}: it became shorter while it was read; try again")
+            raise CorruptFile(_SHRANK.format(file))
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def read_into(self, file: str, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the bytes from `offset`. Raises CorruptFile as `read` does."""
+        self._check_range(file, offset, len(buffer))
+        descriptor = self.open(file)
+        with open(descriptor, "rb", buffering=0) as opened:
+            opened.seek(offset)
+            while buffer and (length := opened.readinto(buffer)):
+                buffer = buffer[length:]
+        if buffer:
+            raise CorruptFile(_SHRANK.format(file))
 
     def obstacle(self, file: str) -> str | None:
         """Why `file` cannot be read as a file ("it is a FIFO"); None when it can."""
@@ -186,6 +197,14 @@ class Folder:
         """A descriptor to read from; opening never waits, not even for a FIFO."""
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         return os.open(os.path.join(self.directory, file), flags)
+
+    def _check_range(self, file: str, offset: int, length: int) -> None:
+        size = self._signature(file)[0]
+        if offset < 0 or length < 0 or offset + length > size:
+            raise CorruptFile(
+                f"{file}: bytes {offset:,} to {offset + length:,} are needed and the file has "
+                f"{size:,}; it is cut short or damaged, download it again"
+            )
 
     def _signature(self, file: str) -> tuple[int, int, int]:
         if file not in self._stat:

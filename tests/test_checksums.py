@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 import llamainspect as li
 from llamainspect import verify_checksums
 from llamainspect.checksums import verifying
-from llamainspect.examination import finish
+from llamainspect.progress import finish
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "mini-llama"
 TOKENIZERS = Path(__file__).parent.parent.parent / "shared" / "tokenizers"

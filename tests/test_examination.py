@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from llamainspect import examination, streams, verify_checksums
-from llamainspect.examination import Examination, examine, finish
+from llamainspect.examination import Examination, examine
+from llamainspect.progress import finish
 from llamainspect.sources import Folder
 from llamainspect.streams import BLOCK_NBYTES, stream
 
@@ -263,7 +264,7 @@ def test_a_person_sees_bars_and_may_interrupt(tmp_path, arguments):
     assert process.returncode == 130
     assert output == b""
     assert "Traceback" not in seen
-    assert "64.0 GiB" in seen
+    assert "64.00 GiB" in seen
     assert {path.name for path in tmp_path.iterdir()} == {
         "consolidated.00.pth", "consolidated.01.pth", "checklist.chk",
     }  # fmt: skip

@@ -20,6 +20,7 @@ FLOORS = [
         "architecture",
         "catalog",
         "reports",
+        "progress",
         "published",
         "generations",
         "chat",
@@ -48,6 +49,8 @@ FLOORS = [
         "streams",
         "tokenizer",
         "subject",
+        "readahead",
+        "runs",
         "model",
     },
     {
@@ -68,7 +71,7 @@ FLOORS = [
 # On one floor, what stands to the left may not import what stands to the right of it.
 ORDER = [
     "errors", "dtypes", "tensors", "names", "nearest", "config", "architecture", "catalog",
-    "reports",
+    "reports", "progress",
     "published", "generations", "chat", "gpus", "footprint", "plans", "activations",
     "training", "rope", "bits",
     "glossary", "sources", "formats.signatures", "formats.strict_json",
@@ -78,7 +81,10 @@ ORDER = [
     "formats.flipped_bit", "formats.torch_scan", "formats.safetensors_header",
     "checklists", "hub", "integrity", "streams", "examination", "expectations", "tokenizer",
     "tokenizer.tiktoken_codec", "tokenizer.sentencepiece_codec", "tokenizer.json_codec",
-    "subject", "model", "model.devices",
+    "subject", "readahead", "runs",
+    "model", "model.devices", "model.transformer", "model.quantize", "model.load", "model.runner",
+    "model.recordings", "model.logits", "model.referee", "model.verify", "model.generate",
+    "model.evaluate",
 ]  # fmt: skip
 HEAVY = {
     "numpy": {"arrays"},
@@ -88,7 +94,9 @@ HEAVY = {
     "json": {"formats.strict_json", "render.json"},
     "pickle": set(),
     "zipfile": set(),
-    "safetensors": set(),
+    "psutil": {"model.devices"},
+    "safetensors": {"model.recordings"},
+    "transformers": {"model.referee"},
     "sentencepiece": {"tokenizer.sentencepiece_codec"},
     "tiktoken": {"tokenizer.tiktoken_codec"},
     "tokenizers": {"tokenizer.json_codec"},

@@ -13,7 +13,7 @@ import typer
 
 from llamainspect import __version__
 from llamainspect.errors import InvalidRequest, LlamaInspectError
-from llamainspect.reports import FileProgress, Report
+from llamainspect.reports import FileProgress, Generation, ModelRun, Report
 
 R = TypeVar("R", bound=Report)
 
@@ -120,6 +120,46 @@ def write_answer(data: bytes, report: Report, *notes: str) -> None:
         raise typer.Exit(EXIT_NO)
 
 
+def write_pieces(pieces: Generator[str, None, R], quiet: bool) -> R:
+    """Print a text as it comes; on a terminal without what that would obey. Returns the report."""
+    from llamainspect.render.printable import printable_lines
+
+    terminal = sys.stdout.isatty()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    while True:
+        try:
+            piece = next(pieces)
+        except StopIteration as stop:
+            report: R = stop.value
+            break
+        if not quiet:
+            with _writing():
+                sys.stdout.write(printable_lines(piece) if terminal else piece)
+                sys.stdout.flush()
+    if not quiet:
+        with _writing():
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+    return report
+
+
+def note_run(run: ModelRun, seconds: float, json: bool) -> None:
+    """Time and memory of a run, for a person at a terminal: they are no part of the answer."""
+    if not json and sys.stderr is not None and sys.stderr.isatty():
+        from llamainspect.render.text.run import time_text
+
+        print(time_text(run, seconds), file=sys.stderr)
+
+
+def note_speed(report: Generation) -> None:
+    """How fast a text was made and in how much memory, on stderr: the text alone is the answer."""
+    from llamainspect.render.text.run import speed_text
+
+    if sys.stderr is not None:
+        print(speed_text(report), file=sys.stderr)
+
+
 def default_path() -> str:
     """Where a command looks that was given no path."""
     return os.environ.get(MODEL_VARIABLE) or "."
@@ -137,7 +177,7 @@ def track(progress: Generator[tuple[FileProgress, ...], None, R], json: bool, no
         return with_bars(progress, plain=no_color)
     if not json:
         import llamainspect.render.text  # noqa: F401
-    from llamainspect.examination import finish
+    from llamainspect.progress import finish
 
     return finish(progress)
 

@@ -1,4 +1,4 @@
-"""The Run panel: tokenize, detokenize, vocab."""
+"""The Run panel: tokenize, detokenize, vocab, logits, generate, evaluate."""
 
 import os
 import sys
@@ -11,19 +11,40 @@ from llamainspect.cli import (
     Json,
     Model,
     NoColor,
+    Path,
     app,
     default_path,
+    note_run,
+    note_speed,
     show,
+    track,
     write_answer,
+    write_pieces,
+)
+from llamainspect.cli.inputs import (
+    STDIN,
+    Bos,
+    Device,
+    Dtype,
+    GroupSize,
+    Ids,
+    Prompt,
+    PromptFile,
+    RopeFactor,
+    Simulate,
+    Special,
+    Stream,
+    check_one,
+    open_model,
+    read_input,
+    read_text,
 )
 
 if TYPE_CHECKING:
     from llamainspect.chat import Message
 
 PANEL = "Run"
-STDIN = "-"
 BYTES_HINT = "--bytes takes any bytes, or convert it with iconv"
-MAX_NBYTES = 256 * 2**20  # of a text; its tokens take some thirty times as much memory
 
 
 @app.command(
@@ -75,7 +96,7 @@ def tokenize(
         raise typer.BadParameter("--json has the ids already", param_hint="--ids")
     _check_sources({"TEXT": text, "--file": file, "--chat": chat, "--user": user}, system)
     if chat is None and user is None:
-        data, where = (os.fsencode(text), "TEXT") if text not in (None, STDIN) else _read(file)
+        data, where = (os.fsencode(text), "TEXT") if text not in (None, STDIN) else read_input(file)
         report = tokenize(
             load_tokenizer(model),
             data if any_bytes else decode_text(data, where, BYTES_HINT),
@@ -130,7 +151,7 @@ def detokenize(
             "a terminal may obey raw bytes; send them to a file or a pipe", param_hint="--bytes"
         )
     if ids == [STDIN]:
-        numbers = parse_ids(decode_text(*_read(None)), "standard input")
+        numbers = parse_ids(decode_text(*read_input(None)), "standard input")
     else:
         try:
             numbers = parse_ids(" ".join(ids), "IDS")
@@ -193,6 +214,205 @@ def vocab(
     show(report, json, no_color)
 
 
+@app.command(
+    rich_help_panel=PANEL,
+    epilog='Example: llamainspect logits Llama3.2-1B --prompt "The capital of France is"',
+)
+def logits(
+    path: Path = ".",
+    prompt: Prompt = None,
+    ids: Ids = None,
+    file: PromptFile = None,
+    top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="How many tokens.")] = 10,
+    every: Annotated[
+        bool, typer.Option("--all-positions", help="Behind every token of the prompt.")
+    ] = False,
+    save: Annotated[
+        str | None,
+        typer.Option(
+            "--save", metavar="FILE", help="Record all logits as .safetensors, for verify-logits."
+        ),
+    ] = None,
+    bos: Bos = True,
+    special: Special = False,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    stream: Stream = None,
+    rope_factor: RopeFactor = None,
+    simulate: Simulate = None,
+    group_size: GroupSize = None,
+    json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """Which tokens may come next, from a forward pass through the weights.
+
+    Every dense text model runs, one layer in memory at a time.
+    """
+    from llamainspect.runs import RunOptions
+
+    check_one({"--prompt": prompt, "--ids": ids, "--file": file}, "what should the model read?")
+    options = RunOptions(device, dtype, stream, rope_factor, simulate, group_size)
+    opened = open_model(path, options)
+    tokens, tokenizer = opened.prompt(prompt, ids, file, bos, special)
+    from llamainspect.model.logits import predicting
+
+    model = opened.load(tokens=len(tokens), logits=len(tokens) if every or save else 1)
+    progress = predicting(model, tokens, tokenizer=tokenizer, top=top, every=every, save=save)
+    report = track(progress, json, no_color)
+    note_run(report.run, report.seconds, json)
+    show(report, json, no_color)
+
+
+@app.command(
+    rich_help_panel=PANEL,
+    epilog='Example: llamainspect generate Llama3.2-1B-Instruct --chat --prompt "Why is it cold?"',
+)
+def generate(
+    path: Path = ".",
+    prompt: Prompt = None,
+    ids: Ids = None,
+    file: PromptFile = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="The prompt is what a user says to an instruct model.")
+    ] = False,
+    system: Annotated[
+        str | None, typer.Option("--system", metavar="TEXT", help="With --chat: the system prompt.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", "-n", metavar="N", min=1, help="When to stop.")
+    ] = 128,
+    temperature: Annotated[
+        float, typer.Option("--temperature", metavar="T", help="0 takes the most likely token.")
+    ] = 0.0,
+    top_k: Annotated[
+        int | None,
+        typer.Option("--top-k", metavar="K", help="Choose among the K most likely tokens."),
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            "--top-p", metavar="P", help="Choose among the likeliest that together have P."
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", metavar="N", help="For the same text again.", show_default="any"),
+    ] = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option("--stop", metavar="TOKEN", help="Stop here, too; may be repeated."),
+    ] = None,
+    bos: Bos = True,
+    special: Special = False,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    stream: Stream = None,
+    rope_factor: RopeFactor = None,
+    simulate: Simulate = None,
+    group_size: GroupSize = None,
+    json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """Continue a text, or answer a user. Prints the text as it comes.
+
+    It ends with a token that ends texts or answers, or after --max-new-tokens.
+    """
+    from llamainspect.runs import RunOptions, Sampling
+
+    check_one({"--prompt": prompt, "--ids": ids, "--file": file}, "what should the model read?")
+    if chat and ids is not None:
+        raise typer.BadParameter("--chat lays out a text, not ids", param_hint="--ids")
+    if system is not None and not chat:
+        raise typer.BadParameter("it goes with --chat", param_hint="--system")
+    sampling = Sampling(temperature, top_k, top_p, seed)
+    sampling.check()
+    options = RunOptions(device, dtype, stream, rope_factor, simulate, group_size)
+    opened = open_model(path, options)
+    if chat:
+        tokens, tokenizer = opened.dialogue(read_text(prompt, file), system)
+    else:
+        tokens, tokenizer = opened.prompt(prompt, ids, file, bos, special)
+    from llamainspect.model.generate import generating, stop_ids
+
+    model = opened.load(tokens=len(tokens) + max_new_tokens, logits=1, passes=None)
+    progress = generating(
+        model,
+        tokenizer,
+        tokens,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        stop=stop_ids(tokenizer, stop or ()),
+    )
+    report = write_pieces(progress, quiet=json)
+    if json:
+        show(report, json, no_color)
+    else:
+        note_speed(report)
+
+
+@app.command(
+    rich_help_panel=PANEL,
+    epilog="Example: llamainspect evaluate Llama3.2-1B --text wikitext.txt --window 4096",
+)
+def evaluate(
+    path: Path = ".",
+    text: Annotated[
+        str | None,
+        typer.Option("--text", metavar="FILE", help="The text; - reads standard input."),
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            "--window",
+            metavar="N",
+            help="Tokens that are read at once.",
+            show_default="2048, or the model's context",
+        ),
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            "--stride",
+            metavar="N",
+            help="Tokens between two windows.",
+            show_default="half a window",
+        ),
+    ] = None,
+    bos: Bos = True,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    stream: Stream = None,
+    rope_factor: RopeFactor = None,
+    simulate: Simulate = None,
+    group_size: GroupSize = None,
+    json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """How well the model predicts a text: cross-entropy, perplexity, bits per byte.
+
+    A window slides over the text, and each token is predicted once,
+    from all that stands before it in the window.
+    """
+    from llamainspect.runs import RunOptions
+    from llamainspect.tokenizer import load_tokenizer
+
+    if text is None:
+        raise typer.BadParameter("which text? Give --text FILE, or - for standard input")
+    options = RunOptions(device, dtype, stream, rope_factor, simulate, group_size)
+    opened = open_model(path, options)
+    data = read_text(None, text)
+    tokenizer = load_tokenizer(path)
+    from llamainspect.model.evaluate import default_window, evaluating
+
+    length = window or default_window(opened.subject.context_length)
+    model = opened.load(tokens=length, logits=512, passes=None)
+    where = "standard input" if text == STDIN else text
+    progress = evaluating(model, tokenizer, data, where, bos=bos, window=length, stride=stride)
+    report = track(progress, json, no_color)
+    note_run(report.run, report.seconds, json)
+    show(report, json, no_color)
+
+
 def _check_sources(sources: dict[str, str | None], system: str | None) -> None:
     """Of the places that a text can come from, one must be given."""
     given = [name for name, value in sources.items() if value is not None]
@@ -212,30 +432,9 @@ def _dialogue(chat: str | None, user: str | None, system: str | None) -> "list[M
     from llamainspect.tokenization import decode_text, read_dialogue
 
     if chat is not None:
-        return read_dialogue(*_read(chat))
+        return read_dialogue(*read_input(chat))
     return [
         Message(role, decode_text(os.fsencode(said), f"--{role}"))
         for role, said in (("system", system), ("user", user))
         if said is not None
     ]
-
-
-def _read(file: str | None) -> tuple[bytes, str]:
-    """The content of a file, or of standard input, and what to call it."""
-    from llamainspect.errors import MissingFile, UnsupportedFile
-
-    if file is None or file == STDIN:
-        where = "standard input"
-        if sys.stdin is None:
-            raise MissingFile(f"{where}: it is closed; give the text or --file")
-        data = sys.stdin.buffer.read(MAX_NBYTES + 1)
-    else:
-        where = file
-        with open(file, "rb") as source:
-            data = source.read(MAX_NBYTES + 1)
-    if len(data) > MAX_NBYTES:
-        raise UnsupportedFile(
-            f"{where}: it has more than {MAX_NBYTES // 2**20} MiB, which are not read at once; "
-            "give it in parts"
-        )
-    return data, where

@@ -1,10 +1,25 @@
-"""The Verify panel: verify-checksums."""
+"""The Verify panel: verify-checksums, verify-logits."""
 
 from typing import Annotated
 
 import typer
 
-from llamainspect.cli import Json, NoColor, Path, app, show, track
+from llamainspect.cli import Json, NoColor, Path, app, note_run, show, track
+from llamainspect.cli.inputs import (
+    Bos,
+    Device,
+    Dtype,
+    GroupSize,
+    Ids,
+    Prompt,
+    PromptFile,
+    RopeFactor,
+    Simulate,
+    Special,
+    Stream,
+    check_one,
+    open_model,
+)
 
 PANEL = "Verify"
 
@@ -48,3 +63,86 @@ def verify(
     if force and not write:
         raise typer.BadParameter("it goes with --write", param_hint="--force")
     show(track(verifying(path, deep, write, force), json, no_color), json, no_color)
+
+
+@app.command(
+    "verify-logits",
+    rich_help_panel=PANEL,
+    epilog="Example: llamainspect verify-logits merged --against Llama3.1-8B --prompt 'To be, or'",
+)
+def verify_logits(
+    path: Path = ".",
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference", metavar="FILE", help="A recording: .safetensors or .npz with logits."
+        ),
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="PATH", help="Another checkpoint.")
+    ] = None,
+    implementation: Annotated[
+        str | None,
+        typer.Option(
+            "--implementation",
+            metavar="transformers",
+            help="The same weights in others' code.",
+        ),
+    ] = None,
+    prompt: Prompt = None,
+    ids: Ids = None,
+    file: PromptFile = None,
+    bos: Bos = True,
+    special: Special = False,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    stream: Stream = None,
+    rope_factor: RopeFactor = None,
+    simulate: Simulate = None,
+    group_size: GroupSize = None,
+    json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """Does the model compute what it should? Its logits against a recording, another
+    checkpoint, or another implementation.
+
+    Without a prompt: the tokens of the recording,
+    else 64 tokens from all over the vocabulary.
+
+    Two checkpoints are walked side by side, and the first layer is named from which on
+    they differ. --simulate rounds the weights of PATH alone.
+
+    Ends with 0 when the logits are as close as rounding allows, else with 1.
+    """
+    from llamainspect.runs import RunOptions
+
+    given = {"--reference": reference, "--against": against, "--implementation": implementation}
+    check_one(given, "with what should it be compared?")
+    if implementation not in (None, "transformers"):
+        raise typer.BadParameter("only transformers is known", param_hint="--implementation")
+    prompts = {"--prompt": prompt, "--ids": ids, "--file": file}
+    check_one(prompts, None)
+    options = RunOptions(device, dtype, stream, rope_factor, simulate, group_size)
+    opened = open_model(path, options)
+    tokens = None
+    if any(value is not None for value in prompts.values()):
+        tokens, _ = opened.prompt(prompt, ids, file, bos, special)
+    from llamainspect.model import recordings, verify
+
+    if reference is not None:
+        recording = recordings.load(reference)
+        model = opened.load(tokens=len(recording.tokens), logits=2 * len(recording.positions))
+        progress = verify.verifying_reference(model, recording, reference, tokens)
+    else:
+        tokens = tokens or verify.default_tokens(opened.subject.config.vocab_size or 0)
+        model = opened.load(tokens=len(tokens), logits=2 * len(tokens))
+        if against is not None:
+            plain = options._replace(simulate=None, group_size=None)
+            other = open_model(against, plain)
+            second = other.load(tokens=len(tokens), logits=len(tokens))
+            progress = verify.verifying_against(model, second, tokens)
+        else:
+            progress = verify.verifying_implementation(model, tokens)
+    report = track(progress, json, no_color)
+    note_run(report.run, report.seconds, json)
+    show(report, json, no_color)

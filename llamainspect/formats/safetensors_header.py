@@ -39,6 +39,7 @@ class Header(NamedTuple):
 
     entries: tuple[Entry, ...]
     end: int  # of the last tensor, and so of a whole file
+    metadata: dict[str, str]  # what its writer says of it
 
 
 def read_header(source: Source, file: str) -> Header:
@@ -76,7 +77,7 @@ def read_header(source: Source, file: str) -> Header:
             what = "overlaps the one before it" if entry.start < position else "leaves a gap"
             raise CorruptFile(f"{file}: {entry.name[:80]} {what} (byte {entry.start:,})")
         position = entry.end
-    return Header(tuple(entries), position)
+    return Header(tuple(entries), position, metadata)
 
 
 def _entry(file: str, name: str, item: Any, begin: int) -> Entry:

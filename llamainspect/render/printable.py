@@ -27,3 +27,8 @@ def escape(character: str) -> str:
     if code < 0x80:  # beyond, \x is for bytes that are no character
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def printable_lines(text: str) -> str:
+    """The same of a text whose lines and tabs are meant."""
+    return _UNSAFE.sub(lambda m: m[0] if m[0] in "\n\t" else escape(m[0]), text)

@@ -7,7 +7,6 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    DownloadColumn,
     Progress,
     ProgressColumn,
     Task,
@@ -31,8 +30,7 @@ def with_bars(progress: Generator[tuple[FileProgress, ...], None, T], plain: boo
     bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        DownloadColumn(binary_units=True),
-        _Rate(),
+        _Amount(),
         TimeRemainingColumn(compact=True),
         console=console,
         transient=True,
@@ -60,11 +58,16 @@ def with_bars(progress: Generator[tuple[FileProgress, ...], None, T], plain: boo
         progress.close()
 
 
-class _Rate(ProgressColumn):
-    """Bytes in a second, in the units of everything else."""
+class _Amount(ProgressColumn):
+    """How much is done and how fast, in the units of everything else."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{nbytes_text(int(task.speed))}/s" if task.speed else "")
+        unit, done, total = task.fields["unit"], int(task.completed), int(task.total or 0)
+        if unit == "bytes":
+            text = f"{nbytes_text(done, total)} of {nbytes_text(total)}"
+            return Text(f"{text}  {nbytes_text(int(task.speed))}/s" if task.speed else text)
+        text = f"{done:,} of {total:,} {unit}"
+        return Text(f"{text}  {task.speed:,.3g}/s" if task.speed else text)
 
 
 def _draw(bars: Progress, tasks: dict[str, TaskID], running: tuple[FileProgress, ...]) -> None:
@@ -74,6 +77,8 @@ def _draw(bars: Progress, tasks: dict[str, TaskID], running: tuple[FileProgress,
         bars.remove_task(tasks.pop(name))
     for file in running:
         if file.file not in tasks:
-            tasks[file.file] = bars.add_task(printable(file.file, limit=40), total=file.nbytes)
+            tasks[file.file] = bars.add_task(
+                printable(file.file, limit=40), total=file.nbytes, unit=file.unit
+            )
         bars.update(tasks[file.file], completed=file.done, total=file.nbytes)
     bars.refresh()

@@ -97,11 +97,12 @@ def test_positions_count_from_the_first_byte_of_the_file(tmp_path: Path) -> None
     assert read_header(write(tmp_path, data), FILE) == Header(
         (Entry("a", "F32", (1,), begin, begin + 4), Entry("b", "F32", (2,), begin + 4, begin + 12)),
         begin + 12,
+        {},
     )
 
 
 def test_a_file_without_tensors_ends_with_its_header(tmp_path: Path) -> None:
-    assert read_header(write(tmp_path, packed({})), FILE) == Header((), 10)
+    assert read_header(write(tmp_path, packed({})), FILE) == Header((), 10, {})
     assert read_header(write(tmp_path, packed({"__metadata__": {"a": "b"}})), FILE).entries == ()
 
 

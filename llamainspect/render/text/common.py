@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llamainspect.render.printable import printable
-from llamainspect.reports import Finding, Report
+from llamainspect.reports import Finding, ModelRun, Report
 
 BAR_WIDTH = 24
 GAP = 2  # columns between two cells
@@ -66,6 +66,27 @@ def shape_text(shape: Iterable[int]) -> str:
 def percent_text(part: int, whole: int) -> str:
     """A share with one decimal."""
     return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def difference_text(number: float) -> str:
+    """A small number: 0, 0.031, 3.9e-06."""
+    if not number:
+        return "0"
+    return f"{number:.2g}" if abs(number) < 1e-3 or abs(number) >= 1e5 else f"{number:.3g}"
+
+
+def run_text(run: ModelRun) -> str:
+    """How a model is run, without what differs from machine to machine."""
+    parts = [run.device if run.device_name is None else f"{run.device} ({run.device_name})"]
+    parts += [run.dtype]
+    parts += [f"weights rounded to {run.simulate}"] if run.simulate else []
+    return ", ".join(parts)
+
+
+def rope_text(run: ModelRun) -> str:
+    """Which scaling of RoPE is used, and why."""
+    factor = "not scaled" if run.rope_factor is None else f"factor {run.rope_factor:g}"
+    return f"{factor} ({run.rope_reason})"
 
 
 # --- pieces ---------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Views of the Run panel: tokenize, detokenize, vocab."""
+"""Views of the Run panel: tokenize, detokenize, vocab, logits, generate, evaluate."""
 
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -9,17 +9,26 @@ from rich.table import Table
 from rich.text import Text
 
 from llamainspect.names import counted
-from llamainspect.render.printable import escape, printable
+from llamainspect.render.printable import escape, printable, printable_lines
 from llamainspect.render.text.common import (
     bar,
     facts,
     findings_view,
+    nbytes_text,
     percent_text,
+    rope_text,
+    run_text,
+    safe,
     section,
     view,
 )
 from llamainspect.reports import (
+    Candidate,
     Detokenization,
+    Evaluation,
+    Generation,
+    LogitsReport,
+    ModelRun,
     Token,
     Tokenization,
     TokenizerInfo,
@@ -29,6 +38,8 @@ from llamainspect.reports import (
 )
 
 MAX_ROWS = 500  # --ids and --json have no limit
+MAX_PROMPT = 12  # tokens of it that are shown
+MAX_BESIDE = 3  # candidates in a line
 MAX_SCRIPTS = 8
 MAX_LENGTHS = 10
 MAX_LONGEST = 58  # characters
@@ -382,3 +393,145 @@ def _counts_table(rows: Sequence[tuple[str, int]], total: int, terminal: bool) -
         ]
         grid.add_row(*cells, *([bar(number, total)] if terminal else []))
     return grid
+
+
+# --- logits, generate, evaluate -------------------------------------------------------------------
+
+
+@view.register
+def _(report: LogitsReport, terminal: bool) -> RenderableType:
+    parts: list[RenderableType] = [_run_headline(report.path, report.run)]
+    prompt = counted(len(report.tokens), "token")
+    if report.prompt is not None:
+        shown = " ".join(_piece(token.bytes) for token in report.prompt[-MAX_PROMPT:])
+        prompt += f", {'… ' * (len(report.prompt) > MAX_PROMPT)}{shown}"
+    parts.append(
+        facts(
+            [
+                ("prompt", Text(prompt)),
+                ("RoPE", Text(rope_text(report.run))),
+                ("entropy", Text(f"{report.entropy:.2f} bits")),
+            ]
+        )
+    )
+    if report.positions:
+        parts.append(section("Most likely behind each token", _positions_table(report)))
+    parts.append(section("Most likely next", _candidates_table(report.top, terminal)))
+    if report.saved is not None:
+        saved = f"\nlogits of {counted(len(report.tokens), 'position')} recorded in "
+        saved += f"{printable(report.saved)} ({nbytes_text(report.saved_nbytes or 0)})"
+        parts.append(Text(saved, style="green"))
+    if report.findings:
+        parts.append(findings_view(report.findings))
+    return Group(*parts)
+
+
+def _run_headline(path: str, run: ModelRun) -> Text:
+    line = safe(path, "bold")
+    like = "no official architecture" if run.model is None else f"architecture of {run.model}"
+    line.append(f"  {like}; {run_text(run)}", style="not bold")
+    return line
+
+
+def _candidates_table(candidates: Sequence[Candidate], terminal: bool) -> Table:
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    grid.add_column("id", justify="right", no_wrap=True)
+    if any(row.text is not None for row in candidates):
+        grid.add_column("token", overflow="fold")
+    grid.add_column("probability", justify="right", no_wrap=True)
+    grid.add_column("logit", justify="right", no_wrap=True)
+    for row in candidates:
+        cells: list[RenderableType] = [f"{row.id:,}"]
+        if any(other.text is not None for other in candidates):
+            cells.append(Text(_piece(row.bytes)))
+        cells += [_probability(row.probability), f"{row.logit:.3f}"]
+        if terminal:
+            cells.append(bar(round(row.probability * 10_000), 10_000))
+        grid.add_row(*cells)
+    return grid
+
+
+def _positions_table(report: LogitsReport) -> Table:
+    """One line per token of the prompt, with the likeliest of those that may follow."""
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    grid.add_column("position", justify="right", no_wrap=True)
+    grid.add_column("token", overflow="fold")
+    grid.add_column("next", overflow="fold")
+    for row in report.positions[:MAX_ROWS]:
+        best = ", ".join(
+            f"{_label(candidate.id, candidate.bytes)} {_probability(candidate.probability)}"
+            for candidate in row.top[:MAX_BESIDE]
+        )
+        data = report.prompt[row.position].bytes if report.prompt else None
+        grid.add_row(f"{row.position:,}", Text(_label(row.id, data)), Text(best))
+    return grid
+
+
+def _label(id: int, data: str | None) -> str:
+    """A token, or its number where nothing says what it stands for."""
+    return f"{id:,}" if data is None else _piece(data)
+
+
+def _piece(data: str | None) -> str:
+    """A token as it can be read, from its bytes in hex; those that are no text as hex."""
+    return "-" if data is None else _quoted(bytes.fromhex(data))
+
+
+def _probability(share: float) -> str:
+    return f"{100 * share:.2f} %" if share >= 5e-5 else f"{100 * share:.1e} %"
+
+
+@view.register
+def _(report: Generation, terminal: bool) -> RenderableType:
+    rows = [
+        ("RoPE", Text(rope_text(report.run))),
+        ("sampling", Text(report.sampling)),
+        ("stopped by", Text(report.stopped.replace("_", " "))),
+    ]
+    text = Text(f"\n{printable_lines(report.text)}")
+    return Group(_run_headline(report.path, report.run), facts(rows), text)
+
+
+def time_text(run: ModelRun, seconds: float) -> str:
+    """Time and memory of a run."""
+    where = f"{run.device}, {counted(run.threads, 'thread')}" if run.device == "cpu" else run.device
+    return f"{where}: {seconds:.2f} s, peak memory {nbytes_text(run.peak_nbytes)}"
+
+
+def speed_text(report: Generation) -> str:
+    """How fast a text was made, in how much memory, and why it ended."""
+    made = counted(len(report.tokens), "token")
+    rate = report.decode_tokens_per_second
+    speed = "" if rate is None else f" ({_rate(rate)} tokens/s)"
+    seed = "" if report.seed is None else f", seed {report.seed}"
+    return (
+        f"{made} in {report.decode_seconds:.2f} s{speed}, prompt of "
+        f"{counted(len(report.prompt_tokens), 'token')} in {report.prefill_seconds:.2f} s "
+        f"({_rate(report.prefill_tokens_per_second)} tokens/s); {run_text(report.run)}, "
+        f"{'streamed, ' if report.run.streamed else ''}RoPE {rope_text(report.run)}; "
+        f"{report.sampling}{seed}; peak memory {nbytes_text(report.run.peak_nbytes)}, KV cache "
+        f"{nbytes_text(report.kv_cache_nbytes)}; ended by {report.stopped.replace('_', ' ')}"
+    )
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+
+
+@view.register
+def _(report: Evaluation, terminal: bool) -> RenderableType:
+    rows = [
+        ("text", f"{report.file}, {counted(report.nbytes, 'byte')}, "
+                 f"{counted(report.predicted, 'token')} predicted"),
+        ("window", f"{report.window:,} tokens, moved by {report.stride:,}, "
+                   f"{counted(report.windows, 'time')}"),
+        ("RoPE", rope_text(report.run)),
+        ("cross-entropy", f"{report.cross_entropy:.4f} nats per token"),
+        ("perplexity", f"{report.perplexity:,.3f}"),
+        ("bits per byte", f"{report.bits_per_byte:.4f}"),
+    ]  # fmt: skip
+    parts: list[RenderableType] = [_run_headline(report.path, report.run)]
+    parts.append(facts((label, Text(printable(text))) for label, text in rows))
+    if report.findings:
+        parts.append(findings_view(report.findings))
+    return Group(*parts)

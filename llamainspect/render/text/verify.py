@@ -1,13 +1,30 @@
-"""Views of the Verify panel: verify-checksums."""
+"""Views of the Verify panel: verify-checksums, verify-logits."""
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from llamainspect.names import counted
 from llamainspect.render.printable import printable
-from llamainspect.render.text.common import findings_view, nbytes_text, safe, section, view
-from llamainspect.reports import WRONG_STATUSES, ChecksumReport, FileChecksum
+from llamainspect.render.text.common import (
+    difference_text,
+    facts,
+    findings_view,
+    nbytes_text,
+    rope_text,
+    run_text,
+    safe,
+    section,
+    view,
+)
+from llamainspect.reports import (
+    WRONG_STATUSES,
+    ChecksumReport,
+    FileChecksum,
+    LogitsComparison,
+    PositionDifference,
+)
 
 STATUS_STYLES = {
     "ok": "green",
@@ -18,6 +35,8 @@ STATUS_STYLES = {
     "unchecked": "yellow",
 }
 MAX_MESSAGE = 1_000
+MAX_POSITIONS = 8  # --json has all
+MAX_STAGES = 12
 
 
 @view.register
@@ -90,3 +109,127 @@ def _wrong(rows: list[FileChecksum]) -> RenderableType:
             text.append(f"\nactual   {row.actual}", style="dim")
         parts += [safe(row.file, "bold"), Padding(text, (0, 0, 0, 2))]
     return section(f"Wrong: {len(rows)}", Group(*parts))
+
+
+# --- verify-logits --------------------------------------------------------------------------------
+
+KINDS = {
+    "reference": "against a recording",
+    "against": "against another checkpoint",
+    "implementation": "against another implementation",
+}
+
+
+@view.register
+def _(report: LogitsComparison, terminal: bool) -> RenderableType:
+    headline = safe(report.path, "bold")
+    headline.append(f"  {KINDS[report.kind]}: {printable(report.other)}", style="not bold")
+    rows = [
+        ("run", f"{run_text(report.run)}; the other: {printable(report.other_run)}"),
+        ("RoPE", rope_text(report.run)),
+        ("tokens", f"{len(report.tokens):,}, logits of {counted(len(report.positions), 'position')}"
+                   " compared"),
+        ("tolerance", f"that of {report.tolerance.dtype}: {report.tolerance.reason}"),
+    ]  # fmt: skip
+    parts: list[RenderableType] = [headline, facts((label, Text(text)) for label, text in rows)]
+    parts.append(section("Logits", _measures(report)))
+    if report.max_abs > 0:
+        worst = sorted(report.positions, key=lambda row: -row.max_abs)[:MAX_POSITIONS]
+        title = "Positions" if len(worst) == len(report.positions) else "Worst positions"
+        parts.append(section(title, _positions(sorted(worst, key=lambda row: row.position))))
+    if any(stage.max_abs > 0 for stage in report.stages):
+        parts.append(section("Hidden states", _stages(report)))
+    parts.append(_verdict(report))
+    if report.findings:
+        parts.append(findings_view(report.findings))
+    return Group(*parts)
+
+
+def _verdict(report: LogitsComparison) -> Text:
+    if report.identical:
+        return Text("\npass: every logit is the same to the last bit", style="bold green")
+    if report.agrees:
+        return Text("\npass: no further apart than rounding allows", style="bold green")
+    text = Text("\nfail: further apart than rounding allows", style="bold red")
+    if report.first_divergent_layer is not None:
+        text.append(f"; hidden states depart at {report.first_divergent_layer}")
+        if report.first_different_layer != report.first_divergent_layer:
+            text.append(f" (the first bits differ at {report.first_different_layer})")
+    return text
+
+
+def _measures(report: LogitsComparison) -> Table:
+    share = f"{report.tolerance.max_abs:g} of their range, {report.logit_range:.4g}"
+    rows = [
+        ("max abs difference", report.max_abs, report.max_abs_allowed, share),
+        ("mean abs difference", report.mean_abs, None, ""),
+        ("KL divergence, worst", report.kl_max, report.tolerance.kl, "nats"),
+        ("KL divergence, mean", report.kl, None, "nats"),
+    ]
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for title in ("", "found", "allowed"):
+        grid.add_column(title, justify="left" if not title else "right", no_wrap=True)
+    grid.add_column("")
+    for label, found, allowed, text in rows:
+        wrong = allowed is not None and found > allowed
+        grid.add_row(
+            Text(label, style="dim"),
+            Text(difference_text(found), style="bold red" if wrong else ""),
+            "" if allowed is None else difference_text(allowed),
+            Text(text, style="dim"),
+        )
+    for label, found in (
+        ("same most likely token", report.top1_agreement),
+        ("overlap of the top 5", report.top5_overlap),
+    ):
+        grid.add_row(Text(label, style="dim"), f"{100 * found:.1f} %", "", "")
+    return grid
+
+
+def _positions(rows: list[PositionDifference]) -> Table:
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for title in ("position", "token", "max abs", "mean abs", "KL", "top 1", "of the other"):
+        grid.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        grid.add_row(
+            f"{row.position:,}",
+            "" if row.id is None else f"{row.id:,}",
+            difference_text(row.max_abs),
+            difference_text(row.mean_abs),
+            difference_text(row.kl),
+            f"{row.top1:,}",
+            Text(f"{row.reference_top1:,}", style="" if row.top1 == row.reference_top1 else "red"),
+        )
+    return grid
+
+
+def _stages(report: LogitsComparison) -> Table:
+    """All of them, or those around the first that departs, and some of the rest."""
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    grid.add_column("behind", no_wrap=True)
+    grid.add_column("max abs", justify="right", no_wrap=True)
+    grid.add_column("relative", justify="right", no_wrap=True)
+    chosen = _chosen_stages(report)
+    for number, stage in enumerate(report.stages):
+        if number in chosen:
+            style = "bold red" if stage.stage == report.first_divergent_layer else ""
+            grid.add_row(
+                Text(stage.stage, style=style),
+                Text(difference_text(stage.max_abs), style=style),
+                Text(difference_text(stage.relative), style=style),
+            )
+        elif number - 1 in chosen:
+            grid.add_row(Text("…", style="dim"), "", "")
+    return grid
+
+
+def _chosen_stages(report: LogitsComparison) -> set[int]:
+    count = len(report.stages)
+    if count <= MAX_STAGES:
+        return set(range(count))
+    marked = (report.first_different_layer, report.first_divergent_layer)
+    chosen = {0, 1, count - 2, count - 1}
+    for number, stage in enumerate(report.stages):
+        if stage.stage in marked:
+            chosen |= {number - 1, number, number + 1}
+    return chosen

@@ -1,0 +1,188 @@
+"""A checkpoint's weights as tensors: one layer at a time, or all of them once.
+
+Both ways are one: layers are read, joined and converted in the order in which the model uses them,
+and then kept or dropped.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor
+
+from llamainspect.checkpoint import Checkpoint, Weight
+from llamainspect.model.quantize import Simulation, simulate
+from llamainspect.model.transformer import Layer
+from llamainspect.readahead import (
+    EMBEDDING,
+    LAYER_WEIGHTS,
+    NORM,
+    RawPart,
+    ReadAhead,
+    layer_weight,
+    output_blocks,
+    read_parts,
+    rows_of,
+    start_reading,
+)
+
+LINEARS = frozenset(Layer._fields) - {"attention_norm", "ffn_norm"}
+
+
+class Weights:
+    """Tensors of a checkpoint in `dtype` on `device`; with `keep` each is read once.
+
+    `ahead` is a thread that reads them already; without it one is started for each pass.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        keep: bool,
+        simulation: Simulation | None = None,
+        ahead: ReadAhead | None = None,
+    ) -> None:
+        assert checkpoint.config is not None
+        self.checkpoint = checkpoint
+        self.config = checkpoint.config
+        self.device, self.dtype, self.keep = device, dtype, keep
+        self.simulation = simulation
+        self.nbytes_read = 0
+        self._ahead = ahead
+        self._layers: list[Layer] = []
+        self._lent: list[tuple[RawPart, ...]] = []  # memory that the layer in use is made of
+        self._scratch: dict[str, Tensor] = {}  # that layers which are not kept are converted into
+        self._norm: Tensor | None = None
+        self._output: list[Tensor] = []
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """The vectors of some tokens, (B, T) to (B, T, D). Only their rows are read, each time."""
+        weight = self.checkpoint.weights[EMBEDDING]
+        distinct, places = ids.unique(return_inverse=True)
+        table = torch.cat([self._read(rows_of(weight, id, id + 1)) for id in distinct.tolist()])
+        return table.to(self.device, self.dtype)[places.to(self.device)]
+
+    def layers(self) -> Iterator[Layer]:
+        """All layers in order. One that is not kept is valid until the next is asked for."""
+        if len(self._layers) == self.config.n_layers:
+            yield from self._layers
+            return
+        if self._ahead is None:
+            self._ahead = start_reading(self.checkpoint)
+        with ExitStack() as stack:
+            ahead = stack.enter_context(self._ahead)
+            for number in range(self.config.n_layers):
+                layer = self._read_layer(number, ahead)
+                if self.keep:
+                    self._layers.append(layer)
+                yield layer
+                self._give_back(ahead)
+            self._norm = self._take(self.checkpoint.weights[NORM], ahead)
+            stack.pop_all()  # the output matrix is still to come
+
+    def norm(self) -> Tensor:
+        """The weights of the last norm, (D); known when the layers have been walked through."""
+        assert self._norm is not None
+        return self._norm
+
+    def output_blocks(self) -> Iterator[Tensor]:
+        """The output matrix (V, D) in blocks of rows, after the layers have been walked through.
+
+        That of the embedding where they are tied. One that is not kept is valid until the next.
+        """
+        if self._output:
+            yield from self._output
+            return
+        assert self._ahead is not None
+        blocks: list[Tensor] = []
+        with self._ahead as ahead:
+            for weight in output_blocks(self.checkpoint):
+                block = self._take(weight, ahead)
+                if self.keep:
+                    blocks.append(block)
+                yield block
+                self._give_back(ahead)
+        self._ahead, self._output = None, blocks
+
+    def whole(self, name: str) -> Tensor:
+        """One weight by itself, joined, and otherwise as it is stored."""
+        return self._read(self.checkpoint.weights[name])
+
+    def _read(self, weight: Weight) -> Tensor:
+        parts = read_parts(self.checkpoint, weight)
+        self.nbytes_read += sum(len(part.data) for part in parts)
+        return join(weight, parts)
+
+    def _read_layer(self, number: int, ahead: ReadAhead) -> Layer:
+        weights = self.checkpoint.weights
+        return Layer(**{
+            field: self._take(weights[layer_weight(number, field)], ahead, field)
+            for field in LAYER_WEIGHTS
+        })  # fmt: skip
+
+    def _take(self, weight: Weight, ahead: ReadAhead, field: str | None = None) -> Tensor:
+        parts = ahead.take(weight)
+        self.nbytes_read += sum(len(part.data) for part in parts)
+        tensors = [as_tensor(part) for part in parts]
+        if len(tensors) == 1 and self._as_is(tensors[0]):
+            if not self.keep:
+                self._lent.append(parts)
+            return self._simulated(tensors[0], field)
+        whole = self._scratch.get(field) if field else None
+        if whole is None:
+            whole = torch.empty(weight.shape, dtype=self.dtype, device=self.device)
+            if field and not self.keep:
+                self._scratch[field] = whole
+        join_into(whole, weight, tensors)
+        ahead.give_back(parts)
+        return self._simulated(whole, field)
+
+    def _give_back(self, ahead: ReadAhead) -> None:
+        while self._lent:
+            ahead.give_back(self._lent.pop())
+
+    def _as_is(self, tensor: Tensor) -> bool:
+        """Whether it can be used where it was read to."""
+        wanted = (self.device.type, self.dtype)
+        return (tensor.device.type, tensor.dtype) == wanted and tensor.is_contiguous()
+
+    def _simulated(self, tensor: Tensor, field: str | None) -> Tensor:
+        if self.simulation is None or field not in LINEARS:
+            return tensor
+        return simulate(tensor.float(), self.simulation).to(self.dtype)
+
+
+def join(weight: Weight, parts: tuple[RawPart, ...]) -> Tensor:
+    """The whole of a weight from the parts of all ranks, contiguous, as it is stored."""
+    tensors = [as_tensor(part) for part in parts]
+    if len(tensors) == 1:
+        return tensors[0].contiguous()
+    whole = torch.empty(weight.shape, dtype=tensors[0].dtype)
+    join_into(whole, weight, tensors)
+    return whole
+
+
+def join_into(whole: Tensor, weight: Weight, tensors: Sequence[Tensor]) -> None:
+    """Write the parts of all ranks to where they belong, and convert them on the way."""
+    first, axis = 0, weight.axis or 0
+    for tensor in tensors:
+        length = tensor.shape[axis]
+        whole.narrow(axis, first, length).copy_(tensor)
+        first += length
+
+
+def as_tensor(part: RawPart) -> Tensor:
+    """One part as a tensor that shares its memory, in the type and order that it is stored in."""
+    info = part.info
+    assert info.dtype.torch is not None
+    kind: torch.dtype = getattr(torch, info.dtype.torch)
+    if not len(part.data):
+        return torch.empty(info.shape, dtype=kind)
+    flat = torch.frombuffer(part.data, dtype=kind)
+    shaped = (
+        flat.view(info.shape) if info.strides is None else flat.as_strided(info.shape, info.strides)
+    )
+    return -shaped if info.negative else shaped

@@ -1,0 +1,166 @@
+"""Logits in files: what `logits --save` writes, and what other programs recorded.
+
+A recording is a `.safetensors` or `.npz` file with `tokens`, whole numbers (T), and `logits`,
+floats (T, V), or (P, V) with `positions` (P); a first dimension of 1 is one sequence. Metadata,
+which only safetensors has, says who made it.
+"""
+
+import os
+from contextlib import suppress
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from llamainspect.arrays import read_npz
+from llamainspect.dtypes import DTYPES
+from llamainspect.errors import CorruptFile, InvalidRequest, LlamaInspectError, UnsupportedFile
+from llamainspect.formats.safetensors_header import read_header
+from llamainspect.model.load import as_tensor
+from llamainspect.readahead import RawPart
+from llamainspect.sources import Folder, open_source
+from llamainspect.tensors import Storage, TensorInfo
+
+KIND = "llamainspect logits 1"  # in the metadata of our own recordings, under "format"
+NAMES = ("tokens", "logits", "positions")
+SUFFIX = ".safetensors"
+
+
+class Recording(NamedTuple):
+    """Logits of some positions of one sequence."""
+
+    tokens: tuple[int, ...]
+    positions: tuple[int, ...]  # of the rows of `logits`
+    logits: Tensor  # (P, V), float32
+    metadata: dict[str, str]
+
+    @property
+    def dtype(self) -> str:
+        """What it was computed in: as its metadata says, else as its numbers look."""
+        if self.metadata.get("dtype") in ("fp32", "bf16", "fp16"):
+            return self.metadata["dtype"]
+        for name, kind in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+            if torch.equal(self.logits.to(kind).float(), self.logits):
+                return name
+        return "fp32"
+
+
+def check_target(file: str) -> None:
+    """Whether a recording may be written there: nothing else is overwritten. Before any work."""
+    if not file.endswith(SUFFIX):
+        raise InvalidRequest(f"--save: {file} should end with {SUFFIX}, which is what is written")
+    folder, name = os.path.split(file)
+    if not os.path.isdir(folder or "."):
+        raise InvalidRequest(f"--save: there is no directory {folder}; make it first")
+    if not os.path.lexists(file):
+        if Folder(folder or ".").refuses_writing():
+            raise InvalidRequest(f"--save: this user may not write in {folder or '.'}")
+        return
+    with suppress(LlamaInspectError, OSError):
+        if read_header(Folder(folder or ".", name), name).metadata.get("format") == KIND:
+            return
+    raise InvalidRequest(f"--save: {file} is there, and is no recording of logits; it is kept")
+
+
+def save(file: str, tokens: tuple[int, ...], logits: Tensor, metadata: dict[str, str]) -> int:
+    """Write the logits (T, V) of all tokens, at once; returns the size in bytes."""
+    from safetensors.torch import save_file
+
+    tensors = {"tokens": torch.tensor(tokens), "logits": logits.float().cpu().contiguous()}
+    temporary = f"{file}.{os.getpid()}.tmp"
+    try:
+        save_file(tensors, temporary, {"format": KIND, **metadata})
+        os.replace(temporary, file)
+    except BaseException as error:
+        with suppress(OSError):
+            os.remove(temporary)
+        if type(error).__name__ == "SafetensorError":  # the disk is full, say
+            raise UnsupportedFile(f"{file}: it cannot be written: {error}") from error
+        raise
+    return os.path.getsize(file)
+
+
+def load(file: str) -> Recording:
+    """A recording. Raises CorruptFile or UnsupportedFile for what is none."""
+    source = open_source(file)
+    if source.only is None:
+        raise UnsupportedFile(
+            f"{file}: it is a directory; a recording is one file, {SUFFIX} or .npz. To compare "
+            "with a checkpoint, use --against"
+        )
+    metadata: dict[str, str] = {}
+    if file.endswith(".npz"):
+        found = {name: torch.from_numpy(array) for name, array in read_npz(file, NAMES).items()}
+    else:
+        found, metadata = _read_safetensors(source, source.only)
+    for name in ("tokens", "logits"):
+        if name not in found:
+            raise UnsupportedFile(
+                f"{file}: it has no {name!r}; a recording has tokens, logits and perhaps positions"
+            )
+    return _check(file, found, metadata)
+
+
+def _read_safetensors(source: Folder, file: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    header = read_header(source, file)
+    found = {}
+    for entry in header.entries:
+        if entry.name not in NAMES:
+            continue
+        dtype = DTYPES.get(entry.dtype)
+        if dtype is None or dtype.torch is None:
+            raise UnsupportedFile(f"{file}: {entry.name} is of type {entry.dtype}, not numbers")
+        nbytes = entry.end - entry.start
+        data = bytearray(nbytes)
+        source.read_into(file, entry.start, memoryview(data))
+        storage = Storage(file, entry.name, nbytes, entry.start)
+        info = TensorInfo(entry.name, dtype, entry.shape, storage)
+        found[entry.name] = as_tensor(RawPart(info, memoryview(data)))
+    return found, header.metadata
+
+
+def _check(file: str, found: dict[str, Tensor], metadata: dict[str, str]) -> Recording:
+    def wrong(what: str) -> CorruptFile:
+        return CorruptFile(f"{file}: {what}; record it anew")
+
+    tokens, logits = _one_sequence(found["tokens"], 1), _one_sequence(found["logits"], 2)
+    if tokens is None or tokens.is_floating_point() or tokens.is_complex() or not len(tokens):
+        raise wrong(f"tokens are {_shape(found['tokens'])}, one row of whole numbers is needed")
+    if logits is None or not logits.is_floating_point() or not logits.numel():
+        raise wrong(f"logits are {_shape(found['logits'])}, floats (tokens, vocabulary) are needed")
+    ids = tuple(int(id) for id in tokens)
+    if "positions" in found:
+        given = _one_sequence(found["positions"], 1)
+        if given is None or given.is_floating_point() or given.is_complex():
+            raise wrong(f"positions are {_shape(found['positions'])}, whole numbers are needed")
+        positions = tuple(int(position) for position in given)
+        if outside := [p for p in positions if not 0 <= p < len(ids)]:
+            raise wrong(f"position {outside[0]:,} is outside of its {len(ids):,} tokens")
+    else:
+        positions = tuple(range(len(ids)))
+        if len(logits) == 1:  # of the last token, as a program that generates has them
+            positions = positions[-1:]
+    if len(positions) != len(logits):
+        raise wrong(
+            f"there are logits of {len(logits):,} positions and {len(positions):,} "
+            f"{'positions' if 'positions' in found else 'tokens'}"
+        )
+    finite = torch.isfinite(logits).all(-1)
+    if not finite.all():
+        first = int((~finite).nonzero()[0])
+        raise wrong(f"the logits of position {positions[first]:,} hold NaN or Inf")
+    return Recording(ids, positions, logits.float(), metadata)
+
+
+def _one_sequence(tensor: Tensor, dimensions: int) -> Tensor | None:
+    """Without a leading dimension of 1; None when it has another number of dimensions."""
+    if tensor.dim() == dimensions + 1 and tensor.shape[0] == 1:
+        tensor = tensor[0]
+    if dimensions == 2 and tensor.dim() == 1:
+        tensor = tensor[None]  # one position
+    return tensor if tensor.dim() == dimensions else None
+
+
+def _shape(tensor: Tensor) -> str:
+    kind = str(tensor.dtype).removeprefix("torch.")
+    return f"{kind} {list(tensor.shape)}"

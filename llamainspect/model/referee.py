@@ -1,0 +1,134 @@
+"""The same weights in Hugging Face's transformers, an implementation that others wrote."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llamainspect.errors import MissingDependency
+from llamainspect.model.load import join
+from llamainspect.model.runner import Model, Stage
+from llamainspect.readahead import EMBEDDING, LAYER_WEIGHTS, NORM, OUTPUT, layer_weight, read_parts
+from llamainspect.rope import LOW_FREQ_FACTOR, ORIGINAL_CONTEXT
+
+try:
+    import transformers
+except ImportError as error:
+    raise MissingDependency(
+        "--implementation transformers: it is not installed; pip install 'transformers>=4.45'"
+    ) from error
+
+MODULES = {
+    "attention_norm": "input_layernorm",
+    "wq": "self_attn.q_proj",
+    "wk": "self_attn.k_proj",
+    "wv": "self_attn.v_proj",
+    "wo": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "w1": "mlp.gate_proj",
+    "w2": "mlp.down_proj",
+    "w3": "mlp.up_proj",
+}
+
+
+class Referee:
+    """transformers' LlamaForCausalLM with the weights of a checkpoint, all of them in memory."""
+
+    def __init__(self, model: Model) -> None:
+        self.version = f"transformers {transformers.__version__}"
+        self._llama = _build(model)
+        self._device = model.device
+
+    @torch.inference_mode()
+    def run(self, ids: list[int]) -> tuple[list[Stage], Tensor]:
+        """What comes out of the embedding, each layer and the last norm; and logits (T, V)."""
+        stages: list[Stage] = []
+        inner = self._llama.model
+        places: list[Any] = [(inner.embed_tokens, "embedding", None)]
+        places += [(layer, "layer", number) for number, layer in enumerate(inner.layers)]
+        places += [(inner.norm, "norm", None)]
+        hooks = [module.register_forward_hook(_keep(stages, kind, n)) for module, kind, n in places]
+        try:
+            made = self._llama(torch.tensor([ids], device=self._device), use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return stages, made.logits[0].float()
+
+
+def _keep(stages: list[Stage], kind: Any, number: int | None) -> Any:
+    def hook(module: Any, given: Any, made: Any) -> None:
+        hidden = made[0] if isinstance(made, tuple) else made
+        stages.append(Stage(kind, number, hidden.detach().clone()))
+
+    return hook
+
+
+def _build(model: Model) -> Any:
+    config = model.config
+    scaling = model.rope.scaling
+    rope: dict[str, Any] = {"rope_type": "default"}
+    if scaling is not None:
+        rope = {
+            "rope_type": "llama3",
+            "factor": scaling.factor,
+            "low_freq_factor": LOW_FREQ_FACTOR,
+            "high_freq_factor": scaling.high_freq_factor,
+            "original_max_position_embeddings": ORIGINAL_CONTEXT,
+        }
+    names = dict(_state_dict(model))
+    tied = "lm_head.weight" not in names
+    settings: dict[str, Any] = {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.dim,
+        "intermediate_size": config.hidden_dim,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads,
+        "head_dim": config.head_dim,
+        "rms_norm_eps": config.norm_eps,
+        "max_position_embeddings": model.context_length or 2**17,
+        "tie_word_embeddings": tied,
+    }
+    if int(transformers.__version__.partition(".")[0]) >= 5:
+        settings["rope_parameters"] = {"rope_theta": config.rope_theta, **rope}
+    else:
+        settings |= {"rope_theta": config.rope_theta, "rope_scaling": rope if scaling else None}
+    made = transformers.LlamaConfig(**settings)
+    with torch.device("meta"):
+        llama = transformers.LlamaForCausalLM(made)
+    llama.load_state_dict(names, assign=True, strict=False)
+    if tied:
+        llama.tie_weights()
+    # Its frequencies are no weights: they were made on no device, and are made again on a real one.
+    llama.model.rotary_emb = type(llama.model.rotary_emb)(made).to(model.device)
+    return llama.eval()
+
+
+def _state_dict(model: Model) -> Iterator[tuple[str, Tensor]]:
+    """Under the names of Hugging Face, in the order of rows that its RoPE asks for."""
+    config, weights = model.config, model.weights
+    heads = {"wq": config.n_heads, "wk": config.n_kv_heads}
+    for number in range(config.n_layers):
+        for field in LAYER_WEIGHTS:
+            tensor = _read(model, layer_weight(number, field))
+            if field in heads:
+                tensor = _halves(tensor, heads[field])
+            yield f"model.layers.{number}.{MODULES[field]}.weight", tensor
+    yield "model.embed_tokens.weight", _read(model, EMBEDDING)
+    yield "model.norm.weight", _read(model, NORM)
+    if OUTPUT in weights.checkpoint.weights and not model.subject.tied_output:
+        yield "lm_head.weight", _read(model, OUTPUT)
+
+
+def _read(model: Model, name: str) -> Tensor:
+    checkpoint = model.weights.checkpoint
+    weight = checkpoint.weights[name]
+    return join(weight, read_parts(checkpoint, weight)).to(model.device, model.weights.dtype)
+
+
+def _halves(tensor: Tensor, heads: int) -> Tensor:
+    """Rows of each head: first the first numbers of all pairs, then the second ones."""
+    ordered: Tensor = tensor.unflatten(0, (heads, -1, 2)).transpose(1, 2).reshape(tensor.shape)
+    return ordered

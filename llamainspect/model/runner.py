@@ -1,0 +1,360 @@
+"""A checkpoint that can be run: what it needs, whether that is here, and tokens in, logits out."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from llamainspect.config import ModelConfig
+from llamainspect.errors import (
+    NonFinite,
+    NotEnoughMemory,
+    UnusablePrompt,
+)
+from llamainspect.footprint import kv_cache, prefill
+from llamainspect.model import devices, transformer
+from llamainspect.model.load import Weights
+from llamainspect.model.quantize import make_simulation
+from llamainspect.readahead import (
+    EMBEDDING,
+    LAYER_WEIGHTS,
+    NORM,
+    ReadAhead,
+    block_rows,
+    layer_weight,
+    nbytes_of,
+    output_name,
+)
+from llamainspect.reports import ModelRun
+from llamainspect.rope import RopeChoice, choose_rope
+from llamainspect.runs import STORED, RunOptions, check_runnable
+from llamainspect.subject import Subject
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CHUNK = 2048  # tokens of a prompt that pass a layer at a time
+SPARE = 1 / 32  # of the memory that is available: what estimates do not know
+GIB = 2**30
+
+
+AS_FITS = RunOptions()
+
+
+class Need(NamedTuple):
+    """Bytes that a run takes, all weights kept or one layer at a time."""
+
+    resident: int
+    streamed: int
+
+
+class Stage(NamedTuple):
+    """What has become of the tokens at one point of the way."""
+
+    kind: Literal["embedding", "layer", "norm"]
+    layer: int | None
+    hidden: Tensor  # (B, T, D); what follows may overwrite it
+
+    @property
+    def text(self) -> str:
+        """For a sentence."""
+        return self.kind if self.layer is None else f"layer {self.layer}"
+
+
+class KVCache:
+    """Keys and values of every layer for one sequence of up to `room` tokens."""
+
+    def __init__(self, config: ModelConfig, room: int, device: torch.device, dtype: torch.dtype):
+        shape = (config.n_layers, 1, config.n_kv_heads, room, config.head_dim)
+        keys = torch.empty(shape, device=device, dtype=dtype)
+        values = torch.empty(shape, device=device, dtype=dtype)
+        self.layers = [transformer.LayerCache(k, v) for k, v in zip(keys, values, strict=True)]
+        self.room = room
+        self.length = 0  # tokens that are in it
+
+
+class Model:
+    """A model with its weights, resident or streamed; `load_model` makes it."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        weights: Weights,
+        rope: RopeChoice,
+        options: RunOptions,
+        dtype: str,
+    ) -> None:
+        self.subject = subject
+        self.config = subject.config
+        self.weights = weights
+        self.rope = rope
+        self.options = options
+        self.dtype = dtype
+        self.device = weights.device
+        self.vocab_size = self.config.vocab_size or 0
+        self._rotation = transformer.rotations(self.config, rope.scaling, 0, self.device)
+
+    @property
+    def streamed(self) -> bool:
+        """Whether one layer at a time is in memory."""
+        return not self.weights.keep
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens, as published of the release whose architecture it has."""
+        return self.subject.context_length
+
+    def describe(self) -> ModelRun:
+        """For a report; peak memory as of now."""
+        scaling = self.rope.scaling
+        return ModelRun(
+            model=self.subject.official.id if self.subject.official else None,
+            device=self.device.type,
+            device_name=devices.name_of(self.device),
+            threads=torch.get_num_threads(),
+            dtype=self.dtype,
+            streamed=self.streamed,
+            rope_factor=None if scaling is None else scaling.factor,
+            rope_reason=self.rope.reason,
+            simulate=None if self.weights.simulation is None else self.weights.simulation.text,
+            torch=torch.__version__,
+            peak_nbytes=devices.peak_nbytes(self.device),
+            nbytes_read=self.weights.nbytes_read,
+        )
+
+    def new_cache(self, room: int) -> KVCache:
+        """An empty cache for `room` tokens."""
+        return KVCache(self.config, room, self.device, self.weights.dtype)
+
+    def check_tokens(self, ids: Sequence[int]) -> None:
+        """Raises UnusablePrompt for no tokens, too many for the model, and tokens it has not."""
+        if not ids:
+            raise UnusablePrompt("there is no token to begin with; give a prompt")
+        self.check_vocabulary(ids)
+        if self.context_length and len(ids) > self.context_length:
+            assert self.subject.official is not None
+            raise UnusablePrompt(
+                f"the prompt has {len(ids):,} tokens, and the context of "
+                f"{self.subject.official.id} holds {self.context_length:,}; shorten it"
+            )
+
+    def check_vocabulary(self, ids: Sequence[int]) -> None:
+        """Raises UnusablePrompt for a token that the model has no vector for."""
+        for position, id in enumerate(ids):
+            if not 0 <= id < self.vocab_size:
+                raise UnusablePrompt(
+                    f"token {position:,} is {id:,}, and the model has {self.vocab_size:,} tokens, "
+                    f"0 to {self.vocab_size - 1:,}; was it tokenized for another model?"
+                )
+
+    @torch.inference_mode()
+    def walk(self, ids: Tensor, cache: KVCache | None = None) -> Iterator[Stage]:
+        """Sequences (B, T) through the model, layer by layer; all of them through each layer.
+
+        With a cache, of one sequence, they follow the tokens that are in it.
+        """
+        batch, tokens = ids.shape
+        start = cache.length if cache else 0
+        rotation = self._rotations(start + tokens)
+        own = None if cache else KVCache(one_layer(self.config), tokens, self.device,
+                                         self.weights.dtype)  # fmt: skip
+        x = self.weights.embed(ids)
+        yield Stage("embedding", None, x)
+        for number, layer in enumerate(self.weights.layers()):
+            kept = cache.layers[number] if cache else own.layers[0] if own else None
+            assert kept is not None
+            for row in range(batch):
+                for first in range(0, tokens, CHUNK):
+                    last = min(first + CHUNK, tokens)
+                    at = start + first
+                    piece = transformer.block(
+                        x[row : row + 1, first:last], layer, rotation.at(at, start + last),
+                        self.config, kept, at,
+                    )  # fmt: skip
+                    if (batch, last - first) == (1, tokens):
+                        x = piece
+                    else:
+                        x[row : row + 1, first:last] = piece
+            yield Stage("layer", number, x)
+        if cache:
+            cache.length += tokens
+        yield Stage(
+            "norm", None, transformer.rms_norm(x, self.weights.norm(), self.config.norm_eps)
+        )
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Of hidden states that have passed the last norm: (..., D) to (..., V), in float32."""
+        blocks = (transformer.logits(hidden, output) for _, output in self.output_blocks())
+        return torch.cat(list(blocks), dim=-1)
+
+    def output_blocks(self) -> Iterator[tuple[int, Tensor]]:
+        """The output matrix in blocks of rows: the first token of each, and its rows."""
+        first = 0
+        for block in self.weights.output_blocks():
+            yield first, block
+            first += block.shape[0]
+
+    def next_logits(self, ids: Sequence[int], cache: KVCache) -> Tensor:
+        """Logits (V) of the token that follows `ids`, which are put into the cache."""
+        hidden = last_hidden(self.walk(torch.tensor([ids]), cache))
+        return self.logits(hidden[0, -1])
+
+    def _rotations(self, positions: int) -> transformer.Rotation:
+        known = self._rotation.cos.shape[0]
+        if known < positions:
+            self._rotation = transformer.rotations(
+                self.config, self.rope.scaling, max(positions, 2 * known), self.device
+            )
+        return self._rotation
+
+    def explain_non_finite(self, ids: Sequence[int]) -> NonFinite:
+        """Where NaN or Inf first appears when the model reads `ids`: a tensor, or a layer."""
+        for stage in self.walk(torch.tensor([ids])):
+            if not torch.isfinite(stage.hidden).all():
+                return NonFinite(self._blame(stage))
+        return NonFinite(self._blame(None))
+
+    def _blame(self, stage: Stage | None) -> str:
+        """The weight that is not finite, or that it is the arithmetic."""
+        if stage is None:
+            names, text = [output_name(self.weights.checkpoint)], "the output matrix"
+        elif stage.layer is not None:
+            names = [layer_weight(stage.layer, field) for field in LAYER_WEIGHTS]
+            text = stage.text
+        else:
+            names = [EMBEDDING if stage.kind == "embedding" else NORM]
+            text = "the embedding" if stage.kind == "embedding" else "the last norm"
+        for name in names:
+            if where := self._first_bad(name):
+                return (
+                    f"{name}: it holds {where}, so that the model computes nothing; "
+                    "`llamainspect verify-checksums` tells whether the file is as published"
+                )
+        advice = "--dtype fp32 or bf16" if self.dtype == "fp16" else "--dtype fp32"
+        way_out = (
+            f"numbers grow too large for {self.dtype}; try {advice}"
+            if self.dtype != "fp32"
+            else "numbers grow too large; the weights are not those of a trained model"
+        )
+        return f"{text}: NaN or Inf first appears there, and its weights are finite: {way_out}"
+
+    def _first_bad(self, name: str) -> str | None:
+        """The first element of a weight that is not finite, as in "NaN at [3, 17]"."""
+        tensor = self.weights.whole(name)
+        bad = (~torch.isfinite(tensor)).nonzero()
+        if not len(bad):
+            return None
+        index = bad[0].tolist()
+        value = float(tensor[tuple(index)])
+        return f"{'NaN' if math.isnan(value) else 'Inf'} at {index}"
+
+
+def float64(tensor: Tensor) -> Tensor:
+    """In float64; on the CPU where the device knows none."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
+def last_hidden(stages: Iterator[Stage]) -> Tensor:
+    """What comes out of the last norm, (B, T, D)."""
+    for stage in stages:
+        hidden = stage.hidden
+    return hidden
+
+
+def load_model(
+    subject: Subject,
+    options: RunOptions = AS_FITS,
+    *,
+    tokens: int = CHUNK,
+    sequences: int = 1,
+    logits: int = 1,
+    passes: int | None = None,
+    ahead: ReadAhead | None = None,
+) -> Model:
+    """The model of a checkpoint, ready to run; weights are read when they are first used.
+
+    `tokens` of each of so many `sequences` will be in memory, and `logits` of so many positions.
+    For a single one of `passes` through the layers there is no use in keeping them; None: who
+    knows. `ahead` already reads the weights.
+
+    Raises MissingFile, CorruptFile and UnsupportedFile for what cannot be run, NotEnoughMemory, and
+    InvalidRequest for options that are wrong.
+    """
+    options.check()
+    checkpoint, config = check_runnable(subject)
+    subject = subject._replace(config=config)
+    device = devices.choose_device(options.device)
+    dtype = options.dtype or ("fp32" if device.type == "cpu" else _stored(subject))
+    simulation = make_simulation(options.simulate, options.group_size)
+    release = subject.official.id if subject.official else None
+    rope = choose_rope(config, release, options.rope_factor)
+    devices.hide_gpu_shortcuts()
+    need = estimate_need(subject, DTYPES[dtype].itemsize, tokens, sequences, logits)
+    if options.stream is None and passes == 1:
+        options = options._replace(stream=True)
+    keep = _decide(need, device, dtype, options)
+    weights = Weights(
+        checkpoint, device, DTYPES[dtype], keep=keep, simulation=simulation, ahead=ahead
+    )
+    return Model(subject, weights, rope, options, dtype)
+
+
+def estimate_need(
+    subject: Subject, width: int, tokens: int, sequences: int = 1, logits: int = 1
+) -> Need:
+    """Bytes for `tokens` of each of some sequences, with the logits of so many positions."""
+    checkpoint, config = subject.checkpoint, subject.config
+    assert checkpoint is not None
+    sizes = [checkpoint.weights[layer_weight(0, field)] for field in LAYER_WEIGHTS]
+    layer = sum(weight.elements for weight in sizes)
+    layer_stored = sum(map(nbytes_of, sizes))
+    output = checkpoint.weights[output_name(checkpoint)]
+    rows = min(block_rows(config.dim), output.shape[0])
+    largest = max(output.nbytes, layer_stored)
+    chunk = min(tokens, CHUNK)
+    running = (
+        kv_cache(config, tokens, 1, "fp32").nbytes * width // 4
+        + prefill(config, chunk, width).blocks_nbytes
+        + 2 * width * config.dim * tokens * sequences
+        + 4 * (config.vocab_size or 0) * (logits + 2)
+    )
+    return Need(
+        resident=width * (config.n_layers * layer + output.elements) + largest + running,
+        streamed=width * layer + 2 * layer_stored + rows * config.dim * (2 * width) + running,
+    )
+
+
+def _decide(need: Need, device: torch.device, dtype: str, options: RunOptions) -> bool:
+    """Whether all weights are kept. Raises NotEnoughMemory, with what would fit."""
+    available = int(devices.available_nbytes(device) * (1 - SPARE))
+    wanted = need.streamed if options.stream else need.resident
+    if wanted <= available:
+        return not options.stream
+    if options.stream is None and need.streamed <= available:
+        return False
+    ways = []
+    if options.stream is False and need.streamed <= available:
+        ways.append(f"--stream takes {need.streamed / GIB:.2f} GiB")
+    half = 2 if dtype == "fp32" else 1
+    if half == 2 and wanted // 2 <= available:
+        ways.append(f"--dtype bf16 takes about {wanted / 2 / GIB:.2f} GiB")
+    if device.type != "cpu":
+        ways.append("--device cpu has other memory")
+    advice = "; ".join(ways) or "give fewer tokens, or run it on a machine with more memory"
+    raise NotEnoughMemory(
+        f"about {wanted / GIB:.2f} GiB are needed in {dtype}, and {available / GIB:.2f} GiB are "
+        f"available on {device.type}: {advice}"
+    )
+
+
+def _stored(subject: Subject) -> str:
+    """The type that most of the weights are stored in."""
+    assert subject.census is not None
+    by_dtype = {k: n for k, n in subject.census.nbytes_by_dtype.items() if k in STORED}
+    return STORED[max(by_dtype, key=lambda name: by_dtype[name])] if by_dtype else "fp32"
+
+
+def one_layer(config: ModelConfig) -> ModelConfig:
+    """The same model with a single layer."""
+    return config._replace(n_layers=1)

@@ -1,0 +1,147 @@
+"""A dense Llama, all of it: from token embeddings to logits, as Meta's reference code has it.
+
+Sources: meta-llama/llama `llama/model.py` (1 and 2), meta-llama/llama3 `llama/model.py`, and
+meta-llama/llama-models `models/llama3/model.py` (the scaling of RoPE).
+
+Functions of tensors and nothing else. Where weights come from, and whether one layer or all of them
+are in memory, is not their business. Letters in the comments:
+
+    B sequences, T tokens of each that are computed now, S tokens that they look back on (T and what
+    the cache holds), D dim, H n_heads, K n_kv_heads, E head_dim, F hidden_dim of the feed-forward,
+    V vocabulary
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from llamainspect.config import ModelConfig
+from llamainspect.rope import LOW_FREQ_FACTOR, ORIGINAL_CONTEXT, RopeScaling
+
+
+class Layer(NamedTuple):
+    """The weights of one transformer block, under Meta's names."""
+
+    attention_norm: Tensor  # (D)
+    wq: Tensor  # (H * E, D)
+    wk: Tensor  # (K * E, D)
+    wv: Tensor  # (K * E, D)
+    wo: Tensor  # (D, H * E)
+    ffn_norm: Tensor  # (D)
+    w1: Tensor  # (F, D), the gate
+    w2: Tensor  # (D, F), back down
+    w3: Tensor  # (F, D), up
+
+
+class LayerCache(NamedTuple):
+    """Keys and values of one layer, with room for as many tokens as will come."""
+
+    keys: Tensor  # (B, K, room, E)
+    values: Tensor  # (B, K, room, E)
+
+
+class Rotation(NamedTuple):
+    """How far RoPE turns each pair of numbers at each position."""
+
+    cos: Tensor  # (T, E / 2), float32
+    sin: Tensor  # (T, E / 2)
+
+    def at(self, start: int, end: int) -> "Rotation":
+        """Of the positions from `start` to before `end`."""
+        return Rotation(self.cos[start:end], self.sin[start:end])
+
+
+def block(
+    x: Tensor, layer: Layer, rotation: Rotation, config: ModelConfig, cache: LayerCache, start: int
+) -> Tensor:
+    """One layer: tokens from position `start` on look at those before them, then each thinks."""
+    attended = attention(
+        rms_norm(x, layer.attention_norm, config.norm_eps), layer, rotation, config, cache, start
+    )
+    h = x + attended  # (B, T, D)
+    return h + feed_forward(rms_norm(h, layer.ffn_norm, config.norm_eps), layer)  # (B, T, D)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Scale each vector to a mean square of 1, in float32, and then each number by its weight."""
+    x32 = x.float()
+    normed = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps)  # (B, T, D)
+    return normed.type_as(x) * weight
+
+
+def attention(
+    x: Tensor, layer: Layer, rotation: Rotation, config: ModelConfig, cache: LayerCache, start: int
+) -> Tensor:
+    """Grouped-query attention: each KV head serves n_heads / n_kv_heads query heads."""
+    batch, tokens, _ = x.shape
+    end = start + tokens
+    q = F.linear(x, layer.wq).view(batch, tokens, config.n_heads, config.head_dim)
+    k = F.linear(x, layer.wk).view(batch, tokens, config.n_kv_heads, config.head_dim)
+    v = F.linear(x, layer.wv).view(batch, tokens, config.n_kv_heads, config.head_dim)
+    q = rotate(q, rotation).transpose(1, 2)  # (B, H, T, E)
+    cache.keys[:, :, start:end] = rotate(k, rotation).transpose(1, 2)  # (B, K, T, E)
+    cache.values[:, :, start:end] = v.transpose(1, 2)
+    seen = F.scaled_dot_product_attention(  # softmax(q k^T / sqrt(E)) v, softmax in float32
+        q,
+        cache.keys[:, :, :end],  # (B, K, S, E)
+        cache.values[:, :, :end],
+        attn_mask=look_back(tokens, end, x.device) if start and tokens > 1 else None,
+        is_causal=start == 0 and tokens > 1,
+        enable_gqa=config.n_kv_heads != config.n_heads,
+    )  # (B, H, T, E)
+    return F.linear(seen.transpose(1, 2).flatten(2), layer.wo)  # (B, T, D)
+
+
+def look_back(tokens: int, end: int, device: torch.device) -> Tensor:
+    """Which of `end` tokens each of the last `tokens` may look at: itself and those before it."""
+    return torch.ones(tokens, end, dtype=torch.bool, device=device).tril(end - tokens)  # (T, S)
+
+
+def feed_forward(x: Tensor, layer: Layer) -> Tensor:
+    """SwiGLU."""
+    gate = F.silu(F.linear(x, layer.w1))  # (B, T, F)
+    return F.linear(gate * F.linear(x, layer.w3), layer.w2)  # (B, T, D)
+
+
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """RoPE: turn each pair of neighbours of a head, numbers 0 and 1, 2 and 3, ..., in float32.
+
+    Meta's order of rows. (Hugging Face's files pair number i with i + E / 2, and have the rows of
+    wq and wk in another order for it.)
+    """
+    cos, sin = rotation.cos[:, None], rotation.sin[:, None]  # (T, 1, E / 2)
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)  # (B, T, heads, E / 2) each
+    turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    return turned.flatten(-2).type_as(x)  # (B, T, heads, E)
+
+
+def rotations(
+    config: ModelConfig, scaling: RopeScaling | None, positions: int, device: torch.device
+) -> Rotation:
+    """Of positions 0, 1, 2, ...; in float32, rounding where Meta's code does."""
+    pairs = torch.arange(0, config.head_dim, 2).float()  # (E / 2)
+    frequencies = 1.0 / (config.rope_theta ** (pairs / config.head_dim))  # radians per token
+    if scaling is not None:
+        frequencies = scale(frequencies, scaling)
+    angles = torch.outer(torch.arange(positions).float(), frequencies)  # (T, E / 2)
+    return Rotation(angles.cos().to(device), angles.sin().to(device))
+
+
+def scale(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
+    """Slow pairs turn `factor` times slower, so that a longer context looks like the old one."""
+    wavelengths = 2 * math.pi / frequencies
+    slowed = frequencies / scaling.factor
+    share = (ORIGINAL_CONTEXT / wavelengths - LOW_FREQ_FACTOR) / (
+        scaling.high_freq_factor - LOW_FREQ_FACTOR
+    )  # 0 for the slowest of those between, 1 for the fastest
+    between = (1 - share) * slowed + share * frequencies
+    scaled = torch.where(wavelengths > scaling.stretched_above, slowed, between)
+    return torch.where(wavelengths < scaling.kept_below, frequencies, scaled)
+
+
+def logits(x: Tensor, output: Tensor) -> Tensor:
+    """Of each token that could come next; `x` has passed the last norm. In float32."""
+    return F.linear(x, output).float()  # (B, T, V)

@@ -1,0 +1,218 @@
+"""Weights from their files into memory, by a thread that stays a little ahead of whoever uses them.
+
+Nothing here needs torch, so that reading begins while torch is still being imported. The order is
+that of a dense model's forward pass.
+"""
+
+import mmap
+from collections.abc import Callable, Iterable
+from threading import Condition, Thread
+from typing import NamedTuple
+
+from llamainspect.checkpoint import Checkpoint, Weight
+from llamainspect.errors import CorruptFile, LlamaInspectError
+from llamainspect.tensors import TensorInfo
+
+EMBEDDING, NORM, OUTPUT = "tok_embeddings.weight", "norm.weight", "output.weight"
+# Of one layer, first used first: short name, and what follows "layers.N.".
+LAYER_WEIGHTS = {
+    "attention_norm": "attention_norm.weight",
+    "wq": "attention.wq.weight",
+    "wk": "attention.wk.weight",
+    "wv": "attention.wv.weight",
+    "wo": "attention.wo.weight",
+    "ffn_norm": "ffn_norm.weight",
+    "w1": "feed_forward.w1.weight",
+    "w3": "feed_forward.w3.weight",
+    "w2": "feed_forward.w2.weight",
+}
+# Read ahead of use, or one layer if that is more. With much more, new pages of memory cost more
+# time than waiting does: what has been used is used again.
+AHEAD_NBYTES = 256 * 2**20
+# The output matrix is read and used in blocks: in float32 it is a gigabyte for 128,256 tokens of
+# 2,048 numbers. The same blocks in all cases, so that results are the same.
+BLOCK_ELEMENTS = 32 * 2**20
+ROWS_MULTIPLE = 64
+
+
+def layer_weight(number: int, field: str) -> str:
+    """Meta's name of a weight of one layer."""
+    return f"layers.{number}.{LAYER_WEIGHTS[field]}"
+
+
+def output_name(checkpoint: Checkpoint) -> str:
+    """The matrix that makes logits: where they are tied under one name, the embedding."""
+    return OUTPUT if OUTPUT in checkpoint.weights else EMBEDDING
+
+
+def start_reading(checkpoint: Checkpoint) -> "ReadAhead":
+    """Begin to read the weights of all layers, the last norm, and the output matrix in blocks.
+
+    Rows of the embedding are read when it is known which.
+    """
+    layers = range(checkpoint.config.n_layers if checkpoint.config else 0)
+    names = [layer_weight(number, field) for number in layers for field in LAYER_WEIGHTS]
+    weights = [checkpoint.weights[name] for name in [*names, NORM]]
+    one_layer = sum(map(nbytes_of, weights[: len(LAYER_WEIGHTS)]))
+    weights += output_blocks(checkpoint)
+    return ReadAhead(checkpoint, weights, max(one_layer, AHEAD_NBYTES))
+
+
+def output_blocks(checkpoint: Checkpoint) -> list[Weight]:
+    """The rows of the output matrix, some at a time."""
+    weight = checkpoint.weights[output_name(checkpoint)]
+    rows, step = weight.shape[0], block_rows(weight.shape[1])
+    return [rows_of(weight, start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def block_rows(dim: int) -> int:
+    """Rows of the output matrix that are used at a time."""
+    return max(BLOCK_ELEMENTS // dim // ROWS_MULTIPLE * ROWS_MULTIPLE, ROWS_MULTIPLE)
+
+
+def rows_of(weight: Weight, start: int, end: int) -> Weight:
+    """Some rows of a matrix, as a weight of its own, from the parts that hold pieces of them."""
+    parts, first = [], 0
+    for part in parts_needed(weight):
+        height = part.shape[0]
+        low, high = (start, end) if weight.axis != 0 else (start - first, end - first)
+        low, high = max(low, 0), min(high, height)
+        if low < high:
+            step = part.strides[0] if part.strides else part.elements // height
+            offset = part.offset + low * step * part.dtype.block_bytes
+            parts.append(part._replace(shape=(high - low, *part.shape[1:]), offset=offset))
+        first += height
+    return Weight(
+        name=f"{weight.name}[{start}:{end}]",
+        shape=(end - start, *weight.shape[1:]),
+        parts=tuple(parts),
+        axis=weight.axis if len(parts) > 1 else None,
+        ranks=len(parts),
+    )
+
+
+class RawPart(NamedTuple):
+    """The bytes of one part of a weight as its file stores them, strides and all."""
+
+    info: TensorInfo
+    data: memoryview  # writable, and aligned to a page of memory
+
+
+class ReadAhead:
+    """Reads weights in a given order, no more than `ahead_nbytes` beyond what was taken.
+
+    One weight may be more than that: then it is read alone. Use it as a context: leaving ends the
+    thread.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, weights: Iterable[Weight], ahead_nbytes: int
+    ) -> None:
+        self.checkpoint = checkpoint
+        self._order = list(weights)
+        self._ahead_nbytes = ahead_nbytes
+        self._waiting = 0  # bytes that are read and not yet taken
+        self._read: dict[str, tuple[RawPart, ...] | LlamaInspectError | OSError | MemoryError] = {}
+        self._spare: dict[int, list[memoryview]] = {}  # by length
+        self._changed = Condition()
+        self._closed = False
+        self._thread = Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> "ReadAhead":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up what nobody took."""
+        with self._changed:
+            self._closed = True
+            self._read.clear()
+            self._spare.clear()
+            self._changed.notify_all()
+        self._thread.join()
+
+    def take(self, weight: Weight) -> tuple[RawPart, ...]:
+        """The parts of a weight, in the order that was given. Raises what reading it raised."""
+        with self._changed:
+            while weight.name not in self._read:
+                self._changed.wait()
+            found = self._read.pop(weight.name)
+            self._waiting -= nbytes_of(weight)
+            self._changed.notify_all()
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def give_back(self, parts: tuple[RawPart, ...]) -> None:
+        """Memory that nobody looks at any more, for weights of the same size that are yet to come:
+        new pages cost as much time as reading into them."""
+        with self._changed:
+            for part in parts:
+                self._spare.setdefault(len(part.data), []).append(part.data)
+
+    def _memory(self, nbytes: int) -> memoryview:
+        with self._changed:
+            spare = self._spare.get(nbytes)
+            return spare.pop() if spare else new_pages(nbytes)
+
+    def _work(self) -> None:
+        for weight in self._order:
+            with self._changed:
+                while not self._closed and self._full(weight):
+                    self._changed.wait()
+                if self._closed:
+                    return
+                self._waiting += nbytes_of(weight)
+            result: tuple[RawPart, ...] | LlamaInspectError | OSError | MemoryError
+            try:
+                result = read_parts(self.checkpoint, weight, self._memory)
+            except (LlamaInspectError, OSError, MemoryError) as error:
+                result = error
+            with self._changed:
+                if not self._closed:
+                    self._read[weight.name] = result
+                    self._changed.notify_all()
+            del result  # or this thread would keep it while it waits
+
+    def _full(self, weight: Weight) -> bool:
+        return self._waiting > 0 and self._waiting + nbytes_of(weight) > self._ahead_nbytes
+
+
+def parts_needed(weight: Weight) -> tuple[TensorInfo, ...]:
+    """The parts that make the whole: of copies the first, of repeated KV heads one of each."""
+    return weight.parts[:1] if weight.axis is None else weight.parts[:: weight.repeat]
+
+
+def nbytes_of(weight: Weight) -> int:
+    """Bytes that `read_parts` reads."""
+    return sum(part.span for part in parts_needed(weight))
+
+
+def new_pages(nbytes: int) -> memoryview:
+    """Memory for weights: aligned, so that results do not depend on where a buffer happens to lie,
+    and given back at once when nobody uses it."""
+    if nbytes == 0:
+        return memoryview(bytearray())
+    return memoryview(mmap.mmap(-1, nbytes))
+
+
+def read_parts(
+    checkpoint: Checkpoint, weight: Weight, memory: Callable[[int], memoryview] = new_pages
+) -> tuple[RawPart, ...]:
+    """The stored bytes of a weight. Raises CorruptFile when a file lacks some of them."""
+    return tuple(_read_into(checkpoint, part, memory(part.span)) for part in parts_needed(weight))
+
+
+def _read_into(checkpoint: Checkpoint, part: TensorInfo, memory: memoryview) -> RawPart:
+    if memory:
+        if part.offset + part.span > part.storage.nbytes:
+            raise CorruptFile(
+                f"{part.file}: {part.name} reaches beyond its {part.storage.nbytes:,} stored "
+                "bytes; the file is damaged, download it again"
+            )
+        start = checkpoint.reader.locate(checkpoint.source, part.storage) + part.offset
+        checkpoint.source.read_into(part.file, start, memory)
+    return RawPart(part, memory)
