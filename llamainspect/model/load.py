@@ -17,6 +17,7 @@ from llamainspect.readahead import (
     EMBEDDING,
     LAYER_WEIGHTS,
     NORM,
+    OUTPUT,
     RawPart,
     ReadAhead,
     layer_weight,
@@ -54,7 +55,7 @@ class Weights:
         self._ahead = ahead
         self._layers: list[Layer] = []
         self._lent: list[tuple[RawPart, ...]] = []  # memory that the layer in use is made of
-        self._scratch: dict[str, Tensor] = {}  # that layers which are not kept are converted into
+        self._scratch: dict[str, Tensor] = {}  # that what is not kept is converted into
         self._norm: Tensor | None = None
         self._output: list[Tensor] = []
 
@@ -80,7 +81,8 @@ class Weights:
                     self._layers.append(layer)
                 yield layer
                 self._give_back(ahead)
-            self._norm = self._take(self.checkpoint.weights[NORM], ahead)
+            self._norm = self._take(self.checkpoint.weights[NORM], ahead, NORM)
+            self._scratch.clear()
             stack.pop_all()  # the output matrix is still to come
 
     def norm(self) -> Tensor:
@@ -100,7 +102,7 @@ class Weights:
         blocks: list[Tensor] = []
         with self._ahead as ahead:
             for weight in output_blocks(self.checkpoint):
-                block = self._take(weight, ahead)
+                block = self._take(weight, ahead, OUTPUT)
                 if self.keep:
                     blocks.append(block)
                 yield block
@@ -123,7 +125,7 @@ class Weights:
             for field in LAYER_WEIGHTS
         })  # fmt: skip
 
-    def _take(self, weight: Weight, ahead: ReadAhead, field: str | None = None) -> Tensor:
+    def _take(self, weight: Weight, ahead: ReadAhead, field: str) -> Tensor:
         parts = ahead.take(weight)
         self.nbytes_read += sum(len(part.data) for part in parts)
         tensors = [as_tensor(part) for part in parts]
@@ -131,14 +133,19 @@ class Weights:
             if not self.keep:
                 self._lent.append(parts)
             return self._simulated(tensors[0], field)
-        whole = self._scratch.get(field) if field else None
-        if whole is None:
-            whole = torch.empty(weight.shape, dtype=self.dtype, device=self.device)
-            if field and not self.keep:
-                self._scratch[field] = whole
+        whole = self._room_for(weight, field)
         join_into(whole, weight, tensors)
         ahead.give_back(parts)
         return self._simulated(whole, field)
+
+    def _room_for(self, weight: Weight, field: str) -> Tensor:
+        """New memory, or that of the same weight of the layer before, if nothing is kept."""
+        whole = self._scratch.get(field)
+        if whole is None or whole.shape != weight.shape:
+            whole = torch.empty(weight.shape, dtype=self.dtype, device=self.device)
+            if not self.keep:
+                self._scratch[field] = whole
+        return whole
 
     def _give_back(self, ahead: ReadAhead) -> None:
         while self._lent:
@@ -149,7 +156,7 @@ class Weights:
         wanted = (self.device.type, self.dtype)
         return (tensor.device.type, tensor.dtype) == wanted and tensor.is_contiguous()
 
-    def _simulated(self, tensor: Tensor, field: str | None) -> Tensor:
+    def _simulated(self, tensor: Tensor, field: str) -> Tensor:
         if self.simulation is None or field not in LINEARS:
             return tensor
         return simulate(tensor.float(), self.simulation).to(self.dtype)

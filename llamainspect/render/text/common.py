@@ -72,7 +72,7 @@ def difference_text(number: float) -> str:
     """A small number: 0, 0.031, 3.9e-06."""
     if not number:
         return "0"
-    return f"{number:.2g}" if abs(number) < 1e-3 or abs(number) >= 1e5 else f"{number:.3g}"
+    return f"{number:.2g}"
 
 
 def run_text(run: ModelRun) -> str:

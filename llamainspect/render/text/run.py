@@ -444,7 +444,7 @@ def _candidates_table(candidates: Sequence[Candidate], terminal: bool) -> Table:
         cells: list[RenderableType] = [f"{row.id:,}"]
         if any(other.text is not None for other in candidates):
             cells.append(Text(_piece(row.bytes)))
-        cells += [_probability(row.probability), f"{row.logit:.3f}"]
+        cells += [_probability(row.probability), f"{row.logit:.2f}"]
         if terminal:
             cells.append(bar(round(row.probability * 10_000), 10_000))
         grid.add_row(*cells)
@@ -524,10 +524,10 @@ def _(report: Evaluation, terminal: bool) -> RenderableType:
         ("text", f"{report.file}, {counted(report.nbytes, 'byte')}, "
                  f"{counted(report.predicted, 'token')} predicted"),
         ("window", f"{report.window:,} tokens, moved by {report.stride:,}, "
-                   f"{counted(report.windows, 'time')}"),
+                   f"{counted(report.windows, 'window')}"),
         ("RoPE", rope_text(report.run)),
         ("cross-entropy", f"{report.cross_entropy:.4f} nats per token"),
-        ("perplexity", f"{report.perplexity:,.3f}"),
+        ("perplexity", f"{report.perplexity:,.4g}" if report.perplexity < 1e4 else f"{report.perplexity:,.0f}"),
         ("bits per byte", f"{report.bits_per_byte:.4f}"),
     ]  # fmt: skip
     parts: list[RenderableType] = [_run_headline(report.path, report.run)]
