@@ -51,7 +51,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if there[kind]))
     if not there[name]:
         others = " and ".join(kind for kind in there if there[kind])
-        built = "" if name != "cuda" or torch.version.cuda else ", which was built without CUDA"
+        built = "" if name != "cuda" or torch.version.cuda else " (built without CUDA)"
         raise MissingFile(
             f"--device {name}: torch {torch.__version__}{built} sees no such device on this "
             f"machine; it sees {others}"

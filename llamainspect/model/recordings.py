@@ -14,7 +14,13 @@ from torch import Tensor
 
 from llamainspect.arrays import read_npz
 from llamainspect.dtypes import DTYPES
-from llamainspect.errors import CorruptFile, InvalidRequest, LlamaInspectError, UnsupportedFile
+from llamainspect.errors import (
+    CorruptFile,
+    InvalidRequest,
+    LlamaInspectError,
+    MissingFile,
+    UnsupportedFile,
+)
 from llamainspect.formats.safetensors_header import read_header
 from llamainspect.model.load import as_tensor
 from llamainspect.readahead import RawPart
@@ -82,6 +88,8 @@ def save(file: str, tokens: tuple[int, ...], logits: Tensor, metadata: dict[str,
 
 def load(file: str) -> Recording:
     """A recording. Raises CorruptFile or UnsupportedFile for what is none."""
+    if not os.path.lexists(file):
+        raise MissingFile(f"{file}: there is no such file; `logits --save` records one")
     source = open_source(file)
     if source.only is None:
         raise UnsupportedFile(
@@ -91,8 +99,10 @@ def load(file: str) -> Recording:
     metadata: dict[str, str] = {}
     if file.endswith(".npz"):
         found = {name: torch.from_numpy(array) for name, array in read_npz(file, NAMES).items()}
-    else:
+    elif file.endswith(SUFFIX):
         found, metadata = _read_safetensors(source, source.only)
+    else:
+        raise UnsupportedFile(f"{file}: a recording is a {SUFFIX} or .npz file")
     for name in ("tokens", "logits"):
         if name not in found:
             raise UnsupportedFile(

@@ -504,14 +504,20 @@ def speed_text(report: Generation) -> str:
     rate = report.decode_tokens_per_second
     speed = "" if rate is None else f" ({_rate(rate)} tokens/s)"
     seed = "" if report.seed is None else f", seed {report.seed}"
+    prompt = counted(len(report.prompt_tokens), "token")
+    streamed = ", weights streamed" if report.run.streamed else ""
     return (
-        f"{made} in {report.decode_seconds:.2f} s{speed}, prompt of "
-        f"{counted(len(report.prompt_tokens), 'token')} in {report.prefill_seconds:.2f} s "
-        f"({_rate(report.prefill_tokens_per_second)} tokens/s); {run_text(report.run)}, "
-        f"{'streamed, ' if report.run.streamed else ''}RoPE {rope_text(report.run)}; "
-        f"{report.sampling}{seed}; peak memory {nbytes_text(report.run.peak_nbytes)}, KV cache "
-        f"{nbytes_text(report.kv_cache_nbytes)}; ended by {report.stopped.replace('_', ' ')}"
+        f"{made} in {report.decode_seconds:.2f} s{speed}, after a prompt of {prompt} in "
+        f"{report.prefill_seconds:.2f} s ({_rate(report.prefill_tokens_per_second)} tokens/s); "
+        f"ended by {report.stopped.replace('_', ' ')}\n"
+        f"{run_text(report.run)}{streamed}; RoPE {rope_text(report.run)}; {report.sampling}{seed}; "
+        f"peak memory {nbytes_text(report.run.peak_nbytes)}, KV cache "
+        f"{nbytes_text(report.kv_cache_nbytes)}"
     )
+
+
+def _perplexity(number: float) -> str:
+    return f"{number:,.4g}" if number < 1e4 else f"{number:,.0f}"
 
 
 def _rate(rate: float) -> str:
@@ -527,7 +533,7 @@ def _(report: Evaluation, terminal: bool) -> RenderableType:
                    f"{counted(report.windows, 'window')}"),
         ("RoPE", rope_text(report.run)),
         ("cross-entropy", f"{report.cross_entropy:.4f} nats per token"),
-        ("perplexity", f"{report.perplexity:,.4g}" if report.perplexity < 1e4 else f"{report.perplexity:,.0f}"),
+        ("perplexity", _perplexity(report.perplexity)),
         ("bits per byte", f"{report.bits_per_byte:.4f}"),
     ]  # fmt: skip
     parts: list[RenderableType] = [_run_headline(report.path, report.run)]
