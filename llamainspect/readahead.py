@@ -5,6 +5,7 @@ that of a dense model's forward pass.
 """
 
 import mmap
+from collections import Counter
 from collections.abc import Callable, Iterable
 from threading import Condition, Thread
 from typing import NamedTuple
@@ -114,6 +115,7 @@ class ReadAhead:
         self._waiting = 0  # bytes that are read and not yet taken
         self._read: dict[str, tuple[RawPart, ...] | LlamaInspectError | OSError | MemoryError] = {}
         self._spare: dict[int, list[memoryview]] = {}  # by length
+        self._to_come = Counter(part.span for w in self._order for part in parts_needed(w))
         self._changed = Condition()
         self._closed = False
         self._thread = Thread(target=self._work, daemon=True)
@@ -151,11 +153,14 @@ class ReadAhead:
         new pages cost as much time as reading into them."""
         with self._changed:
             for part in parts:
-                self._spare.setdefault(len(part.data), []).append(part.data)
+                spare = self._spare.setdefault(len(part.data), [])
+                if self._to_come[len(part.data)] > len(spare):
+                    spare.append(part.data)
 
     def _memory(self, nbytes: int) -> memoryview:
         with self._changed:
             spare = self._spare.get(nbytes)
+            self._to_come[nbytes] -= 1
             return spare.pop() if spare else new_pages(nbytes)
 
     def _work(self) -> None:
@@ -196,7 +201,7 @@ def new_pages(nbytes: int) -> memoryview:
     and given back at once when nobody uses it."""
     if nbytes == 0:
         return memoryview(bytearray())
-    return memoryview(mmap.mmap(-1, nbytes))
+    return memoryview(mmap.mmap(-1, nbytes, access=mmap.ACCESS_COPY))  # private to the process
 
 
 def read_parts(
