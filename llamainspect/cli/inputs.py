@@ -119,12 +119,15 @@ class Opened(NamedTuple):
         self, text: str | None, ids: str | None, file: str | None, bos: bool, special: bool
     ) -> "tuple[list[int], Tokenizer | None]":
         """Token ids of what was given, and the tokenizer; with ids it need not be there."""
-        from llamainspect.errors import LlamaInspectError
+        from llamainspect.errors import CorruptFile, LlamaInspectError
         from llamainspect.tokenization import parse_ids
         from llamainspect.tokenizer import load_tokenizer
 
         if ids is not None:
-            numbers = parse_ids(ids, "--ids")
+            try:
+                numbers = parse_ids(ids, "--ids")
+            except CorruptFile as error:
+                raise typer.BadParameter(str(error)) from error
             with suppress(LlamaInspectError):
                 return numbers, load_tokenizer(self.path)
             return numbers, None

@@ -75,13 +75,13 @@ def verifying_reference(
 def verifying_against(model: Model, other: Model, ids: Sequence[int]) -> Progress:
     """Against another checkpoint, both walked side by side, one layer of each at a time."""
     begin = perf_counter()
-    model.check_tokens(ids)
-    other.check_tokens(ids)
     if model.vocab_size != other.vocab_size:
         raise UnsupportedFile(
             f"{other.subject.name}: its vocabulary has {other.vocab_size:,} tokens and that of "
             f"{model.subject.name} {model.vocab_size:,}; their logits cannot be compared"
         )
+    model.check_tokens(ids)
+    other.check_tokens(ids)
     tokens = torch.tensor([ids])
     stages: list[StageDifference] = []
     same_shape = (model.config.dim, model.config.n_layers) == (
