@@ -25,7 +25,7 @@ from llamainspect.glossary import FIELDS, FILES
 from llamainspect.names import NOT_PARAMETERS, component_of, counted, layer_of
 from llamainspect.nearest import nearest
 from llamainspect.reports import Explanation, Finding, Topic
-from llamainspect.rope import rope_scaling, wavelengths
+from llamainspect.rope import choose_rope, wavelengths
 from llamainspect.subject import Subject
 from llamainspect.tensors import count
 
@@ -306,7 +306,7 @@ def _rope(subject: Subject, name: str) -> Topic | None:
         return None  # not published
     if config.head_dim % 2:
         return None  # no pairs
-    scaling = rope_scaling(config)
+    scaling, reason = choose_rope(config, subject.official.id if subject.official else None)
     plain, scaled = wavelengths(config), wavelengths(config, scaling)
     pairs = len(plain)
     shown = {round(i * (pairs - 1) / (SHOWN_PAIRS - 1)) for i in range(SHOWN_PAIRS)}
@@ -318,7 +318,7 @@ def _rope(subject: Subject, name: str) -> Topic | None:
     if scaling:
         steps.append(
             f"scaled: wavelengths over {scaling.stretched_above:,.0f} tokens are "
-            f"{scaling.factor:g} times as long"
+            f"{scaling.factor:g} times as long ({reason})"
             + f", those under {scaling.kept_below:,.0f} as they were, those between less so"
             * (scaling.kept_below < scaling.stretched_above)
         )

@@ -14,7 +14,7 @@ from transformers.models.llama4.modeling_llama4 import Llama4TextRotaryEmbedding
 
 import llamainspect as li
 from llamainspect.bits import FLOATS, decode, encode, split
-from llamainspect.rope import rope_scaling, wavelengths
+from llamainspect.rope import choose_rope, rope_scaling, wavelengths
 
 TORCH = {
     "FP32": torch.float32,
@@ -240,3 +240,45 @@ def test_scout_stretches_by_16_without_anything_in_between():
 def test_the_bounds_of_scaling_are_8192_and_a_quarter_of_it():
     scaling = rope_scaling(li.find_subject("llama-3.1-8b").config)
     assert (scaling.factor, scaling.kept_below, scaling.stretched_above) == (8, 2_048, 8_192)
+
+
+@pytest.mark.parametrize(
+    ("release", "factor", "reason"),
+    [
+        ("llama-3.1-8b", 8, "Meta's reference code, for llama-3.1-8b"),
+        ("llama-3.3-70b-instruct", 8, "Meta's reference code"),
+        (
+            "llama-3.2-1b",
+            32,
+            "config.json of llama-3.2-1b on the Hugging Face hub; Meta's code has 8",
+        ),
+        ("llama-3.2-3b-instruct", 32, "config.json of llama-3.2-3b"),
+        ("llama-guard-3-1b", 32, "config.json of llama-guard-3-1b"),
+        ("llama-3.2-11b-vision", 8, "Meta's reference code"),
+        ("llama-4-scout-17b-16e", 16, "Meta's reference code"),
+        ("llama-3-8b", None, "params.json does not say use_scaled_rope"),
+        ("llama-2-7b", None, "params.json does not say use_scaled_rope"),
+    ],
+)
+def test_the_release_tells_how_far_rope_is_scaled(release, factor, reason):
+    choice = choose_rope(li.find_subject(release).config, release)
+    assert (choice.scaling and choice.scaling.factor) == factor
+    assert choice.reason.startswith(reason)
+    asked = choose_rope(li.find_subject(release).config, release, 3.5)
+    assert (asked.scaling.factor, asked.reason) == (3.5, "as asked")
+    assert asked.scaling.high_freq_factor == (1 if "scout" in release else 4)
+
+
+def test_what_is_not_recognised_is_scaled_as_metas_code_does(tmp_path):
+    config = configured(tmp_path, rope_theta=5e5, use_scaled_rope=True)
+    assert choose_rope(config) == (rope_scaling(config), "Meta's reference code, for every Llama 3")
+    config = configured(tmp_path, rope_theta=5e5, use_scaled_rope=True, rope_scaling_factor=20)
+    choice = choose_rope(config, "llama-3.2-1b")
+    assert (choice.scaling.factor, choice.reason) == (20, "rope_scaling_factor in params.json")
+
+
+def test_explain_and_the_forward_pass_scale_alike():
+    topic = next(
+        t for t in li.explain_model(li.find_subject("llama-3.2-1b")).topics if "32 times" in str(t)
+    )
+    assert any("config.json of llama-3.2-1b on the Hugging Face hub" in s for s in topic.steps)

@@ -31,12 +31,67 @@ from llamainspect import (
 from llamainspect.render.printable import printable
 from llamainspect.render.text import to_text
 from llamainspect.render.text.common import count_text, nbytes_text, view
-from llamainspect.reports import Report
+from llamainspect.reports import (
+    Candidate,
+    Evaluation,
+    Finding,
+    Generation,
+    LogitsComparison,
+    LogitsReport,
+    ModelRun,
+    PositionDifference,
+    PositionLogits,
+    Report,
+    StageDifference,
+    Token,
+    Tolerance,
+)
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "mini-llama"
 PAGES = Path(__file__).parent / "data" / "pages"
 
+RUN = ModelRun(
+    "llama-3.2-1b", "cpu", None, 2, "bf16", True, 32.0, "config.json on the hub",
+    "int4, groups of 128", "2.13.0", 645_922_816, 2_471_645_608,
+)  # fmt: skip
+CANDIDATES = (
+    Candidate(12366, " Paris", b" Paris".hex(), 0.4131, 15.25),
+    Candidate(107, "\ufffd", "e6", 0.00004, 6.015),
+)
+# Made by hand: what is computed differs in the last digits from processor to processor.
+COMPUTED = {
+    "logits": LogitsReport(
+        "Llama3.2-1B", RUN, (128000, 791, 3), (
+            Token(128000, "<|begin_of_text|>", b"<|begin_of_text|>".hex(), True),
+            Token(791, "The", b"The".hex(), False), Token(3, "\x1b", "1b", False),
+        ), CANDIDATES, 3.25, (
+            PositionLogits(0, 128000, CANDIDATES), PositionLogits(1, 791, CANDIDATES[:1]),
+        ), "paris.safetensors", 1_539_072, 1.5, (),
+    ),
+    "verify-logits": LogitsComparison(
+        "merged", "against", "Llama3.2-1B", "cpu, bf16", RUN, (128000, 791), 0.75, 0.125, 0.03125,
+        0.0625, 0.5, 0.8, 20.0, Tolerance("bf16", 0.05, 0.02, "both are run in it"), 1.0, False,
+        False, (
+            PositionDifference(0, 128000, 0.5, 0.1, 0.0, 5, 5, 1.0),
+            PositionDifference(1, 791, 0.75, 0.15, 0.0625, 7, 9, 0.6),
+        ), (
+            StageDifference("embedding", None, 0.0, 0.0),
+            *(StageDifference(f"layer {i}", i, 0.0, 0.0) for i in range(9)),
+            *(StageDifference(f"layer {i}", i, i / 64, i / 128) for i in range(9, 16)),
+            StageDifference("norm", None, 0.25, 0.125),
+        ), "layer 9", "layer 9", 2.0, (Finding("warning", "Llama3.2-1B", "norm_eps is 1e-05"),),
+    ),
+    "generate": Generation(
+        "Llama3.2-1B", RUN, (128000, 791), (12366, 13, 128009), " Paris.\n\x1b[31m", "stop token",
+        128009, "temperature 0.8, top-p 0.9", 7, 0.5, 0.25, 4.0, 8.0, 65_536, (),
+    ),
+    "evaluate": Evaluation(
+        "Llama3.2-1B", "wiki.txt", RUN, 1_290_590, 287_645, 287_644, 2048, 1024, 280, 2.276,
+        9.7377, 0.7318, 3600.0, 79.9, (),
+    ),
+}  # fmt: skip
 REPORTS = {
+    **{name: lambda path, report=report: report for name, report in COMPUTED.items()},
     "summary": lambda path: summarize(open_checkpoint(path)),
     "tensors": lambda path: list_tensors(open_checkpoint(path), "layers.0.*"),
     "show": lambda path: show_tensor(open_checkpoint(path), "layers.0.attention.wk.weight"),

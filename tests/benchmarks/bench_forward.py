@@ -7,8 +7,8 @@ layout and in Hugging Face's), and measures in one run
 
 - prefill of 128 tokens and decoding of 32 tokens on the CPU, both implementations in one process,
   their runs in turn, in float32 and bfloat16
-- whole processes from start to the logits behind 128 tokens: `llamainspect logits` and a script with
-  `from_pretrained` and one forward pass
+- whole processes from start to the logits behind 128 tokens: `llamainspect logits` and a script
+  with `from_pretrained` and one forward pass
 - peak memory of `llamainspect logits --stream` with 16 layers and with 32 (those of zeros, which
   take no disk)
 - on a GPU, if torch sees one: prefill of 2048 tokens and decoding of 64 at batch 1 in bfloat16,

@@ -6,6 +6,7 @@ configuration is called over there is spelled out by hand.
 """
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,11 +107,20 @@ KINDS = {
     "tied, left out, 2 shards by columns": Kind(tied="left out", ranks=2, axis=1),
     "tied, stored twice": Kind(tied="stored twice"),
     "scaled, long": Kind(scaled=True, tokens=2300, layers=1),
-    "scaled by 32, long": Kind(scaled=True, asked=32.0, tokens=2300, layers=1),
-    "scaled by 3, not asked by file": Kind(asked=3.0, tokens=2300, layers=1),
-    "plain, long, 2 shards": Kind(theta=10000.0, tokens=2300, layers=1, ranks=2),
+    "scaled by 32, long": Kind(2, 1, scaled=True, asked=32.0, tokens=2300, layers=1),
+    "scaled by 3, not asked by file": Kind(2, 2, asked=3.0, tokens=2300, layers=1),
+    "plain, long, 2 shards": Kind(2, 2, theta=10000.0, tokens=2300, layers=1, ranks=2),
     "one token": Kind(tokens=1),
 }
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Thousands of tiny products, which threads that wait for each other make no faster."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def open_model(path: Path, **options: Any) -> Model:
@@ -271,7 +281,7 @@ def test_size_of_the_numbers_does_not_matter(std, tmp_path):
 
 
 def test_factor_in_the_file(tmp_path):
-    kind = Kind(scaled=True, tokens=2300, layers=1)
+    kind = Kind(2, 1, scaled=True, tokens=2300, layers=1)
     weights = kind.weights()
     path = kind.write(tmp_path / "model", weights)
     params = kind.params | {"rope_scaling_factor": 32.0, "rope_high_freq_factor": 4}
@@ -284,7 +294,7 @@ def test_factor_in_the_file(tmp_path):
 
 def test_settings_can_be_told_apart():
     """Without this, a test that agrees would say nothing of what the settings do."""
-    long = Kind(scaled=True, tokens=2300, layers=1)
+    long = Kind(2, 1, scaled=True, tokens=2300, layers=1)
     small = Kind(std=0.02)
     for kind, other in (
         (long, long._replace(asked=32.0)),
@@ -350,7 +360,7 @@ def test_a_long_prompt_and_what_follows(tmp_path):
     assert apart(all_logits(model, ids), theirs) <= CLOSE
     cache = model.new_cache(len(ids))
     cuts = [0, 150, runner.CHUNK + 170, runner.CHUNK + 171, runner.CHUNK + 199, len(ids)]
-    rows = [model.next_logits(ids[a:b], cache) for a, b in zip(cuts, cuts[1:], strict=False)]
+    rows = [model.next_logits(ids[a:b], cache) for a, b in pairwise(cuts)]
     assert apart(torch.stack(rows), theirs[[b - 1 for b in cuts[1:]]]) <= CLOSE
 
 
@@ -366,9 +376,21 @@ def test_several_sequences_at_once_are_those_one_by_one(tmp_path, monkeypatch):
     assert apart(chunked, single) <= CLOSE
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16], ids=str)
-def test_shards_and_streaming_change_no_bit(dtype, stored, tmp_path):
+@pytest.mark.parametrize(
+    ("dtype", "stored", "threads"),
+    [
+        ("fp32", torch.float32, 1),
+        ("fp32", torch.bfloat16, 1),
+        ("bf16", torch.float32, 1),
+        ("bf16", torch.bfloat16, 1),
+        ("fp16", torch.float32, 1),
+        ("fp16", torch.bfloat16, 1),
+        ("fp32", torch.float32, 2),
+    ],
+    ids=str,
+)
+def test_shards_and_streaming_change_no_bit(dtype, stored, threads, tmp_path):
+    torch.set_num_threads(threads)
     kind = Kind(heads=8, kv_heads=4, scaled=True, dtype=stored)
     weights = kind.weights()
     ids = kind.ids()

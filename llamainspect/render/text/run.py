@@ -441,7 +441,7 @@ def _candidates_table(candidates: Sequence[Candidate], terminal: bool) -> Table:
     grid.add_column("probability", justify="right", no_wrap=True)
     grid.add_column("logit", justify="right", no_wrap=True)
     for row in candidates:
-        cells: list[RenderableType] = [f"{row.id:,}"]
+        cells: list[RenderableType] = [str(row.id)]
         if any(other.text is not None for other in candidates):
             cells.append(Text(_piece(row.bytes)))
         cells += [_probability(row.probability), f"{row.logit:.2f}"]
@@ -469,7 +469,7 @@ def _positions_table(report: LogitsReport) -> Table:
 
 def _label(id: int, data: str | None) -> str:
     """A token, or its number where nothing says what it stands for."""
-    return f"{id:,}" if data is None else _piece(data)
+    return str(id) if data is None else _piece(data)
 
 
 def _piece(data: str | None) -> str:
@@ -478,7 +478,7 @@ def _piece(data: str | None) -> str:
 
 
 def _probability(share: float) -> str:
-    return f"{100 * share:.2f} %" if share >= 5e-5 else f"{100 * share:.1e} %"
+    return f"{100 * share:.2f} %" if share >= 5e-5 else f"{100 * share:.2g} %"
 
 
 @view.register

@@ -193,12 +193,12 @@ def _positions(rows: list[PositionDifference]) -> Table:
     for row in rows:
         grid.add_row(
             f"{row.position:,}",
-            "" if row.id is None else f"{row.id:,}",
+            "" if row.id is None else str(row.id),
             difference_text(row.max_abs),
             difference_text(row.mean_abs),
             difference_text(row.kl),
-            f"{row.top1:,}",
-            Text(f"{row.reference_top1:,}", style="" if row.top1 == row.reference_top1 else "red"),
+            str(row.top1),
+            Text(str(row.reference_top1), style="" if row.top1 == row.reference_top1 else "red"),
         )
     return grid
 
