@@ -106,13 +106,21 @@ class Opened(NamedTuple):
     options: "RunOptions"
     ahead: "ReadAhead"
 
-    def load(self, *, tokens: int, logits: int, passes: int | None = 1) -> "Model":
-        """The model, for so many tokens, and logits of so many of them."""
+    def load(
+        self,
+        *,
+        tokens: int,
+        logits: int,
+        sequences: int = 1,
+        passes: int | None = 1,
+        share: float = 1.0,
+    ) -> "Model":
+        """The model, for so many tokens of each sequence, and logits of so many of them."""
         from llamainspect.model.runner import load_model
 
         return load_model(
-            self.subject, self.options, tokens=tokens, logits=logits, passes=passes,
-            ahead=self.ahead,
+            self.subject, self.options, tokens=tokens, logits=logits, sequences=sequences,
+            passes=passes, share=share, ahead=self.ahead,
         )  # fmt: skip
 
     def prompt(

@@ -402,10 +402,13 @@ def evaluate(
     opened = open_model(path, options)
     data = read_text(None, text)
     tokenizer = load_tokenizer(path)
-    from llamainspect.model.evaluate import default_window, evaluating
+    from llamainspect.model.evaluate import ROWS, default_window, evaluating, windows_at_once
 
     length = window or default_window(opened.subject.context_length)
-    model = opened.load(tokens=length, logits=512, passes=None)
+    config = opened.subject.config
+    model = opened.load(
+        tokens=length, logits=ROWS, sequences=windows_at_once(config.dim, length), passes=None
+    )
     where = "standard input" if text == STDIN else text
     progress = evaluating(model, tokenizer, data, where, bos=bos, window=length, stride=stride)
     report = track(progress, json, no_color)

@@ -135,11 +135,12 @@ def verify_logits(
         progress = verify.verifying_reference(model, recording, reference, tokens)
     else:
         tokens = tokens or verify.default_tokens(opened.subject.config.vocab_size or 0)
-        model = opened.load(tokens=len(tokens), logits=2 * len(tokens))
+        count = len(tokens)
+        model = opened.load(tokens=count, logits=2 * count, share=1.0 if against is None else 0.5)
         if against is not None:
             plain = options._replace(simulate=None, group_size=None)
             other = open_model(against, plain)
-            second = other.load(tokens=len(tokens), logits=len(tokens))
+            second = other.load(tokens=count, logits=2 * count, share=0.5)
             progress = verify.verifying_against(model, second, tokens)
         else:
             progress = verify.verifying_implementation(model, tokens)

@@ -107,7 +107,7 @@ def _read(path: str) -> str:
         return file.read(2**16)
 
 
-def hide_gpu_shortcuts() -> None:
+def forbid_shortcuts() -> None:
     """No TF32 and no 16-bit sums: products of float32 are those of float32."""
     torch.set_float32_matmul_precision("highest")
     torch.backends.cuda.matmul.allow_tf32 = False

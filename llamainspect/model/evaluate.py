@@ -51,9 +51,9 @@ def default_window(context_length: int | None) -> int:
     return min(DEFAULT_WINDOW, context_length or DEFAULT_WINDOW)
 
 
-def group_size(dim: int, width: int, window: int) -> int:
-    """Windows whose hidden states are in memory together."""
-    return max(1, GROUP_NBYTES // (dim * width * window))
+def windows_at_once(dim: int, window: int) -> int:
+    """Windows whose hidden states are in memory together, so that layers are read once for all."""
+    return max(1, GROUP_NBYTES // (4 * dim * window))
 
 
 def evaluating(
@@ -90,7 +90,7 @@ def evaluating(
     model.check_vocabulary(ids)
     nbytes = len(text.encode()) - (0 if bos else len(tokenizer.decode_bytes(ids[:1])))
     plan = windows(len(ids), length, step)
-    size = group_size(model.config.dim, model.weights.dtype.itemsize, length)
+    size = windows_at_once(model.config.dim, length)
     total = 0.0
     for first in range(0, len(plan), size):
         group = plan[first : first + size]

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llamainspect.errors import MissingDependency
+from llamainspect.errors import MissingDependency, NotEnoughMemory
+from llamainspect.model import devices
 from llamainspect.model.load import join
 from llamainspect.model.runner import Model, Stage
 from llamainspect.readahead import EMBEDDING, LAYER_WEIGHTS, NORM, OUTPUT, layer_weight, read_parts
@@ -36,6 +37,15 @@ class Referee:
     """transformers' LlamaForCausalLM with the weights of a checkpoint, all of them in memory."""
 
     def __init__(self, model: Model) -> None:
+        needed = model.weights.dtype.itemsize * sum(
+            weight.elements for weight in model.weights.checkpoint.weights.values()
+        )
+        if needed > devices.available_nbytes(model.device):
+            raise NotEnoughMemory(
+                f"transformers needs all weights in memory, {needed / 2**30:.2f} GiB in "
+                f"{model.dtype}, and there is less; --reference compares with logits that were "
+                "recorded where there is more"
+            )
         self.version = f"transformers {transformers.__version__}"
         self._llama = _build(model)
         self._device = model.device

@@ -270,13 +270,15 @@ def load_model(
     sequences: int = 1,
     logits: int = 1,
     passes: int | None = None,
+    share: float = 1.0,
     ahead: ReadAhead | None = None,
 ) -> Model:
     """The model of a checkpoint, ready to run; weights are read when they are first used.
 
     `tokens` of each of so many `sequences` will be in memory, and `logits` of so many positions.
     For a single one of `passes` through the layers there is no use in keeping them; None: who
-    knows. `ahead` already reads the weights.
+    knows. It may take a `share` of the memory that is available. `ahead` already reads the weights.
+    Settings of torch that trade exactness for speed on GPUs are turned off, for the whole process.
 
     Raises MissingFile, CorruptFile and UnsupportedFile for what cannot be run, NotEnoughMemory, and
     InvalidRequest for options that are wrong.
@@ -289,11 +291,11 @@ def load_model(
     simulation = make_simulation(options.simulate, options.group_size)
     release = subject.official.id if subject.official else None
     rope = choose_rope(config, release, options.rope_factor)
-    devices.hide_gpu_shortcuts()
+    devices.forbid_shortcuts()
     need = estimate_need(subject, DTYPES[dtype].itemsize, tokens, sequences, logits)
     if options.stream is None and passes == 1:
         options = options._replace(stream=True)
-    keep = _decide(need, device, dtype, options)
+    keep = _decide(need, device, dtype, options, share)
     weights = Weights(
         checkpoint, device, DTYPES[dtype], keep=keep, simulation=simulation, ahead=ahead
     )
@@ -325,9 +327,11 @@ def estimate_need(
     )
 
 
-def _decide(need: Need, device: torch.device, dtype: str, options: RunOptions) -> bool:
+def _decide(
+    need: Need, device: torch.device, dtype: str, options: RunOptions, share: float
+) -> bool:
     """Whether all weights are kept. Raises NotEnoughMemory, with what would fit."""
-    available = int(devices.available_nbytes(device) * (1 - SPARE))
+    available = int(devices.available_nbytes(device) * (1 - SPARE) * share)
     wanted = need.streamed if options.stream else need.resident
     if wanted <= available:
         return not options.stream

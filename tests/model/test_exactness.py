@@ -323,6 +323,7 @@ def test_a_cache_changes_nothing(kind, pieces, tmp_path):
     model = open_model(kind.write(tmp_path / "model", weights))
     ids = kind.ids()
     whole = all_logits(model, ids)
+    model = open_model(tmp_path / "model")  # that knows of no later position yet
     cache = model.new_cache(len(ids) + 3)
     done = 0
     rows, places = [], []
