@@ -149,7 +149,8 @@ def choose(logits: Tensor, sampling: Sampling, dice: torch.Generator) -> int:
     """
     if sampling.temperature == 0:
         return int(logits.argmax())
-    row = logits.cpu().double() / sampling.temperature
+    row = logits.cpu().double()
+    row = (row - row.max()) / sampling.temperature
     count = min(sampling.top_k or len(row), len(row))
     best, order = torch.sort(row, descending=True, stable=True)
     probabilities = torch.softmax(best[:count], -1)

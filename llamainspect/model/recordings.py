@@ -30,6 +30,8 @@ from llamainspect.tensors import Storage, TensorInfo
 KIND = "llamainspect logits 1"  # in the metadata of our own recordings, under "format"
 NAMES = ("tokens", "logits", "positions")
 SUFFIX = ".safetensors"
+FLOATS = ("F64", "F32", "F16", "BF16")
+INTEGERS = ("I64", "U64", "I32", "U32", "I16", "U16", "I8", "U8")
 
 
 class Recording(NamedTuple):
@@ -113,19 +115,29 @@ def load(file: str) -> Recording:
 
 def _read_safetensors(source: Folder, file: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     header = read_header(source, file)
+    if header.end > source.nbytes(file):
+        raise CorruptFile(
+            f"{file}: cut short: by its header it has {header.end:,} bytes, and it has "
+            f"{source.nbytes(file):,}; record it anew"
+        )
     found = {}
     for entry in header.entries:
         if entry.name not in NAMES:
             continue
-        dtype = DTYPES.get(entry.dtype)
-        if dtype is None or dtype.torch is None:
-            raise UnsupportedFile(f"{file}: {entry.name} is of type {entry.dtype}, not numbers")
+        if entry.dtype not in (FLOATS if entry.name == "logits" else INTEGERS):
+            raise CorruptFile(
+                f"{file}: {entry.name} are of type {entry.dtype}, and "
+                f"{'floats' if entry.name == 'logits' else 'whole numbers'} are needed; record it "
+                "anew"
+            )
         nbytes = entry.end - entry.start
-        data = bytearray(nbytes)
-        source.read_into(file, entry.start, memoryview(data))
+        if not nbytes:
+            raise CorruptFile(f"{file}: {entry.name} are empty; record it anew")
+        data = memoryview(bytearray(nbytes))
+        source.read_into(file, entry.start, data)
         storage = Storage(file, entry.name, nbytes, entry.start)
-        info = TensorInfo(entry.name, dtype, entry.shape, storage)
-        found[entry.name] = as_tensor(RawPart(info, memoryview(data)))
+        info = TensorInfo(entry.name, DTYPES[entry.dtype], entry.shape, storage)
+        found[entry.name] = as_tensor(RawPart(info, data))
     return found, header.metadata
 
 
@@ -134,16 +146,20 @@ def _check(file: str, found: dict[str, Tensor], metadata: dict[str, str]) -> Rec
         return CorruptFile(f"{file}: {what}; record it anew")
 
     tokens, logits = _one_sequence(found["tokens"], 1), _one_sequence(found["logits"], 2)
-    if tokens is None or tokens.is_floating_point() or tokens.is_complex() or not len(tokens):
+    if tokens is None or tokens.is_floating_point() or not len(tokens):
         raise wrong(f"tokens are {_shape(found['tokens'])}, one row of whole numbers is needed")
     if logits is None or not logits.is_floating_point() or not logits.numel():
         raise wrong(f"logits are {_shape(found['logits'])}, floats (tokens, vocabulary) are needed")
-    ids = tuple(int(id) for id in tokens)
+    logits = logits.float()
+    ids = tuple(tokens.long().tolist())
+    if min(ids) < 0:
+        at = ids.index(min(ids))
+        raise wrong(f"token {at:,} is {ids[at]}, and no vocabulary has such a token")
     if "positions" in found:
         given = _one_sequence(found["positions"], 1)
-        if given is None or given.is_floating_point() or given.is_complex():
+        if given is None or given.is_floating_point():
             raise wrong(f"positions are {_shape(found['positions'])}, whole numbers are needed")
-        positions = tuple(int(position) for position in given)
+        positions = tuple(given.long().tolist())
         if outside := [p for p in positions if not 0 <= p < len(ids)]:
             raise wrong(f"position {outside[0]:,} is outside of its {len(ids):,} tokens")
     else:
@@ -159,7 +175,7 @@ def _check(file: str, found: dict[str, Tensor], metadata: dict[str, str]) -> Rec
     if not finite.all():
         first = int((~finite).nonzero()[0])
         raise wrong(f"the logits of position {positions[first]:,} hold NaN or Inf")
-    return Recording(ids, positions, logits.float(), metadata)
+    return Recording(ids, positions, logits, metadata)
 
 
 def _one_sequence(tensor: Tensor, dimensions: int) -> Tensor | None:
