@@ -11,7 +11,7 @@ from threading import Condition, Thread
 from typing import NamedTuple
 
 from llamainspect.checkpoint import Checkpoint, Weight
-from llamainspect.errors import CorruptFile, LlamaInspectError
+from llamainspect.errors import CorruptFile
 from llamainspect.tensors import TensorInfo
 
 EMBEDDING, NORM, OUTPUT = "tok_embeddings.weight", "norm.weight", "output.weight"
@@ -113,7 +113,7 @@ class ReadAhead:
         self._order = list(weights)
         self._ahead_nbytes = ahead_nbytes
         self._waiting = 0  # bytes that are read and not yet taken
-        self._read: dict[str, tuple[RawPart, ...] | LlamaInspectError | OSError | MemoryError] = {}
+        self._read: dict[str, tuple[RawPart, ...] | BaseException] = {}
         self._spare: dict[int, list[memoryview]] = {}  # by length
         self._to_come = Counter(part.span for w in self._order for part in parts_needed(w))
         self._changed = Condition()
@@ -140,11 +140,13 @@ class ReadAhead:
         """The parts of a weight, in the order that was given. Raises what reading it raised."""
         with self._changed:
             while weight.name not in self._read:
+                if self._closed:
+                    raise RuntimeError("weights were asked of a reader that is closed")
                 self._changed.wait()
             found = self._read.pop(weight.name)
             self._waiting -= nbytes_of(weight)
             self._changed.notify_all()
-        if isinstance(found, Exception):
+        if isinstance(found, BaseException):
             raise found
         return found
 
@@ -171,10 +173,10 @@ class ReadAhead:
                 if self._closed:
                     return
                 self._waiting += nbytes_of(weight)
-            result: tuple[RawPart, ...] | LlamaInspectError | OSError | MemoryError
+            result: tuple[RawPart, ...] | BaseException
             try:
                 result = read_parts(self.checkpoint, weight, self._memory)
-            except (LlamaInspectError, OSError, MemoryError) as error:
+            except BaseException as error:  # whatever it is, it belongs to the one who waits
                 result = error
             with self._changed:
                 if not self._closed:
@@ -208,16 +210,19 @@ def read_parts(
     checkpoint: Checkpoint, weight: Weight, memory: Callable[[int], memoryview] = new_pages
 ) -> tuple[RawPart, ...]:
     """The stored bytes of a weight. Raises CorruptFile when a file lacks some of them."""
-    return tuple(_read_into(checkpoint, part, memory(part.span)) for part in parts_needed(weight))
+    return tuple(_read_part(checkpoint, part, memory) for part in parts_needed(weight))
 
 
-def _read_into(checkpoint: Checkpoint, part: TensorInfo, memory: memoryview) -> RawPart:
-    if memory:
-        if part.offset + part.span > part.storage.nbytes:
-            raise CorruptFile(
-                f"{part.file}: {part.name} reaches beyond its {part.storage.nbytes:,} stored "
-                "bytes; the file is damaged, download it again"
-            )
+def _read_part(
+    checkpoint: Checkpoint, part: TensorInfo, memory: Callable[[int], memoryview]
+) -> RawPart:
+    if part.offset + part.span > part.storage.nbytes:
+        raise CorruptFile(
+            f"{part.file}: {part.name} reaches beyond its {part.storage.nbytes:,} stored bytes; "
+            "the file is damaged, download it again"
+        )
+    data = memory(part.span)
+    if data:
         start = checkpoint.reader.locate(checkpoint.source, part.storage) + part.offset
-        checkpoint.source.read_into(part.file, start, memory)
-    return RawPart(part, memory)
+        checkpoint.source.read_into(part.file, start, data)
+    return RawPart(part, data)

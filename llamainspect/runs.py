@@ -60,6 +60,8 @@ class Sampling(NamedTuple):
             raise InvalidRequest("--top-k: a whole number from 1 upwards is needed")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise InvalidRequest("--top-p: a number above 0 and up to 1 is needed")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise InvalidRequest("--seed: a whole number from 0 to below 2^63 is needed")
         if self.temperature == 0 and (self.top_k, self.top_p, self.seed) != (None, None, None):
             raise InvalidRequest(
                 "--top-k, --top-p and --seed are of sampling, which --temperature above 0 asks for"

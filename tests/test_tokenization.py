@@ -386,9 +386,9 @@ def test_the_text_of_a_list_is_encoded_item_by_item(tmp_path):
 
 @pytest.mark.parametrize("option", ["--file", "--chat"])
 def test_endless_input_is_refused(option, monkeypatch):
-    from llamainspect.cli import run as commands
+    from llamainspect.cli import inputs
 
-    monkeypatch.setattr(commands, "MAX_NBYTES", 2**20)
+    monkeypatch.setattr(inputs, "MAX_NBYTES", 2**20)
     runner = CliRunner()
     result = runner.invoke(app, ["tokenize", option, "/dev/zero", "-m", EXAMPLE])
     assert isinstance(result.exception, UnsupportedFile)

@@ -19,6 +19,7 @@ R = TypeVar("R", bound=Report)
 
 # A command is short and makes few cycles: looking for them took a tenth of a summary's time.
 GC_THRESHOLD = 200_000
+NO_MEMORY = "there is not enough memory for that; give it less at a time"
 EXIT_NO = 1
 EXIT_WRONG_COMMAND_LINE = 2
 EXIT_NO_ANSWER = 3
@@ -81,7 +82,11 @@ def main() -> NoReturn:
     except LlamaInspectError as error:
         _fail(str(error))
     except MemoryError:
-        _fail("there is not enough memory for that; give it less at a time")
+        _fail(NO_MEMORY)
+    except RuntimeError as error:  # as torch reports that memory is used up
+        if type(error).__name__ != "OutOfMemoryError" and "allocate" not in str(error):
+            raise
+        _fail(NO_MEMORY)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}; check the path and its permissions")
@@ -112,7 +117,7 @@ def write_answer(data: bytes, report: Report, *notes: str) -> None:
 
     findings = getattr(report, "findings", ())
     for note in [*notes, *(f"{f.severity}: {f.where}: {f.message}" for f in findings)]:
-        print(f"llamainspect: {printable(note, limit=2_000)}", file=sys.stderr)
+        say(f"llamainspect: {printable(note, limit=2_000)}")
     with _writing():
         sys.stdout.buffer.write(data)
         sys.stdout.flush()
@@ -125,8 +130,6 @@ def write_pieces(pieces: Generator[str, None, R], quiet: bool) -> R:
     from llamainspect.render.printable import printable_lines
 
     terminal = sys.stdout.isatty()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
     while True:
         try:
             piece = next(pieces)
@@ -134,30 +137,33 @@ def write_pieces(pieces: Generator[str, None, R], quiet: bool) -> R:
             report: R = stop.value
             break
         if not quiet:
-            with _writing():
-                sys.stdout.write(printable_lines(piece) if terminal else piece)
-                sys.stdout.flush()
+            _write(printable_lines(piece) if terminal else piece, needed=True)
     if not quiet:
-        with _writing():
-            sys.stdout.write("\n")
-            sys.stdout.flush()
+        _write("\n")
     return report
 
 
 def note_run(run: ModelRun, seconds: float, json: bool) -> None:
     """Time and memory of a run, for a person at a terminal: they are no part of the answer."""
-    if not json and sys.stderr is not None and sys.stderr.isatty():
+    if not json and sys.stderr.isatty():
         from llamainspect.render.text.run import time_text
 
-        print(time_text(run, seconds), file=sys.stderr)
+        say(time_text(run, seconds))
 
 
 def note_speed(report: Generation) -> None:
     """How fast a text was made and in how much memory, on stderr: the text alone is the answer."""
     from llamainspect.render.text.run import speed_text
 
-    if sys.stderr is not None:
-        print(speed_text(report), file=sys.stderr)
+    say(speed_text(report))
+
+
+def say(text: str) -> None:
+    """A line on stderr; when nobody can read it, that changes no answer and no exit code."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def default_path() -> str:
@@ -182,16 +188,17 @@ def track(progress: Generator[tuple[FileProgress, ...], None, R], json: bool, no
     return finish(progress)
 
 
-def _write(text: str) -> None:
+def _write(text: str, needed: bool = False) -> None:
+    """On stdout; ends the program quietly when nobody reads on what takes `needed` work to make."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    with _writing():
+    with _writing(needed):
         sys.stdout.write(text)
         sys.stdout.flush()
 
 
 @contextmanager
-def _writing() -> Iterator[None]:
+def _writing(needed: bool = False) -> Iterator[None]:
     """What can happen to standard output: after that nothing is written, not even at exit."""
     try:
         yield
@@ -199,12 +206,14 @@ def _writing() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):  # the reader (head, less) has seen enough
             _fail(f"standard output: {error.strerror or error}; make room, or write elsewhere")
+        if needed:
+            raise typer.Exit from None
 
 
 def _fail(sentence: str, code: int = EXIT_NO_ANSWER) -> NoReturn:
     from llamainspect.render.printable import printable
 
-    print(f"llamainspect: {printable(sentence, limit=2_000)}", file=sys.stderr)
+    say(f"llamainspect: {printable(sentence, limit=2_000)}")
     sys.exit(code)
 
 

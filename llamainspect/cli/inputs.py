@@ -1,8 +1,10 @@
 """What commands read besides a model: texts, dialogues, prompts; and how a model is to be run."""
 
 import os
+import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
@@ -91,6 +93,15 @@ Ids = Annotated[
 PromptFile = Annotated[
     str | None, typer.Option("--file", metavar="FILE", help="Take the text from a file.")
 ]
+TokenizerPath = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer",
+        metavar="PATH",
+        help="Its directory or file.",
+        show_default="beside the weights",
+    ),
+]
 Bos = Annotated[bool, typer.Option("--bos/--no-bos", help="Begin with the begin-of-text token.")]
 Special = Annotated[bool, typer.Option("--special", help="Special tokens in the text are special.")]
 
@@ -101,10 +112,10 @@ Special = Annotated[bool, typer.Option("--special", help="Special tokens in the 
 class Opened(NamedTuple):
     """A checkpoint whose weights are being read while torch is imported and a prompt encoded."""
 
-    path: str
     subject: "Subject"
     options: "RunOptions"
     ahead: "ReadAhead"
+    tokenizer_path: str
 
     def load(
         self,
@@ -116,7 +127,8 @@ class Opened(NamedTuple):
         share: float = 1.0,
     ) -> "Model":
         """The model, for so many tokens of each sequence, and logits of so many of them."""
-        from llamainspect.model.runner import load_model
+        with interrupts_end_it():
+            from llamainspect.model.runner import load_model
 
         return load_model(
             self.subject, self.options, tokens=tokens, logits=logits, sequences=sequences,
@@ -132,14 +144,19 @@ class Opened(NamedTuple):
         from llamainspect.tokenizer import load_tokenizer
 
         if ids is not None:
+            if not bos or special:
+                raise typer.BadParameter(
+                    "ids are taken as they are: --no-bos and --special are of a text",
+                    param_hint="--ids",
+                )
             try:
                 numbers = parse_ids(ids, "--ids")
             except CorruptFile as error:
                 raise typer.BadParameter(str(error)) from error
             with suppress(LlamaInspectError):
-                return numbers, load_tokenizer(self.path)
+                return numbers, load_tokenizer(self.tokenizer_path)
             return numbers, None
-        tokenizer = load_tokenizer(self.path)
+        tokenizer = load_tokenizer(self.tokenizer_path)
         return tokenizer.encode(read_text(text, file), bos=bos, special=special), tokenizer
 
     def dialogue(self, said: str, system: str | None) -> "tuple[list[int], Tokenizer | None]":
@@ -151,23 +168,40 @@ class Opened(NamedTuple):
         messages = [Message("user", said)]
         if system is not None:
             messages.insert(0, Message("system", decode_text(os.fsencode(system), "--system")))
-        tokenizer = load_tokenizer(self.path)
+        tokenizer = load_tokenizer(self.tokenizer_path)
         report = tokenize_dialogue(tokenizer, messages, ids_only=True)
         return list(report.ids), tokenizer
 
 
-def open_model(path: str, options: "RunOptions") -> Opened:
+def open_model(path: str, options: "RunOptions", tokenizer: str | None = None) -> Opened:
     """Look at the headers, refuse what cannot be run, and begin to read; torch comes later."""
+    from llamainspect.errors import InvalidRequest, NotACheckpoint
     from llamainspect.readahead import start_reading
     from llamainspect.runs import check_runnable
     from llamainspect.subject import find_subject
 
     options.check()
-    subject = find_subject(path)
+    try:
+        subject = find_subject(path)
+    except InvalidRequest as error:
+        raise NotACheckpoint(
+            f"{path}: there is no such path; give the directory of a checkpoint with its weights"
+        ) from error
     checkpoint, _ = check_runnable(subject)
     sys.setswitchinterval(SWITCH_SECONDS)
     ahead = start_reading(checkpoint)
-    return Opened(path, subject, options, ahead)
+    return Opened(subject, options, ahead, path if tokenizer is None else tokenizer)
+
+
+@contextmanager
+def interrupts_end_it() -> Iterator[None]:
+    """While torch is imported Ctrl-C ends the process at once: a library that meets it as an
+    exception may take it for something else, and go on."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def check_one(given: dict[str, str | None], question: str | None) -> None:

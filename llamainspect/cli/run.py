@@ -34,7 +34,9 @@ from llamainspect.cli.inputs import (
     Simulate,
     Special,
     Stream,
+    TokenizerPath,
     check_one,
+    interrupts_end_it,
     open_model,
     read_input,
     read_text,
@@ -233,6 +235,7 @@ def logits(
             "--save", metavar="FILE", help="Record all logits as .safetensors, for verify-logits."
         ),
     ] = None,
+    tokenizer: TokenizerPath = None,
     bos: Bos = True,
     special: Special = False,
     device: Device = "auto",
@@ -252,12 +255,12 @@ def logits(
 
     check_one({"--prompt": prompt, "--ids": ids, "--file": file}, "what should the model read?")
     options = RunOptions(device, dtype, stream, rope_factor, simulate, group_size)
-    opened = open_model(path, options)
-    tokens, tokenizer = opened.prompt(prompt, ids, file, bos, special)
+    opened = open_model(path, options, tokenizer)
+    tokens, read_by = opened.prompt(prompt, ids, file, bos, special)
+    model = opened.load(tokens=len(tokens), logits=2 * len(tokens) if every or save else 1)
     from llamainspect.model.logits import predicting
 
-    model = opened.load(tokens=len(tokens), logits=len(tokens) if every or save else 1)
-    progress = predicting(model, tokens, tokenizer=tokenizer, top=top, every=every, save=save)
+    progress = predicting(model, tokens, tokenizer=read_by, top=top, every=every, save=save)
     report = track(progress, json, no_color)
     note_run(report.run, report.seconds, json)
     show(report, json, no_color)
@@ -300,8 +303,11 @@ def generate(
     ] = None,
     stop: Annotated[
         list[str] | None,
-        typer.Option("--stop", metavar="TOKEN", help="Stop here, too; may be repeated."),
+        typer.Option(
+            "--stop", metavar="TOKEN", help="Stop here, too: a special token, an id, or a text."
+        ),
     ] = None,
+    tokenizer: TokenizerPath = None,
     bos: Bos = True,
     special: Special = False,
     device: Device = "auto",
@@ -322,26 +328,32 @@ def generate(
     check_one({"--prompt": prompt, "--ids": ids, "--file": file}, "what should the model read?")
     if chat and ids is not None:
         raise typer.BadParameter("--chat lays out a text, not ids", param_hint="--ids")
+    if chat and (special or not bos):
+        raise typer.BadParameter(
+            "the format of a dialogue says which special tokens it has: --no-bos and --special are "
+            "of a text",
+            param_hint="--chat",
+        )
     if system is not None and not chat:
         raise typer.BadParameter("it goes with --chat", param_hint="--system")
     sampling = Sampling(temperature, top_k, top_p, seed)
     sampling.check()
     options = RunOptions(device, dtype, stream, rope_factor, simulate, group_size)
-    opened = open_model(path, options)
+    opened = open_model(path, options, tokenizer)
     if chat:
-        tokens, tokenizer = opened.dialogue(read_text(prompt, file), system)
+        tokens, read_by = opened.dialogue(read_text(prompt, file), system)
     else:
-        tokens, tokenizer = opened.prompt(prompt, ids, file, bos, special)
+        tokens, read_by = opened.prompt(prompt, ids, file, bos, special)
+    model = opened.load(tokens=len(tokens) + max_new_tokens, logits=1, passes=None)
     from llamainspect.model.generate import generating, stop_ids
 
-    model = opened.load(tokens=len(tokens) + max_new_tokens, logits=1, passes=None)
     progress = generating(
         model,
-        tokenizer,
+        read_by,
         tokens,
         max_new_tokens=max_new_tokens,
         sampling=sampling,
-        stop=stop_ids(tokenizer, stop or ()),
+        stop=stop_ids(read_by, stop or ()),
     )
     report = write_pieces(progress, quiet=json)
     if json:
@@ -378,6 +390,7 @@ def evaluate(
             show_default="half a window",
         ),
     ] = None,
+    tokenizer: TokenizerPath = None,
     bos: Bos = True,
     device: Device = "auto",
     dtype: Dtype = None,
@@ -399,18 +412,19 @@ def evaluate(
     if text is None:
         raise typer.BadParameter("which text? Give --text FILE, or - for standard input")
     options = RunOptions(device, dtype, stream, rope_factor, simulate, group_size)
-    opened = open_model(path, options)
+    opened = open_model(path, options, tokenizer)
     data = read_text(None, text)
-    tokenizer = load_tokenizer(path)
-    from llamainspect.model.evaluate import ROWS, default_window, evaluating, windows_at_once
+    reader = load_tokenizer(opened.tokenizer_path)
+    with interrupts_end_it():
+        from llamainspect.model.evaluate import ROWS, default_window, evaluating, windows_at_once
 
-    length = window or default_window(opened.subject.context_length)
+    length = default_window(opened.subject.context_length) if window is None else window
     config = opened.subject.config
     model = opened.load(
         tokens=length, logits=ROWS, sequences=windows_at_once(config.dim, length), passes=None
     )
     where = "standard input" if text == STDIN else text
-    progress = evaluating(model, tokenizer, data, where, bos=bos, window=length, stride=stride)
+    progress = evaluating(model, reader, data, where, bos=bos, window=length, stride=stride)
     report = track(progress, json, no_color)
     note_run(report.run, report.seconds, json)
     show(report, json, no_color)

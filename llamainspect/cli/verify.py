@@ -17,7 +17,9 @@ from llamainspect.cli.inputs import (
     Simulate,
     Special,
     Stream,
+    TokenizerPath,
     check_one,
+    interrupts_end_it,
     open_model,
 )
 
@@ -92,6 +94,7 @@ def verify_logits(
     prompt: Prompt = None,
     ids: Ids = None,
     file: PromptFile = None,
+    tokenizer: TokenizerPath = None,
     bos: Bos = True,
     special: Special = False,
     device: Device = "auto",
@@ -123,18 +126,20 @@ def verify_logits(
     prompts = {"--prompt": prompt, "--ids": ids, "--file": file}
     check_one(prompts, None)
     options = RunOptions(device, dtype, stream, rope_factor, simulate, group_size)
-    opened = open_model(path, options)
+    opened = open_model(path, options, tokenizer)
     tokens = None
     if any(value is not None for value in prompts.values()):
         tokens, _ = opened.prompt(prompt, ids, file, bos, special)
-    from llamainspect.model import recordings, verify
+    with interrupts_end_it():
+        from llamainspect.model import recordings, verify
 
     if reference is not None:
         recording = recordings.load(reference)
         model = opened.load(tokens=len(recording.tokens), logits=2 * len(recording.positions))
         progress = verify.verifying_reference(model, recording, reference, tokens)
     else:
-        tokens = tokens or verify.default_tokens(opened.subject.config.vocab_size or 0)
+        if tokens is None:
+            tokens = verify.default_tokens(opened.subject.config.vocab_size or 0)
         count = len(tokens)
         model = opened.load(tokens=count, logits=2 * count, share=1.0 if against is None else 0.5)
         if against is not None:

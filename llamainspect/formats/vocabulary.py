@@ -66,7 +66,7 @@ def locate_tokenizer(path: str, file: str = TOKENIZER_FILE) -> TokenizerPlace:
     if found is None:
         raise MissingFile(
             f"{path}: there is no {' or '.join(names)} here, in {NATIVE_SUBFOLDER}/ or one level "
-            "up; give the directory that has it, or the file, with --model"
+            "up; give the directory that has it, or the file"
         )
     return found
 

@@ -53,7 +53,7 @@ def default_window(context_length: int | None) -> int:
 
 def windows_at_once(dim: int, window: int) -> int:
     """Windows whose hidden states are in memory together, so that layers are read once for all."""
-    return max(1, GROUP_NBYTES // (4 * dim * window))
+    return max(1, GROUP_NBYTES // (4 * dim * max(window, 1)))
 
 
 def evaluating(

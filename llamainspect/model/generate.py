@@ -8,7 +8,7 @@ from torch import Tensor
 
 from llamainspect.errors import InvalidRequest
 from llamainspect.footprint import kv_cache
-from llamainspect.model.runner import Model
+from llamainspect.model.runner import Model, all_finite
 from llamainspect.progress import finish
 from llamainspect.reports import Generation
 from llamainspect.runs import Sampling
@@ -25,6 +25,7 @@ STOP_TOKENS = (
     "<step>",
 )
 GREEDY = Sampling()
+TAIL = 8  # tokens that are decoded again with each new one
 
 
 def stop_ids(tokenizer: Tokenizer | None, names: Sequence[str] = ()) -> frozenset[int]:
@@ -44,14 +45,21 @@ def stop_ids(tokenizer: Tokenizer | None, names: Sequence[str] = ()) -> frozense
             found.add(special[name])
         elif name.isascii() and name.isdigit() and int(name) < tokenizer.vocab_size:
             found.add(int(name))
-        elif len(ids := tokenizer.encode(name)) == 1:
-            found.add(ids[0])
+        elif single := _single_tokens(tokenizer, name):
+            found |= single
         else:
             raise InvalidRequest(
-                f"--stop: {name!r} is {len(ids)} tokens; give a special token, a text that is one "
+                f"--stop: {name!r} is no single token; give a special token, a text that is one "
                 "token, or an id"
             )
     return frozenset(found)
+
+
+def _single_tokens(tokenizer: Tokenizer, text: str) -> set[int]:
+    """Tokens that are this text, at the beginning of a text (where SentencePiece puts a space
+    before it) and within one."""
+    spellings = (tokenizer.encode(text), tokenizer.codec.encode(text, False, True))
+    return {ids[0] for ids in spellings if len(ids) == 1}
 
 
 def generating(
@@ -87,7 +95,7 @@ def generating(
     prefill_end = perf_counter()
     stopped, stop_token = "max_new_tokens", None
     while True:
-        if not torch.isfinite(logits).all():
+        if not all_finite(logits):
             raise model.explain_non_finite([*ids, *made])
         token = choose(logits, sampling, dice)
         made.append(token)
@@ -168,33 +176,32 @@ class _Writer:
 
     def __init__(self, tokenizer: Tokenizer | None, prompt: Sequence[int]) -> None:
         self._tokenizer = tokenizer
-        self._ids = list(prompt)
-        self._before = self._bytes()
-        self._done = len(self._before)
+        self._tail = list(prompt[-TAIL:])  # what comes before decides on a space
+        self._pending = b""
         self.written = ""
 
     def add(self, token: int) -> str:
         """What can be written now."""
-        self._ids.append(token)
-        data = self._bytes()[self._done :]
-        end = len(data) - _unfinished(data)
-        return self._write(data[:end])
+        before = self._bytes(self._tail)
+        self._tail.append(token)
+        self._pending += self._bytes(self._tail)[len(before) :]
+        del self._tail[:-TAIL]
+        return self._write(len(self._pending) - _unfinished(self._pending))
 
     def rest(self) -> str:
         """What is left at the end, half a character perhaps."""
-        return self._write(self._bytes()[self._done :])
+        return self._write(len(self._pending))
 
-    def _write(self, data: bytes) -> str:
-        self._done += len(data)
-        text = data.decode("utf-8", "replace")
+    def _write(self, end: int) -> str:
+        text = self._pending[:end].decode("utf-8", "replace")
+        self._pending = self._pending[end:]
         self.written += text
         return text
 
-    def _bytes(self) -> bytes:
+    def _bytes(self, ids: Sequence[int]) -> bytes:
         if self._tokenizer is None:
-            return "".join(f"{id} " for id in self._ids).encode()
-        known = [id for id in self._ids if id < self._tokenizer.vocab_size]
-        return self._tokenizer.decode_bytes(known)
+            return "".join(f"{id} " for id in ids).encode()
+        return self._tokenizer.decode_bytes(id for id in ids if id < self._tokenizer.vocab_size)
 
 
 def _unfinished(data: bytes) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from llamainspect.checkpoint import Checkpoint, Weight
+from llamainspect.errors import CorruptFile
 from llamainspect.model.quantize import Simulation, simulate
 from llamainspect.model.transformer import Layer
 from llamainspect.readahead import (
@@ -20,12 +21,14 @@ from llamainspect.readahead import (
     OUTPUT,
     RawPart,
     ReadAhead,
+    block_rows,
     layer_weight,
     output_blocks,
     read_parts,
     rows_of,
     start_reading,
 )
+from llamainspect.sources import Folder
 
 LINEARS = frozenset(Layer._fields) - {"attention_norm", "ffn_norm"}
 
@@ -71,19 +74,22 @@ class Weights:
         if len(self._layers) == self.config.n_layers:
             yield from self._layers
             return
-        if self._ahead is None:
-            self._ahead = start_reading(self.checkpoint)
+        ahead = self._ahead or start_reading(self.checkpoint)
+        self._ahead = None  # whoever gives up on the way leaves nothing behind
+        layers: list[Layer] = []
         with ExitStack() as stack:
-            ahead = stack.enter_context(self._ahead)
+            stack.enter_context(ahead)
             for number in range(self.config.n_layers):
                 layer = self._read_layer(number, ahead)
                 if self.keep:
-                    self._layers.append(layer)
+                    layers.append(layer)
                 yield layer
                 self._give_back(ahead)
             self._norm = self._take(self.checkpoint.weights[NORM], ahead, NORM)
-            self._scratch.clear()
+            self._check_unchanged()
             stack.pop_all()  # the output matrix is still to come
+        self._scratch.clear()
+        self._layers, self._ahead = layers, ahead
 
     def norm(self) -> Tensor:
         """The weights of the last norm, (D); known when the layers have been walked through."""
@@ -100,18 +106,32 @@ class Weights:
             return
         assert self._ahead is not None
         blocks: list[Tensor] = []
-        with self._ahead as ahead:
+        ahead, self._ahead = self._ahead, None
+        with ahead:
             for weight in output_blocks(self.checkpoint):
                 block = self._take(weight, ahead, OUTPUT)
                 if self.keep:
                     blocks.append(block)
                 yield block
                 self._give_back(ahead)
-        self._ahead, self._output = None, blocks
+        self._check_unchanged()
+        self._output = blocks
 
-    def whole(self, name: str) -> Tensor:
-        """One weight by itself, joined, and otherwise as it is stored."""
-        return self._read(self.checkpoint.weights[name])
+    def pieces(self, name: str) -> Iterator[tuple[int, Tensor]]:
+        """One weight by itself, as it is stored, in blocks: their first row, and their rows."""
+        weight = self.checkpoint.weights[name]
+        if len(weight.shape) < 2:
+            yield 0, self._read(weight)
+            return
+        rows, step = weight.shape[0], block_rows(weight.shape[1])
+        for start in range(0, rows, step):
+            yield start, self._read(rows_of(weight, start, min(start + step, rows)))
+
+    def _check_unchanged(self) -> None:
+        """Raises CorruptFile when a file is not the one any more whose header was read."""
+        source = self.checkpoint.source
+        if isinstance(source, Folder) and (changed := source.changed()):
+            raise CorruptFile(f"{changed[0]}: it changed while it was read; try again")
 
     def _read(self, weight: Weight) -> Tensor:
         parts = read_parts(self.checkpoint, weight)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llamainspect import __version__
 from llamainspect.model import recordings
-from llamainspect.model.runner import Model, Stage, float64
+from llamainspect.model.runner import Model, Stage, all_finite, float64
 from llamainspect.progress import finish
 from llamainspect.reports import Candidate, FileProgress, LogitsReport, PositionLogits, Token
 from llamainspect.tokenizer import Tokenizer
@@ -43,7 +43,7 @@ def predicting(
     assert hidden is not None
     wanted = hidden[0] if every or save else hidden[0, -1:]
     logits = model.logits(wanted)  # (T or 1, V)
-    if not torch.isfinite(logits).all():
+    if not all_finite(logits):
         raise model.explain_non_finite(ids)
     last = _candidates(logits[-1], top, tokenizer)
     rows = list(enumerate(logits)) if every else []

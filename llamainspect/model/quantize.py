@@ -34,7 +34,7 @@ def simulate(weight: Tensor, simulation: Simulation) -> Tensor:
     """
     form = simulation.form
     columns = weight.shape[1]
-    size = form.group or columns
+    size = min(form.group or columns, columns)
     padding = -columns % size
     groups = torch.nn.functional.pad(weight, (0, padding)).unflatten(1, (-1, size))
     kind = torch.float16 if form.scale_nbytes == 2 else torch.float32

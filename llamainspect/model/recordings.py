@@ -75,10 +75,14 @@ def save(file: str, tokens: tuple[int, ...], logits: Tensor, metadata: dict[str,
     from safetensors.torch import save_file
 
     tensors = {"tokens": torch.tensor(tokens), "logits": logits.float().cpu().contiguous()}
-    temporary = f"{file}.{os.getpid()}.tmp"
+    target = os.path.realpath(file)  # a link stays one
+    temporary = f"{target}.{os.getpid()}.tmp"
     try:
         save_file(tensors, temporary, {"format": KIND, **metadata})
-        os.replace(temporary, file)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # the library makes it for this user alone
+        os.replace(temporary, target)
     except BaseException as error:
         with suppress(OSError):
             os.remove(temporary)

@@ -15,9 +15,10 @@ from llamainspect.rope import LOW_FREQ_FACTOR, ORIGINAL_CONTEXT
 
 try:
     import transformers
-except ImportError as error:
+except Exception as error:  # it imports much, of which any part may be broken
     raise MissingDependency(
-        "--implementation transformers: it is not installed; pip install 'transformers>=4.45'"
+        f"--implementation transformers: it cannot be imported ({type(error).__name__}: "
+        f"{str(error)[:200]}); pip install 'transformers>=4.45'"
     ) from error
 
 MODULES = {

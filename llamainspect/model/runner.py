@@ -1,7 +1,7 @@
 """A checkpoint that can be run: what it needs, whether that is here, and tokens in, logits out."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from llamainspect.model import devices, transformer
 from llamainspect.model.load import Weights
 from llamainspect.model.quantize import make_simulation
 from llamainspect.readahead import (
+    AHEAD_NBYTES,
     EMBEDDING,
     LAYER_WEIGHTS,
     NORM,
@@ -34,6 +35,7 @@ from llamainspect.subject import Subject
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CHUNK = 2048  # tokens of a prompt that pass a layer at a time
+CHECKED = 2**22  # numbers that are looked at together for NaN and Inf
 SPARE = 1 / 32  # of the memory that is available: what estimates do not know
 GIB = 2**30
 
@@ -46,6 +48,10 @@ class Need(NamedTuple):
 
     resident: int
     streamed: int
+
+    def of(self, keep: bool) -> int:
+        """With all weights kept, or without."""
+        return self.resident if keep else self.streamed
 
 
 class Stage(NamedTuple):
@@ -185,8 +191,11 @@ class Model:
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """Of hidden states that have passed the last norm: (..., D) to (..., V), in float32."""
-        blocks = (transformer.logits(hidden, output) for _, output in self.output_blocks())
-        return torch.cat(list(blocks), dim=-1)
+        shape = (*hidden.shape[:-1], self.vocab_size)
+        made = torch.empty(shape, dtype=torch.float32, device=self.device)
+        for first, output in self.output_blocks():
+            made[..., first : first + len(output)] = transformer.logits(hidden, output)
+        return made
 
     def output_blocks(self) -> Iterator[tuple[int, Tensor]]:
         """The output matrix in blocks of rows: the first token of each, and its rows."""
@@ -206,14 +215,20 @@ class Model:
             self._rotation = transformer.rotations(
                 self.config, self.rope.scaling, max(positions, 2 * known), self.device
             )
+            if not torch.isfinite(self._rotation.cos).all():
+                raise NonFinite(
+                    f"{self.subject.name}: RoPE makes NaN of rope_theta {self.config.rope_theta:g} "
+                    f"and factor {self.rope.scaling.factor if self.rope.scaling else 1:g}; "
+                    "params.json should have those of the release"
+                )
         return self._rotation
 
     def explain_non_finite(self, ids: Sequence[int]) -> NonFinite:
         """Where NaN or Inf first appears when the model reads `ids`: a tensor, or a layer."""
         for stage in self.walk(torch.tensor([ids])):
-            if not torch.isfinite(stage.hidden).all():
-                return NonFinite(self._blame(stage))
-        return NonFinite(self._blame(None))
+            if not all_finite(stage.hidden):
+                return NonFinite(f"{self.subject.name}: {self._blame(stage)}")
+        return NonFinite(f"{self.subject.name}: {self._blame(None)}")
 
     def _blame(self, stage: Stage | None) -> str:
         """The weight that is not finite, or that it is the arithmetic."""
@@ -241,13 +256,18 @@ class Model:
 
     def _first_bad(self, name: str) -> str | None:
         """The first element of a weight that is not finite, as in "NaN at [3, 17]"."""
-        tensor = self.weights.whole(name)
-        bad = (~torch.isfinite(tensor)).nonzero()
-        if not len(bad):
-            return None
-        index = bad[0].tolist()
-        value = float(tensor[tuple(index)])
-        return f"{'NaN' if math.isnan(value) else 'Inf'} at {index}"
+        for first, tensor in self.weights.pieces(name):
+            if not all_finite(tensor):
+                index = (~torch.isfinite(tensor)).nonzero()[0].tolist()
+                what = "NaN" if math.isnan(float(tensor[tuple(index)])) else "Inf"
+                return f"{what} at {[first + index[0], *index[1:]]}"
+        return None
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether there is no NaN and no Inf; in pieces, so that it takes no memory to speak of."""
+    pieces = tensor.reshape(-1).split(CHECKED)
+    return all(bool(torch.isfinite(piece).all()) for piece in pieces)
 
 
 def float64(tensor: Tensor) -> Tensor:
@@ -292,10 +312,14 @@ def load_model(
     release = subject.official.id if subject.official else None
     rope = choose_rope(config, release, options.rope_factor)
     devices.forbid_shortcuts()
-    need = estimate_need(subject, DTYPES[dtype].itemsize, tokens, sequences, logits)
+    tokens = min(tokens, subject.context_length or tokens)
+
+    def need(dtype: str) -> Need:
+        return estimate_need(subject, DTYPES[dtype].itemsize, tokens, sequences, logits)
+
     if options.stream is None and passes == 1:
         options = options._replace(stream=True)
-    keep = _decide(need, device, dtype, options, share)
+    keep = _decide(need, device, dtype, options.stream, share)
     weights = Weights(
         checkpoint, device, DTYPES[dtype], keep=keep, simulation=simulation, ahead=ahead
     )
@@ -323,31 +347,35 @@ def estimate_need(
     )
     return Need(
         resident=width * (config.n_layers * layer + output.elements) + largest + running,
-        streamed=width * layer + 2 * layer_stored + rows * config.dim * (2 * width) + running,
+        streamed=width * layer
+        + layer_stored
+        + max(layer_stored, AHEAD_NBYTES)
+        + rows * config.dim * (width + 4)
+        + running,
     )
 
 
 def _decide(
-    need: Need, device: torch.device, dtype: str, options: RunOptions, share: float
+    need: Callable[[str], Need], device: torch.device, dtype: str, stream: bool | None, share: float
 ) -> bool:
     """Whether all weights are kept. Raises NotEnoughMemory, with what would fit."""
     available = int(devices.available_nbytes(device) * (1 - SPARE) * share)
-    wanted = need.streamed if options.stream else need.resident
-    if wanted <= available:
-        return not options.stream
-    if options.stream is None and need.streamed <= available:
-        return False
-    ways = []
-    if options.stream is False and need.streamed <= available:
-        ways.append(f"--stream takes {need.streamed / GIB:.2f} GiB")
-    half = 2 if dtype == "fp32" else 1
-    if half == 2 and wanted // 2 <= available:
-        ways.append(f"--dtype bf16 takes about {wanted / 2 / GIB:.2f} GiB")
+    for keep in (True, False):
+        if stream in (None, not keep) and need(dtype).of(keep) <= available:
+            return keep
+    least = need(dtype).of(keep=stream is False)
+    ways = [
+        f"{'' if keep else '--stream '}--dtype {other} takes {nbytes / GIB:.2f} GiB"
+        for other in dict.fromkeys((dtype, "bf16"))
+        for keep in (True, False)
+        if (nbytes := need(other).of(keep)) <= available
+    ]
     if device.type != "cpu":
-        ways.append("--device cpu has other memory")
-    advice = "; ".join(ways) or "give fewer tokens, or run it on a machine with more memory"
+        ways.append("--device cpu has memory of its own")
+    advice = "; ".join(ways) or "give fewer tokens, or run it where there is more memory"
     raise NotEnoughMemory(
-        f"about {wanted / GIB:.2f} GiB are needed in {dtype}, and {available / GIB:.2f} GiB are "
+        f"about {least / GIB:.2f} GiB are needed in {dtype}"
+        f"{'' if stream is False else ', one layer at a time'}, and {available / GIB:.2f} GiB are "
         f"available on {device.type}: {advice}"
     )
 

@@ -81,18 +81,25 @@ def attention(
     q = F.linear(x, layer.wq).view(batch, tokens, config.n_heads, config.head_dim)
     k = F.linear(x, layer.wk).view(batch, tokens, config.n_kv_heads, config.head_dim)
     v = F.linear(x, layer.wv).view(batch, tokens, config.n_kv_heads, config.head_dim)
-    q = rotate(q, rotation).transpose(1, 2)  # (B, H, T, E)
-    cache.keys[:, :, start:end] = rotate(k, rotation).transpose(1, 2)  # (B, K, T, E)
+    q, k = rotate(q, rotation).transpose(1, 2), rotate(k, rotation).transpose(1, 2)
+    cache.keys[:, :, start:end] = k  # (B, K, T, E)
     cache.values[:, :, start:end] = v.transpose(1, 2)
     seen = F.scaled_dot_product_attention(  # softmax(q k^T / sqrt(E)) v, softmax in float32
-        q,
+        q,  # (B, H, T, E)
         cache.keys[:, :, :end],  # (B, K, S, E)
         cache.values[:, :, :end],
         attn_mask=look_back(tokens, end, x.device) if start and tokens > 1 else None,
         is_causal=start == 0 and tokens > 1,
         enable_gqa=config.n_kv_heads != config.n_heads,
     )  # (B, H, T, E)
+    seen = seen + not_finite(q, k)
     return F.linear(seen.transpose(1, 2).flatten(2), layer.wo)  # (B, T, D)
+
+
+def not_finite(*tensors: Tensor) -> Tensor:
+    """0, or NaN when any number is NaN or Inf. (torch's attention gives zeros where all scores are
+    NaN, and damaged weights would look sound.)"""
+    return torch.stack([(0 * tensor).sum() for tensor in tensors]).sum()
 
 
 def look_back(tokens: int, end: int, device: torch.device) -> Tensor:

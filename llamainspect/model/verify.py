@@ -9,9 +9,9 @@ from torch import Tensor
 
 from llamainspect.errors import UnsupportedFile
 from llamainspect.model import recordings
-from llamainspect.model.logits import CONFIG, configuration, layer_progress
+from llamainspect.model.logits import CONFIG, configuration, identity, layer_progress
 from llamainspect.model.recordings import Recording
-from llamainspect.model.runner import Model, Stage, float64
+from llamainspect.model.runner import Model, Stage, all_finite, float64
 from llamainspect.progress import finish
 from llamainspect.reports import (
     FileProgress,
@@ -55,15 +55,14 @@ def verifying_reference(
     )
     numbers = _compare(logits, recording.logits.to(logits.device), recording.positions,
                        recording.tokens)  # fmt: skip
-    findings = []
-    ours, theirs = model.describe(), recording.metadata
-    if theirs.get("rope_factor", "") not in ("", f"{ours.rope_factor or 0:g}"):
-        message = (
-            f"it was recorded with a RoPE factor of {theirs['rope_factor']}, here it is "
-            f"{'none' if ours.rope_factor is None else f'{ours.rope_factor:g}'}; --rope-factor "
-            "sets it"
-        )
-        findings.append(Finding("warning", file, message))
+    findings = [
+        Finding("warning", file, f"it was recorded with {label} {was or 'none'}, and here it is "
+                                 f"{now or 'none'}; {option} sets it")
+        for label, option, key in (("a RoPE factor of", "--rope-factor", "rope_factor"),
+                                   ("weights rounded to", "--simulate", "simulate"))
+        if (was := recording.metadata.get(key)) is not None
+        and was != (now := identity(model)[key])
+    ]  # fmt: skip
     tolerance = _tolerance([(model.dtype, "the model is run in it"),
                             (recording.dtype, "the reference was made in it")])  # fmt: skip
     return _report(
@@ -149,12 +148,16 @@ def verify_against_checkpoint(
     model: Model, other: Model, ids: Sequence[int] | None = None
 ) -> LogitsComparison:
     """Two checkpoints side by side, on the given tokens or on `default_tokens`."""
-    return finish(verifying_against(model, other, ids or default_tokens(model.vocab_size)))
+    return finish(verifying_against(model, other, _tokens(model, ids)))
 
 
 def verify_against_transformers(model: Model, ids: Sequence[int] | None = None) -> LogitsComparison:
     """The same weights in transformers. Raises MissingDependency where it is not installed."""
-    return finish(verifying_implementation(model, ids or default_tokens(model.vocab_size)))
+    return finish(verifying_implementation(model, _tokens(model, ids)))
+
+
+def _tokens(model: Model, ids: Sequence[int] | None) -> Sequence[int]:
+    return default_tokens(model.vocab_size) if ids is None else ids
 
 
 # --- running ------------------------------------------------------------------------------------
@@ -172,7 +175,7 @@ def _walk(model: Model, ids: Sequence[int]) -> Generator[tuple[FileProgress, ...
 
 
 def _finite(model: Model, ids: Sequence[int], logits: Tensor) -> Tensor:
-    if not torch.isfinite(logits).all():
+    if not all_finite(logits):
         raise model.explain_non_finite(list(ids))
     return logits
 

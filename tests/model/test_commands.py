@@ -3,6 +3,8 @@
 import gc
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -28,6 +30,7 @@ from test_cli import run as run_process
 import llamainspect as li
 from llamainspect.cli import main
 from llamainspect.model import devices, runner
+from llamainspect.model.generate import stop_ids
 
 UNSTEADY = ("seconds", "peak_nbytes", "prefill_seconds", "decode_seconds", "tokens_per_second",
             "prefill_tokens_per_second", "decode_tokens_per_second")  # fmt: skip
@@ -200,7 +203,10 @@ def test_the_layer_with_a_changed_weight_is_named(sane, tmp_path, name, stage, d
     assert (done.returncode, answer["ok"], answer["agrees"]) == (1, False, False)
     assert answer["first_divergent_layer"] == answer["first_different_layer"] == stage
     page = run("verify-logits", sane, "--against", other, "--dtype", dtype).stdout
-    assert f"fail: further apart than rounding allows; hidden states depart at {stage}" in page
+    if stage == "output":
+        assert "fail: further apart than rounding allows; hidden states agree, the output" in page
+    else:
+        assert f"fail: further apart than rounding allows; hidden states depart at {stage}" in page
 
 
 def test_what_is_different_but_within_rounding_is_said(sane, tmp_path):
@@ -282,6 +288,38 @@ def test_quantisation_is_seen_in_the_logits(sane, tmp_path):
     assert json.loads(done.stdout)["max_abs"] == pytest.approx(found["int4"])
 
 
+def test_how_a_recording_was_made_is_said_when_it_is_run_otherwise(sane, tmp_path):
+    file = tmp_path / "rec.safetensors"
+    run("logits", sane, "--ids", IDS, "--save", file, "--simulate", "int4", "--group-size", "32")
+    done = run("verify-logits", sane, "--reference", file)
+    assert done.returncode == 1
+    assert "recorded with weights rounded to int4, groups of 32, and here it is none" in done.stdout
+    again = ["--simulate", "int4", "--group-size", "32"]
+    assert run("verify-logits", sane, "--reference", file, *again).returncode == 0
+    done = run("verify-logits", sane, "--reference", file, *again, "--rope-factor", "32")
+    assert "recorded with a RoPE factor of none, and here it is 32" in done.stdout
+
+
+def test_a_recording_may_stand_behind_a_link(sane, tmp_path):
+    link, file = tmp_path / "link.safetensors", tmp_path / "real.safetensors"
+    assert run("logits", sane, "--ids", IDS, "--save", file).returncode == 0
+    assert file.stat().st_mode & 0o777 == 0o666 & ~umask()
+    link.symlink_to(file)
+    before = file.read_bytes()
+    assert run("logits", sane, "--ids", "1 2", "--save", link).returncode == 0
+    assert link.is_symlink()
+    assert file.read_bytes() != before
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "link.safetensors", "real.safetensors", "sane",
+    ]  # fmt: skip
+
+
+def umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 @pytest.mark.parametrize("name", ["weights.bin", "model.safetensors", "none/rec.safetensors"])
 def test_nothing_else_is_overwritten(sane, tmp_path, name):
     target = tmp_path / name
@@ -300,6 +338,8 @@ def test_nothing_else_is_overwritten(sane, tmp_path, name):
     [
         ("tok_embeddings.weight", (100, 7), float("nan")),
         ("layers.0.attention_norm.weight", (3,), float("inf")),
+        ("layers.0.attention.wq.weight", (63, 0), float("nan")),
+        ("layers.1.attention.wk.weight", (3, 17), float("-inf")),
         ("layers.1.attention.wv.weight", (9, 60), float("nan")),
         ("layers.1.feed_forward.w2.weight", (63, 191), float("-inf")),
         ("norm.weight", (0,), float("nan")),
@@ -315,7 +355,14 @@ def test_the_tensor_with_the_first_nan_is_named(tmp_path, name, index, value, ra
     for command in (["logits"], ["generate"], ["verify-logits", "--against", str(path)]):
         done = run(command[0], path, *command[1:], "--ids", IDS)
         assert (done.returncode, done.stdout.strip()) == (3, ""), command
-        assert f"llamainspect: {name}: it holds {what} at {list(index)}" in done.stderr
+        assert f"llamainspect: {path}: {name}: it holds {what} at {list(index)}" in done.stderr
+
+
+def test_rope_that_makes_no_angles_is_told(tmp_path):
+    path = write_native(tmp_path / "theta", TINY | {"rope_theta": 1e-300}, [weights()])
+    done = run("logits", path, "--ids", IDS)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "RoPE makes NaN of rope_theta 1e-300 and factor 1" in done.stderr
 
 
 def test_arithmetic_that_overflows_is_told_from_bad_weights(tmp_path):
@@ -385,6 +432,25 @@ def test_weights_that_are_not_as_needed_are_named(tmp_path, change, sentence):
     assert sentence in done.stderr
 
 
+def test_a_path_that_is_none(sane):
+    for arguments in ([sane, "--against", "nosuch"], ["nosuch", "--against", sane]):
+        done = run("verify-logits", *arguments)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert "nosuch: there is no such path; give the directory" in done.stderr
+
+
+def test_the_tokenizer_may_lie_elsewhere(sane, tmp_path):
+    done = run("evaluate", sane, "--text", EXAMPLE + "/params.json")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "there is no tokenizer.model or tokenizer.json here" in done.stderr
+    for place in (EXAMPLE, EXAMPLE + "/tokenizer.model"):
+        done = run("logits", EXAMPLE, "--prompt", "Hi", "--tokenizer", place, "--json")
+        assert json.loads(done.stdout)["tokens"] == TOKENIZER.encode("Hi", bos=True)
+    done = run("logits", sane, "--prompt", "Hello", "--tokenizer", EXAMPLE)
+    assert done.returncode == 3
+    assert "the model has 128 tokens, 0 to 127; was it tokenized for another model?" in done.stderr
+
+
 def test_a_missing_shard_is_named(tmp_path):
     path = write_native(tmp_path / "cut", TINY, cut(weights(), 2))
     (path / "consolidated.01.pth").unlink()
@@ -402,6 +468,31 @@ def test_a_file_that_is_cut_while_it_is_read_ends_in_a_sentence(tmp_path):
         file.truncate(50_000)
     with pytest.raises(li.CorruptFile, match=r"consolidated\.00\.pth"):
         li.predict_logits(model, [1, 2])
+
+
+def test_a_file_that_was_replaced_is_not_taken_for_the_same(tmp_path):
+    path = write_native(tmp_path / "other", TINY, [weights()])
+    model = model_of(path, stream=True)
+    li.predict_logits(model, [1, 2])
+    write_native(path, TINY, [random_weights(dense_shapes(TINY, TINY_HIDDEN), seed=9)])
+    with pytest.raises(li.CorruptFile, match=r"it changed while it was read"):
+        li.predict_logits(model, [1, 2])
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_whoever_gives_up_on_the_way_may_begin_again(sane, stream):
+    expected = li.predict_logits(model_of(sane), [1, 2]).top
+    model = model_of(sane, stream=stream)
+    for steps in (1, 2, 3):
+        walk = model.walk(torch.tensor([[1, 2]]))
+        for _ in range(steps):
+            next(walk)
+        del walk
+    assert li.predict_logits(model, [1, 2]).top == expected
+    hidden = runner.last_hidden(model.walk(torch.tensor([[1, 2]])))
+    next(model.output_blocks())
+    assert li.predict_logits(model, [1, 2]).top == expected
+    assert hidden.shape == (1, 2, 64)
 
 
 @pytest.mark.parametrize("ids", ["", "1 128", "-1"])
@@ -422,13 +513,19 @@ def test_tokens_that_the_model_has_not(sane, ids):
         ["logits", "--ids", "1", "--group-size", "32"],
         ["logits", "--ids", "1", "--rope-factor", "-2"],
         ["logits", "--ids", "x"],
+        ["logits", "--ids", "1", "--special"],
+        ["logits", "--ids", "1", "--no-bos"],
         ["generate", "--ids", "1", "--chat"],
+        ["generate", "--prompt", "a", "--chat", "--no-bos"],
+        ["generate", "--ids", "1", "--temperature", "1", "--seed", "-1"],
+        ["generate", "--ids", "1", "--temperature", "1", "--seed", "9" * 20],
         ["generate", "--prompt", "a", "--system", "b"],
         ["generate", "--ids", "1", "--top-k", "3"],
         ["generate", "--ids", "1", "--temperature", "-1"],
         ["generate", "--ids", "1", "--temperature", "1", "--top-p", "0"],
         ["evaluate"],
         ["evaluate", "--text", EXAMPLE + "/params.json", "--window", "1"],
+        ["evaluate", "--text", EXAMPLE + "/params.json", "--window", "0"],
         ["evaluate", "--text", EXAMPLE + "/params.json", "--window", "9", "--stride", "9"],
         ["verify-logits"],
         ["verify-logits", "--against", EXAMPLE, "--reference", "x"],
@@ -467,10 +564,15 @@ def test_what_does_not_fit_is_streamed_or_refused(tmp_path, monkeypatch):
     assert load(3 * gib).streamed
     assert load(8 * gib, stream=True).streamed
     assert not load(4 * gib, dtype="bf16").streamed
-    with pytest.raises(li.NotEnoughMemory, match=r"--stream takes \d\.\d+ GiB; --dtype bf16 "):
+    with pytest.raises(li.NotEnoughMemory, match=r"--stream --dtype fp32 takes 1\.\d\d GiB; --dty"):
         load(4 * gib, stream=False)
+    with pytest.raises(li.NotEnoughMemory, match=r"one layer at a time, and 0\.97 GiB .* --stream"):
+        load(gib)
     with pytest.raises(li.NotEnoughMemory, match=r"0\.19 GiB are available on cpu: give fewer"):
         load(gib // 5)
+    # What the context does not hold takes no memory.
+    monkeypatch.setattr(devices, "available_nbytes", lambda device: 20 * gib)
+    assert not li.load_model(subject, li.RunOptions(device="cpu"), tokens=10**9).streamed
 
 
 LLAMA_3_2_1B = {
@@ -550,6 +652,65 @@ def test_a_stop_token_ends_the_text():
     assert done["text"] == TOKENIZER.decode_bytes(
         [*TOKENIZER.encode("Once", bos=True), *free["tokens"][: end - 1]]
     )[len("Once") :].decode("utf-8", "replace")
+
+
+def test_a_stop_text_is_meant_within_a_text_too():
+    """SentencePiece puts a space before a text: " l" is another token than "l"."""
+    assert stop_ids(TOKENIZER, ["l"]) - stop_ids(TOKENIZER) == {433}
+    assert TOKENIZER.token_bytes(433) == b"l"
+    newline = stop_ids(TOKENIZER, ["\n"]) - stop_ids(TOKENIZER)
+    assert [TOKENIZER.token_bytes(id) for id in newline] == [b"\n"]
+    assert stop_ids(TOKENIZER) == {TOKENIZER.eos_id}
+    assert stop_ids(None, ["7"]) == {7}
+
+
+def test_no_token_to_compare_is_no_reason_to_take_others(sane):
+    done = run("verify-logits", sane, "--against", sane, "--ids", "")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "there is no token to begin with" in done.stderr
+
+
+def test_a_group_longer_than_a_row_is_the_row(sane):
+    rows = [
+        run("logits", sane, "--ids", IDS, "--simulate", "int4", "--group-size", size, "--json")
+        for size in ("192", "1000000000000")
+    ]
+    assert json.loads(rows[0].stdout)["top"] == json.loads(rows[1].stdout)["top"]
+
+
+def test_nobody_reads_on():
+    """`| head`: what nobody reads is not made."""
+    command = [sys.executable, "-m", "llamainspect", "generate", EXAMPLE, "--prompt", "a",
+               "-n", "100000"]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.read(1)
+        process.stdout.close()
+        assert process.wait(timeout=60) == 0
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize(("ids", "code"), [("1", 0), ("999", 3)])
+def test_notes_that_cannot_be_written_change_nothing(ids, code):
+    command = [sys.executable, "-m", "llamainspect", "generate", EXAMPLE, "--ids", ids, "-n", "2"]
+    with open("/dev/full", "w") as full:
+        assert subprocess.run(command, stdout=subprocess.PIPE, stderr=full).returncode == code
+
+
+def test_ctrl_c_while_torch_is_imported_ends_it():
+    """torch is replaced by something that takes interrupts for something else."""
+    script = (
+        "import os, signal, sys\n"
+        "from llamainspect.cli.inputs import interrupts_end_it\n"
+        "with interrupts_end_it():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    except BaseException:\n"
+        "        pass\n"
+        "print('went on')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (-signal.SIGINT, b"")
 
 
 def test_a_dialogue_is_laid_out():

@@ -8,6 +8,8 @@ from rich.text import Text
 from llamainspect.names import counted
 from llamainspect.render.printable import printable
 from llamainspect.render.text.common import (
+    Column,
+    Fitted,
     difference_text,
     facts,
     findings_view,
@@ -129,7 +131,9 @@ def _(report: LogitsComparison, terminal: bool) -> RenderableType:
         ("RoPE", rope_text(report.run)),
         ("tokens", f"{len(report.tokens):,}, logits of {counted(len(report.positions), 'position')}"
                    " compared"),
-        ("tolerance", f"that of {report.tolerance.dtype}: {report.tolerance.reason}"),
+        ("tolerance", f"that of {report.tolerance.dtype} ({report.tolerance.reason}): "
+                      f"{report.tolerance.max_abs:g} of the logits' range, which is "
+                      f"{report.logit_range:.4g}; {report.tolerance.kl:g} nats of KL divergence"),
     ]  # fmt: skip
     parts: list[RenderableType] = [headline, facts((label, Text(text)) for label, text in rows)]
     parts.append(section("Logits", _measures(report)))
@@ -151,56 +155,53 @@ def _verdict(report: LogitsComparison) -> Text:
     if report.agrees:
         return Text("\npass: no further apart than rounding allows", style="bold green")
     text = Text("\nfail: further apart than rounding allows", style="bold red")
-    if report.first_divergent_layer is not None:
+    if report.first_divergent_layer == "output":
+        text.append("; hidden states agree, the output matrix differs")
+    elif report.first_divergent_layer is not None:
         text.append(f"; hidden states depart at {report.first_divergent_layer}")
         if report.first_different_layer != report.first_divergent_layer:
             text.append(f" (the first bits differ at {report.first_different_layer})")
     return text
 
 
-def _measures(report: LogitsComparison) -> Table:
-    share = f"{report.tolerance.max_abs:g} of their range, {report.logit_range:.4g}"
+def _measures(report: LogitsComparison) -> Fitted:
     rows = [
-        ("max abs difference", report.max_abs, report.max_abs_allowed, share),
-        ("mean abs difference", report.mean_abs, None, ""),
-        ("KL divergence, worst", report.kl_max, report.tolerance.kl, "nats"),
-        ("KL divergence, mean", report.kl, None, "nats"),
+        ("max abs difference", report.max_abs, report.max_abs_allowed),
+        ("mean abs difference", report.mean_abs, None),
+        ("KL divergence, worst", report.kl_max, report.tolerance.kl),
+        ("KL divergence, mean", report.kl, None),
     ]
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for title in ("", "found", "allowed"):
-        grid.add_column(title, justify="left" if not title else "right", no_wrap=True)
-    grid.add_column("")
-    for label, found, allowed, text in rows:
+    labels, founds, limits = [], [], []
+    for label, found, allowed in rows:
         wrong = allowed is not None and found > allowed
-        grid.add_row(
-            Text(label, style="dim"),
-            Text(difference_text(found), style="bold red" if wrong else ""),
-            "" if allowed is None else difference_text(allowed),
-            Text(text, style="dim"),
-        )
-    for label, found in (
+        labels.append(Text(label, style="dim"))
+        founds.append(Text(difference_text(found), style="bold red" if wrong else ""))
+        limits.append(Text("" if allowed is None else difference_text(allowed)))
+    for label, share in (
         ("same most likely token", report.top1_agreement),
         ("overlap of the top 5", report.top5_overlap),
     ):
-        grid.add_row(Text(label, style="dim"), f"{100 * found:.1f} %", "", "")
-    return grid
+        labels.append(Text(label, style="dim"))
+        founds.append(Text(f"{100 * share:.1f} %"))
+        limits.append(Text())
+    return Fitted([Column("", labels, 0), Column("found", founds, 1), Column("allowed", limits, 2)])
 
 
-def _positions(rows: list[PositionDifference]) -> Table:
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for title in ("position", "token", "max abs", "mean abs", "KL", "top 1", "of the other"):
-        grid.add_column(title, justify="right", no_wrap=True)
-    for row in rows:
-        grid.add_row(
-            f"{row.position:,}",
-            "" if row.id is None else str(row.id),
-            difference_text(row.max_abs),
-            difference_text(row.mean_abs),
-            difference_text(row.kl),
-            str(row.top1),
-            Text(str(row.reference_top1), style="" if row.top1 == row.reference_top1 else "red"),
-        )
-    return grid
+def _positions(rows: list[PositionDifference]) -> Fitted:
+    def same(row: PositionDifference) -> str:
+        return "" if row.top1 == row.reference_top1 else "red"
+
+    return Fitted(
+        [
+            Column("position", [Text(f"{row.position:,}") for row in rows], 0),
+            Column("token", [Text("" if row.id is None else str(row.id)) for row in rows], 2),
+            Column("max abs", [Text(difference_text(row.max_abs)) for row in rows], 1),
+            Column("mean abs", [Text(difference_text(row.mean_abs)) for row in rows], 6),
+            Column("KL", [Text(difference_text(row.kl)) for row in rows], 3),
+            Column("top 1", [Text(str(row.top1)) for row in rows], 4),
+            Column("of the other", [Text(str(r.reference_top1), same(r)) for r in rows], 5),
+        ]
+    )
 
 
 def _stages(report: LogitsComparison) -> Table:
