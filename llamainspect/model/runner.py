@@ -98,7 +98,7 @@ class Model:
         self.dtype = dtype
         self.device = weights.device
         self.vocab_size = self.config.vocab_size or 0
-        self._rotation = transformer.rotations(self.config, rope.scaling, 0, self.device)
+        self._turns = transformer.rope_turns(self.config, rope.scaling, 0, self.device)
 
     @property
     def streamed(self) -> bool:
@@ -161,7 +161,7 @@ class Model:
         """
         batch, tokens = ids.shape
         start = cache.length if cache else 0
-        rotation = self._rotations(start + tokens)
+        turns = self._turns_of(start + tokens)
         own = None if cache else KVCache(one_layer(self.config), tokens, self.device,
                                          self.weights.dtype)  # fmt: skip
         x = self.weights.embed(ids)
@@ -174,7 +174,7 @@ class Model:
                     last = min(first + CHUNK, tokens)
                     at = start + first
                     piece = transformer.block(
-                        x[row : row + 1, first:last], layer, rotation.at(at, start + last),
+                        x[row : row + 1, first:last], layer, turns[at : start + last],
                         self.config, kept, at,
                     )  # fmt: skip
                     if (batch, last - first) == (1, tokens):
@@ -209,19 +209,19 @@ class Model:
         hidden = last_hidden(self.walk(torch.tensor([ids]), cache))
         return self.logits(hidden[0, -1])
 
-    def _rotations(self, positions: int) -> transformer.Rotation:
-        known = self._rotation.cos.shape[0]
+    def _turns_of(self, positions: int) -> Tensor:
+        known = len(self._turns)
         if known < positions:
-            self._rotation = transformer.rotations(
+            self._turns = transformer.rope_turns(
                 self.config, self.rope.scaling, max(positions, 2 * known), self.device
             )
-            if not torch.isfinite(self._rotation.cos).all():
+            if not torch.isfinite(torch.view_as_real(self._turns)).all():
                 raise NonFinite(
                     f"{self.subject.name}: RoPE makes NaN of rope_theta {self.config.rope_theta:g} "
                     f"and factor {self.rope.scaling.factor if self.rope.scaling else 1:g}; "
                     "params.json should have those of the release"
                 )
-        return self._rotation
+        return self._turns
 
     def explain_non_finite(self, ids: Sequence[int]) -> NonFinite:
         """Where NaN or Inf first appears when the model reads `ids`: a tensor, or a layer."""

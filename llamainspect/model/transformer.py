@@ -43,23 +43,12 @@ class LayerCache(NamedTuple):
     values: Tensor  # (B, K, room, E)
 
 
-class Rotation(NamedTuple):
-    """How far RoPE turns each pair of numbers at each position."""
-
-    cos: Tensor  # (T, E / 2), float32
-    sin: Tensor  # (T, E / 2)
-
-    def at(self, start: int, end: int) -> "Rotation":
-        """Of the positions from `start` to before `end`."""
-        return Rotation(self.cos[start:end], self.sin[start:end])
-
-
 def block(
-    x: Tensor, layer: Layer, rotation: Rotation, config: ModelConfig, cache: LayerCache, start: int
+    x: Tensor, layer: Layer, turns: Tensor, config: ModelConfig, cache: LayerCache, start: int
 ) -> Tensor:
     """One layer: tokens from position `start` on look at those before them, then each thinks."""
     attended = attention(
-        rms_norm(x, layer.attention_norm, config.norm_eps), layer, rotation, config, cache, start
+        rms_norm(x, layer.attention_norm, config.norm_eps), layer, turns, config, cache, start
     )
     h = x + attended  # (B, T, D)
     return h + feed_forward(rms_norm(h, layer.ffn_norm, config.norm_eps), layer)  # (B, T, D)
@@ -73,7 +62,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def attention(
-    x: Tensor, layer: Layer, rotation: Rotation, config: ModelConfig, cache: LayerCache, start: int
+    x: Tensor, layer: Layer, turns: Tensor, config: ModelConfig, cache: LayerCache, start: int
 ) -> Tensor:
     """Grouped-query attention: each KV head serves n_heads / n_kv_heads query heads."""
     batch, tokens, _ = x.shape
@@ -81,7 +70,7 @@ def attention(
     q = F.linear(x, layer.wq).view(batch, tokens, config.n_heads, config.head_dim)
     k = F.linear(x, layer.wk).view(batch, tokens, config.n_kv_heads, config.head_dim)
     v = F.linear(x, layer.wv).view(batch, tokens, config.n_kv_heads, config.head_dim)
-    q, k = rotate(q, rotation).transpose(1, 2), rotate(k, rotation).transpose(1, 2)
+    q, k = rotate(q, turns).transpose(1, 2), rotate(k, turns).transpose(1, 2)
     cache.keys[:, :, start:end] = k  # (B, K, T, E)
     cache.values[:, :, start:end] = v.transpose(1, 2)
     seen = F.scaled_dot_product_attention(  # softmax(q k^T / sqrt(E)) v, softmax in float32
@@ -99,7 +88,7 @@ def attention(
 def not_finite(*tensors: Tensor) -> Tensor:
     """0, or NaN when any number is NaN or Inf. (torch's attention gives zeros where all scores are
     NaN, and damaged weights would look sound.)"""
-    return torch.stack([(0 * tensor).sum() for tensor in tensors]).sum()
+    return 0 * torch.stack([tensor.sum(dtype=torch.float32) for tensor in tensors]).sum()
 
 
 def look_back(tokens: int, end: int, device: torch.device) -> Tensor:
@@ -113,28 +102,31 @@ def feed_forward(x: Tensor, layer: Layer) -> Tensor:
     return F.linear(gate * F.linear(x, layer.w3), layer.w2)  # (B, T, D)
 
 
-def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """RoPE: turn each pair of neighbours of a head, numbers 0 and 1, 2 and 3, ..., in float32.
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """RoPE: each pair of neighbours of a head, numbers 0 and 1, 2 and 3, ..., is a complex number
+    that is turned, in float32.
 
     Meta's order of rows. (Hugging Face's files pair number i with i + E / 2, and have the rows of
     wq and wk in another order for it.)
     """
-    cos, sin = rotation.cos[:, None], rotation.sin[:, None]  # (T, 1, E / 2)
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)  # (B, T, heads, E / 2) each
-    turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
-    return turned.flatten(-2).type_as(x)  # (B, T, heads, E)
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (B, T, heads, E / 2)
+    turned = pairs * turns[:, None]  # turns: (T, 1, E / 2)
+    return torch.view_as_real(turned).flatten(-2).type_as(x)  # (B, T, heads, E)
 
 
-def rotations(
+def rope_turns(
     config: ModelConfig, scaling: RopeScaling | None, positions: int, device: torch.device
-) -> Rotation:
-    """Of positions 0, 1, 2, ...; in float32, rounding where Meta's code does."""
+) -> Tensor:
+    """By what the pairs at positions 0, 1, 2, ... are multiplied; rounded where Meta's code does.
+
+    cos + i sin of each angle, (T, E / 2), complex64.
+    """
     pairs = torch.arange(0, config.head_dim, 2).float()  # (E / 2)
     frequencies = 1.0 / (config.rope_theta ** (pairs / config.head_dim))  # radians per token
     if scaling is not None:
         frequencies = scale(frequencies, scaling)
     angles = torch.outer(torch.arange(positions).float(), frequencies)  # (T, E / 2)
-    return Rotation(angles.cos().to(device), angles.sin().to(device))
+    return torch.complex(angles.cos(), angles.sin()).to(device)
 
 
 def scale(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
