@@ -27,9 +27,6 @@ LAYER_WEIGHTS = {
     "w3": "feed_forward.w3.weight",
     "w2": "feed_forward.w2.weight",
 }
-# Read ahead of use, or one layer if that is more. With much more, new pages of memory cost more
-# time than waiting does: what has been used is used again.
-AHEAD_NBYTES = 256 * 2**20
 # The output matrix is read and used in blocks: in float32 it is a gigabyte for 128,256 tokens of
 # 2,048 numbers. The same blocks in all cases, so that results are the same.
 BLOCK_ELEMENTS = 32 * 2**20
@@ -49,14 +46,15 @@ def output_name(checkpoint: Checkpoint) -> str:
 def start_reading(checkpoint: Checkpoint) -> "ReadAhead":
     """Begin to read the weights of all layers, the last norm, and the output matrix in blocks.
 
-    Rows of the embedding are read when it is known which.
+    One layer ahead of its use: with more, new pages of memory cost more time than waiting does, and
+    what has been used is used again. Rows of the embedding are read when it is known which.
     """
     layers = range(checkpoint.config.n_layers if checkpoint.config else 0)
     names = [layer_weight(number, field) for number in layers for field in LAYER_WEIGHTS]
     weights = [checkpoint.weights[name] for name in [*names, NORM]]
     one_layer = sum(map(nbytes_of, weights[: len(LAYER_WEIGHTS)]))
     weights += output_blocks(checkpoint)
-    return ReadAhead(checkpoint, weights, max(one_layer, AHEAD_NBYTES))
+    return ReadAhead(checkpoint, weights, one_layer)
 
 
 def output_blocks(checkpoint: Checkpoint) -> list[Weight]:

@@ -18,7 +18,6 @@ from llamainspect.model import devices, transformer
 from llamainspect.model.load import Weights
 from llamainspect.model.quantize import make_simulation
 from llamainspect.readahead import (
-    AHEAD_NBYTES,
     EMBEDDING,
     LAYER_WEIGHTS,
     NORM,
@@ -347,11 +346,7 @@ def estimate_need(
     )
     return Need(
         resident=width * (config.n_layers * layer + output.elements) + largest + running,
-        streamed=width * layer
-        + layer_stored
-        + max(layer_stored, AHEAD_NBYTES)
-        + rows * config.dim * (width + 4)
-        + running,
+        streamed=width * layer + 2 * layer_stored + rows * config.dim * (width + 4) + running,
     )
 
 
