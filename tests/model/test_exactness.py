@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import cut, dense_shapes, random_weights, write_native
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from llamainspect import readahead
-from llamainspect.model import runner
+from llamainspect.model import runner, transformer
 from llamainspect.model.runner import Model, last_hidden, load_model
 from llamainspect.runs import RunOptions
 from llamainspect.subject import find_subject
@@ -489,3 +490,15 @@ def test_a_head_dim_of_its_own(tmp_path):
     with torch.inference_mode():
         theirs = other(torch.tensor([ids]), use_cache=False).logits[0]
     assert apart(all_logits(model, ids), theirs) <= CLOSE
+
+
+def test_a_norm_is_rounded_before_it_is_scaled():
+    """In 16 bits the order shows."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 64, generator=generator).bfloat16()
+    weight = torch.randn(64, generator=generator).bfloat16()
+    norm = LlamaRMSNorm(64, eps=1e-5)
+    norm.weight.data = weight
+    assert torch.equal(transformer.rms_norm(x, weight, 1e-5), norm(x))
+    late = torch.nn.functional.rms_norm(x.float(), (64,), weight.float(), 1e-5).bfloat16()
+    assert not torch.equal(late, norm(x))
