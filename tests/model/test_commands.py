@@ -3,6 +3,7 @@
 import gc
 import io
 import json
+import math
 import os
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from test_cli import EXAMPLE, in_terminal
 from test_cli import run as run_process
 
 import llamainspect as li
+from llamainspect import readahead
 from llamainspect.cli import main
 from llamainspect.model import devices, runner
 from llamainspect.model.generate import stop_ids
@@ -603,6 +605,24 @@ def test_each_weight_is_read_once_and_of_the_embedding_the_rows_needed(tmp_path,
         model.next_logits([5], model.new_cache(1))
         again = model.weights.nbytes_read - before
         assert again == 2 * TINY["dim"] + (stored if stream else 0)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_memory_does_not_grow_with_depth(tmp_path, monkeypatch, dtype):
+    """Streaming 24 layers takes new memory for no more than three: what was used is used again."""
+    params = TINY | {"n_layers": 24}
+    shapes = dense_shapes(params, TINY_HIDDEN)
+    path = write_native(tmp_path / "deep", params, [random_weights(shapes)])
+    taken = []
+    new_pages = readahead.new_pages
+    monkeypatch.setattr(
+        readahead, "new_pages", lambda nbytes: taken.append(nbytes) or new_pages(nbytes)
+    )
+    model = model_of(path, stream=True, dtype=dtype)
+    runner.last_hidden(model.walk(torch.tensor([[1, 2]])))
+    layer = 2 * sum(math.prod(shape) for name, shape in shapes.items() if ".7." in name)
+    ends = 2 * 64 * (2 + 1 + 128)  # rows of the embedding, the last norm, the output matrix
+    assert layer < sum(taken) <= 3 * layer + ends
 
 
 # --- text that comes ------------------------------------------------------------------------------
