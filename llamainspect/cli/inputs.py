@@ -39,7 +39,7 @@ Dtype = Annotated[
     typer.Option(
         "--dtype",
         metavar="fp32|bf16|fp16",
-        help="What is computed in.",
+        help="Type of the arithmetic.",
         show_default="fp32 on a CPU, else as stored",
         rich_help_panel=RUN_PANEL,
     ),
@@ -48,7 +48,7 @@ Stream = Annotated[
     bool | None,
     typer.Option(
         "--stream/--no-stream",
-        help="One layer in memory at a time, or all.",
+        help="One layer in memory, or all.",
         show_default="all, if they fit and are needed again",
         rich_help_panel=RUN_PANEL,
     ),
@@ -98,7 +98,7 @@ TokenizerPath = Annotated[
     typer.Option(
         "--tokenizer",
         metavar="PATH",
-        help="Its directory or file.",
+        help="The tokenizer's directory or file.",
         show_default="beside the weights",
     ),
 ]

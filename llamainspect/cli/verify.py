@@ -106,14 +106,18 @@ def verify_logits(
     json: Json = False,
     no_color: NoColor = False,
 ) -> None:
-    """Does the model compute what it should? Its logits against a recording, another
-    checkpoint, or another implementation.
+    """Does the model compute what it should?
+
+    Its logits are held against a recording,
+    another checkpoint, or another implementation.
 
     Without a prompt: the tokens of the recording,
     else 64 tokens from all over the vocabulary.
 
-    Two checkpoints are walked side by side, and the first layer is named from which on
-    they differ. --simulate rounds the weights of PATH alone.
+    Two checkpoints are walked side by side, and the first layer
+    from which on they differ is named.
+
+    --simulate rounds the weights of PATH alone.
 
     Ends with 0 when the logits are as close as rounding allows, else with 1.
     """
