@@ -94,7 +94,7 @@ class RawPart(NamedTuple):
     """The bytes of one part of a weight as its file stores them, strides and all."""
 
     info: TensorInfo
-    data: memoryview  # writable, and aligned to a page of memory
+    data: memoryview  # writable
 
 
 class ReadAhead:

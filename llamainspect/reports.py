@@ -630,7 +630,7 @@ class PositionDifference(NamedTuple):
     """Two sets of logits at one position."""
 
     position: int
-    id: int | None  # of the token there
+    id: int  # of the token there
     max_abs: float
     mean_abs: float
     kl: float  # of the reference to the model, in nats
@@ -695,7 +695,7 @@ class Generation(Report):
     prompt_tokens: tuple[int, ...]
     tokens: tuple[int, ...]  # what was generated
     text: str  # the same; bytes that are no UTF-8 become U+FFFD
-    stopped: str  # "stop token", "max_new_tokens" or "context"
+    stopped: str  # "stop_token", "max_new_tokens" or "context"
     stop_token: int | None
     sampling: str  # "greedy", or the settings
     seed: int | None

@@ -60,7 +60,7 @@ def choose_rope(
         high = usual.high_freq_factor if usual else 4.0
         return RopeChoice(RopeScaling(factor, high), "as asked")
     if usual is None:
-        return RopeChoice(None, "params.json does not say use_scaled_rope")
+        return RopeChoice(None, "params.json does not ask for it")
     if config.rope_scaling_factor is not None:
         return RopeChoice(usual, "rope_scaling_factor in params.json")
     for beginning, known in HUB_FACTORS.items():

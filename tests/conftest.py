@@ -1,10 +1,14 @@
 """Fixtures: the same tiny model in every layout that is read."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from checkpoints import TINY, TINY_HIDDEN, cut, dense_shapes, random_weights, write_native
+
+# What is expected of a run here is what a CPU does, wherever the tests run.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 FORMS: dict[str, Callable[[Path], Path]] = {
     "one shard": lambda path: write_native(path, TINY, [tiny_weights()]),

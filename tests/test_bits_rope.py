@@ -256,8 +256,8 @@ def test_the_bounds_of_scaling_are_8192_and_a_quarter_of_it():
         ("llama-guard-3-1b", 32, "config.json of llama-guard-3-1b"),
         ("llama-3.2-11b-vision", 8, "Meta's reference code"),
         ("llama-4-scout-17b-16e", 16, "Meta's reference code"),
-        ("llama-3-8b", None, "params.json does not say use_scaled_rope"),
-        ("llama-2-7b", None, "params.json does not say use_scaled_rope"),
+        ("llama-3-8b", None, "params.json does not ask for it"),
+        ("llama-2-7b", None, "params.json does not ask for it"),
     ],
 )
 def test_the_release_tells_how_far_rope_is_scaled(release, factor, reason):

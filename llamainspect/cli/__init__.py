@@ -232,7 +232,7 @@ def _options(
 ) -> None:
     """What is in a Llama checkpoint, and is it what it claims to be?
 
-    Reads headers, not weights; needs no torch; runs nothing that a file contains.
+    Runs nothing that a file contains.
     """
 
 

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
@@ -88,7 +88,7 @@ Prompt = Annotated[
 ]
 Ids = Annotated[
     str | None,
-    typer.Option("--ids", metavar="IDS", help="Token ids instead of a text, as they are."),
+    typer.Option("--ids", metavar="IDS", help="Token ids, or - for standard input."),
 ]
 PromptFile = Annotated[
     str | None, typer.Option("--file", metavar="FILE", help="Take the text from a file.")
@@ -112,10 +112,11 @@ Special = Annotated[bool, typer.Option("--special", help="Special tokens in the 
 class Opened(NamedTuple):
     """A checkpoint whose weights are being read while torch is imported and a prompt encoded."""
 
+    path: str
     subject: "Subject"
     options: "RunOptions"
     ahead: "ReadAhead"
-    tokenizer_path: str
+    tokenizer_path: str  # `path`, unless another was given
 
     def load(
         self,
@@ -139,8 +140,8 @@ class Opened(NamedTuple):
         self, text: str | None, ids: str | None, file: str | None, bos: bool, special: bool
     ) -> "tuple[list[int], Tokenizer | None]":
         """Token ids of what was given, and the tokenizer; with ids it need not be there."""
-        from llamainspect.errors import CorruptFile, LlamaInspectError
-        from llamainspect.tokenization import parse_ids
+        from llamainspect.errors import CorruptFile, MissingFile
+        from llamainspect.tokenization import decode_text, parse_ids
         from llamainspect.tokenizer import load_tokenizer
 
         if ids is not None:
@@ -150,12 +151,16 @@ class Opened(NamedTuple):
                     param_hint="--ids",
                 )
             try:
-                numbers = parse_ids(ids, "--ids")
+                given = decode_text(*read_input(None)) if ids == STDIN else ids
+                numbers = parse_ids(given, "--ids")
             except CorruptFile as error:
                 raise typer.BadParameter(str(error)) from error
-            with suppress(LlamaInspectError):
+            try:
                 return numbers, load_tokenizer(self.tokenizer_path)
-            return numbers, None
+            except MissingFile:
+                if self.tokenizer_path != self.path:
+                    raise
+                return numbers, None
         tokenizer = load_tokenizer(self.tokenizer_path)
         return tokenizer.encode(read_text(text, file), bos=bos, special=special), tokenizer
 
@@ -190,14 +195,16 @@ def open_model(path: str, options: "RunOptions", tokenizer: str | None = None) -
     checkpoint, _ = check_runnable(subject)
     sys.setswitchinterval(SWITCH_SECONDS)
     ahead = start_reading(checkpoint)
-    return Opened(subject, options, ahead, path if tokenizer is None else tokenizer)
+    return Opened(path, subject, options, ahead, path if tokenizer is None else tokenizer)
 
 
 @contextmanager
 def interrupts_end_it() -> Iterator[None]:
     """While torch is imported Ctrl-C ends the process at once: a library that meets it as an
     exception may take it for something else, and go on."""
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # and nobody asked for them to be ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
     finally:

@@ -419,10 +419,9 @@ def evaluate(
         from llamainspect.model.evaluate import ROWS, default_window, evaluating, windows_at_once
 
     length = default_window(opened.subject.context_length) if window is None else window
-    config = opened.subject.config
-    model = opened.load(
-        tokens=length, logits=ROWS, sequences=windows_at_once(config.dim, length), passes=None
-    )
+    most = 1 + len(data.encode()) // max(stride or length // 2, 1)  # no more tokens than bytes
+    sequences = min(most, windows_at_once(opened.subject.config.dim, length))
+    model = opened.load(tokens=length, logits=ROWS, sequences=sequences, passes=None)
     where = "standard input" if text == STDIN else text
     progress = evaluating(model, reader, data, where, bos=bos, window=length, stride=stride)
     report = track(progress, json, no_color)

@@ -132,10 +132,15 @@ def verify_logits(
     options = RunOptions(device, dtype, stream, rope_factor, simulate, group_size)
     opened = open_model(path, options, tokenizer)
     tokens = None
+    if all(value is None for value in prompts.values()) and (tokenizer or special or not bos):
+        raise typer.BadParameter("--tokenizer, --no-bos and --special go with a prompt")
     if any(value is not None for value in prompts.values()):
         tokens, _ = opened.prompt(prompt, ids, file, bos, special)
     with interrupts_end_it():
         from llamainspect.model import recordings, verify
+
+        if implementation is not None:
+            import llamainspect.model.referee  # noqa: F401
 
     if reference is not None:
         recording = recordings.load(reference)

@@ -72,7 +72,7 @@ def available_nbytes(device: torch.device) -> int:
 
     available = int(psutil.virtual_memory().available)
     left = [_cgroup_left(*files) for files in CGROUPS]
-    return min(available, *(nbytes for nbytes in left if nbytes is not None), available)
+    return min([available, *(nbytes for nbytes in left if nbytes is not None)])
 
 
 def peak_nbytes(device: torch.device) -> int:

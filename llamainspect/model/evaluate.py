@@ -94,10 +94,12 @@ def evaluating(
     total = 0.0
     for first in range(0, len(plan), size):
         group = plan[first : first + size]
-        for stage in model.walk(_padded(ids, group)):
+        # All of them pass one layer before the next is needed: what streams is read once.
+        rows = torch.tensor([ids[window.start : window.end] for window in group])
+        for stage in model.walk(rows):
             yield (_progress(file, len(ids), model, group, stage),)
-            hidden = stage.hidden
-        total += _loss(model, ids, group, hidden)
+        total += _loss(model, ids, group, stage.hidden)
+        del stage  # or its hidden states would stay through the next walk
     predicted = len(ids) - 1
     seconds = perf_counter() - begin
     mean = total / predicted
@@ -116,7 +118,7 @@ def evaluating(
         bits_per_byte=total / math.log(2) / nbytes,
         seconds=seconds,
         tokens_per_second=predicted / seconds,
-        findings=tuple(_few(predicted)),
+        findings=tuple(_few(file, predicted)),
     )
 
 
@@ -132,23 +134,11 @@ def evaluate_text(
     return finish(evaluating(model, tokenizer, text, "the text", window=window, stride=stride))
 
 
-def _few(predicted: int) -> list[Finding]:
+def _few(file: str, predicted: int) -> list[Finding]:
     if predicted >= 1000:
         return []
     message = f"{predicted:,} tokens are few: another text of the same kind may give other numbers"
-    return [Finding("note", "the text", message)]
-
-
-def _padded(ids: Sequence[int], group: Sequence[Window]) -> Tensor:
-    """The windows as rows of one length: what follows a text changes nothing before it.
-
-    All of them pass one layer before the next is needed, so that what streams is read once.
-    """
-    longest = max(window.end - window.start for window in group)
-    rows = torch.zeros(len(group), longest, dtype=torch.long)
-    for row, window in zip(rows, group, strict=True):
-        row[: window.end - window.start] = torch.tensor(ids[window.start : window.end])
-    return rows
+    return [Finding("note", file, message)]
 
 
 def _progress(
@@ -183,12 +173,14 @@ def cross_entropies(model: Model, hidden: Tensor, targets: Tensor) -> Tensor:
 
     The vocabulary comes in blocks, so that no more than a block of logits is in memory.
     """
-    sums = torch.full(targets.shape, -math.inf, dtype=torch.float64)
+    exact = "cpu" if hidden.device.type == "mps" else hidden.device  # Apple's have no float64
+    targets = targets.to(exact)
+    sums = torch.full(targets.shape, -math.inf, dtype=torch.float64, device=exact)
     meant = torch.zeros_like(sums)
     for start, output in model.output_blocks():
         for first in range(0, len(hidden), ROWS):
             piece = slice(first, first + ROWS)
-            logits = float64(transformer.logits(hidden[piece], output)).cpu()
+            logits = float64(transformer.logits(hidden[piece], output))
             sums[piece] = torch.logaddexp(sums[piece], torch.logsumexp(logits, -1))
             place = targets[piece] - start
             inside = (place >= 0) & (place < logits.shape[1])

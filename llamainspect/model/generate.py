@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from llamainspect.errors import InvalidRequest
-from llamainspect.footprint import kv_cache
 from llamainspect.model.runner import Model, all_finite
 from llamainspect.progress import finish
 from llamainspect.reports import Generation
@@ -83,10 +82,8 @@ def generating(
     if sampling.temperature and sampling.seed is None:
         sampling = sampling._replace(seed=torch.seed() % 2**32)
     dice = torch.Generator().manual_seed(sampling.seed or 0)
-    context = model.context_length
     room = len(ids) + max_new_tokens
-    if context is not None and room > context:
-        room = context
+    room = min(room, model.context_length or room)
     cache = model.new_cache(room)
     made: list[int] = []
     writer = _Writer(tokenizer, ids)
@@ -100,7 +97,7 @@ def generating(
         token = choose(logits, sampling, dice)
         made.append(token)
         if token in stop:
-            stopped, stop_token = "stop token", token
+            stopped, stop_token = "stop_token", token
             break
         yield writer.add(token)
         if len(made) == max_new_tokens:
@@ -126,9 +123,7 @@ def generating(
         decode_seconds=end - prefill_end,
         prefill_tokens_per_second=len(ids) / (prefill_end - begin),
         decode_tokens_per_second=steps / (end - prefill_end) if steps else None,
-        kv_cache_nbytes=kv_cache(model.config, room, 1, "fp32").nbytes
-        * model.weights.dtype.itemsize
-        // 4,
+        kv_cache_nbytes=cache.nbytes,
         findings=(),
     )
 
@@ -153,7 +148,7 @@ def generate_text(
 def choose(logits: Tensor, sampling: Sampling, dice: torch.Generator) -> int:
     """One token from logits (V): the most likely one, or one that the dice decide.
 
-    On the CPU and in float64, so that the same logits and dice give the same token anywhere.
+    Dice are thrown on the CPU, in float64: the same logits and dice give the same token anywhere.
     """
     if sampling.temperature == 0:
         return int(logits.argmax())

@@ -23,6 +23,7 @@ from llamainspect.readahead import (
     ReadAhead,
     block_rows,
     layer_weight,
+    nbytes_of,
     output_blocks,
     read_parts,
     rows_of,
@@ -55,25 +56,33 @@ class Weights:
         self.device, self.dtype, self.keep = device, dtype, keep
         self.simulation = simulation
         self.nbytes_read = 0
-        self._ahead = ahead
+        self._ahead = ahead  # is at the first layer
+        self._rest: ReadAhead | None = None  # has passed the last, and is at the output matrix
         self._layers: list[Layer] = []
         self._lent: list[tuple[RawPart, ...]] = []  # memory that the layer in use is made of
         self._scratch: dict[str, Tensor] = {}  # that what is not kept is converted into
         self._norm: Tensor | None = None
         self._output: list[Tensor] = []
 
+    def __del__(self) -> None:
+        self._drop_rest()
+
     def embed(self, ids: Tensor) -> Tensor:
         """The vectors of some tokens, (B, T) to (B, T, D). Only their rows are read, each time."""
         weight = self.checkpoint.weights[EMBEDDING]
         distinct, places = ids.unique(return_inverse=True)
-        table = torch.cat([self._read(rows_of(weight, id, id + 1)) for id in distinct.tolist()])
-        return table.to(self.device, self.dtype)[places.to(self.device)]
+        table = torch.empty(len(distinct), self.config.dim, dtype=self.dtype, device=self.device)
+        for row, id in zip(table, distinct.tolist(), strict=True):
+            row.copy_(self._read(rows_of(weight, id, id + 1))[0])
+        self._check_unchanged()
+        return table[places.to(self.device)]
 
     def layers(self) -> Iterator[Layer]:
         """All layers in order. One that is not kept is valid until the next is asked for."""
         if len(self._layers) == self.config.n_layers:
             yield from self._layers
             return
+        self._drop_rest()
         ahead = self._ahead or start_reading(self.checkpoint)
         self._ahead = None  # whoever gives up on the way leaves nothing behind
         layers: list[Layer] = []
@@ -89,7 +98,7 @@ class Weights:
             self._check_unchanged()
             stack.pop_all()  # the output matrix is still to come
         self._scratch.clear()
-        self._layers, self._ahead = layers, ahead
+        self._layers, self._rest = layers, ahead
 
     def norm(self) -> Tensor:
         """The weights of the last norm, (D); known when the layers have been walked through."""
@@ -97,18 +106,19 @@ class Weights:
         return self._norm
 
     def output_blocks(self) -> Iterator[Tensor]:
-        """The output matrix (V, D) in blocks of rows, after the layers have been walked through.
+        """The output matrix (V, D) in blocks of rows; that of the embedding where they are tied.
 
-        That of the embedding where they are tied. One that is not kept is valid until the next.
+        One that is not kept is valid until the next is asked for.
         """
         if self._output:
             yield from self._output
             return
-        assert self._ahead is not None
+        weights = output_blocks(self.checkpoint)
+        ahead = self._rest or ReadAhead(self.checkpoint, weights, nbytes_of(weights[0]))
+        self._rest = None
         blocks: list[Tensor] = []
-        ahead, self._ahead = self._ahead, None
         with ahead:
-            for weight in output_blocks(self.checkpoint):
+            for weight in weights:
                 block = self._take(weight, ahead, OUTPUT)
                 if self.keep:
                     blocks.append(block)
@@ -116,6 +126,12 @@ class Weights:
                 self._give_back(ahead)
         self._check_unchanged()
         self._output = blocks
+
+    def _drop_rest(self) -> None:
+        """End the thread of a pass whose output matrix nobody asked for."""
+        if self._rest is not None:
+            self._rest.close()
+            self._rest = None
 
     def pieces(self, name: str) -> Iterator[tuple[int, Tensor]]:
         """One weight by itself, as it is stored, in blocks: their first row, and their rows."""
@@ -177,9 +193,9 @@ class Weights:
         return (tensor.device.type, tensor.dtype) == wanted and tensor.is_contiguous()
 
     def _simulated(self, tensor: Tensor, field: str) -> Tensor:
-        if self.simulation is None or field not in LINEARS:
-            return tensor
-        return simulate(tensor.float(), self.simulation).to(self.dtype)
+        if self.simulation is not None and field in LINEARS:
+            simulate(tensor, self.simulation)
+        return tensor
 
 
 def join(weight: Weight, parts: tuple[RawPart, ...]) -> Tensor:

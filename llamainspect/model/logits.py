@@ -81,11 +81,11 @@ def predict_logits(
     return finish(predicting(model, ids, tokenizer=tokenizer, top=top, every=every, save=save))
 
 
-def layer_progress(model: Model, stage: Stage, what: str = "layers") -> tuple[FileProgress, ...]:
+def layer_progress(model: Model, stage: Stage) -> tuple[FileProgress, ...]:
     """How far a walk through the layers has come."""
     total = model.config.n_layers
     done = {"embedding": 0, "norm": total}.get(stage.kind, (stage.layer or 0) + 1)
-    return (FileProgress(what, done, total, "layers"),)
+    return (FileProgress("layers", done, total, "layers"),)
 
 
 def identity(model: Model) -> dict[str, str]:

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from llamainspect.footprint import WeightForm, weight_form
 
+ROWS = 256  # of a matrix that are rounded at a time
+
 
 class Simulation(NamedTuple):
     """How the linear layers of the blocks are quantised; embedding, output and norms are not."""
@@ -25,8 +27,14 @@ def make_simulation(name: str | None, group_size: int | None) -> Simulation | No
     return None if name is None else Simulation(weight_form(name, group_size))
 
 
-def simulate(weight: Tensor, simulation: Simulation) -> Tensor:
-    """A matrix (rows, columns) of float32, each group of a row as its integers would give it back.
+def simulate(weight: Tensor, simulation: Simulation) -> None:
+    """Round a matrix (rows, columns) in place, some rows at a time: groups never cross a row."""
+    for rows in weight.split(ROWS):
+        rows.copy_(rounded(rows.float(), simulation))
+
+
+def rounded(weight: Tensor, simulation: Simulation) -> Tensor:
+    """Rows of float32, each group of a row as its integers would give it back.
 
     int8: symmetric, -127 to 127, scale = largest magnitude / 127. int4: 0 to 15 with a zero point,
     scale = (largest - smallest) / 15 of a range that holds 0. Scales are rounded to the type that

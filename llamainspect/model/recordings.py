@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from llamainspect import runs
 from llamainspect.arrays import read_npz
 from llamainspect.dtypes import DTYPES
 from llamainspect.errors import (
@@ -45,7 +46,7 @@ class Recording(NamedTuple):
     @property
     def dtype(self) -> str:
         """What it was computed in: as its metadata says, else as its numbers look."""
-        if self.metadata.get("dtype") in ("fp32", "bf16", "fp16"):
+        if self.metadata.get("dtype") in runs.DTYPES:
             return self.metadata["dtype"]
         for name, kind in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
             if torch.equal(self.logits.to(kind).float(), self.logits):
@@ -170,6 +171,8 @@ def _check(file: str, found: dict[str, Tensor], metadata: dict[str, str]) -> Rec
         positions = tuple(range(len(ids)))
         if len(logits) == 1:  # of the last token, as a program that generates has them
             positions = positions[-1:]
+    if len(set(positions)) != len(positions):
+        raise wrong("a position stands there twice")
     if len(positions) != len(logits):
         raise wrong(
             f"there are logits of {len(logits):,} positions and {len(positions):,} "

@@ -15,6 +15,7 @@ from llamainspect.rope import LOW_FREQ_FACTOR, ORIGINAL_CONTEXT
 
 try:
     import transformers
+    from transformers import LlamaConfig, LlamaForCausalLM
 except Exception as error:  # it imports much, of which any part may be broken
     raise MissingDependency(
         f"--implementation transformers: it cannot be imported ({type(error).__name__}: "
@@ -106,9 +107,9 @@ def _build(model: Model) -> Any:
         settings["rope_parameters"] = {"rope_theta": config.rope_theta, **rope}
     else:
         settings |= {"rope_theta": config.rope_theta, "rope_scaling": rope if scaling else None}
-    made = transformers.LlamaConfig(**settings)
+    made = LlamaConfig(**settings)
     with torch.device("meta"):
-        llama = transformers.LlamaForCausalLM(made)
+        llama = LlamaForCausalLM(made)
     llama.load_state_dict(names, assign=True, strict=False)
     if tied:
         llama.tie_weights()

@@ -17,6 +17,7 @@ from llamainspect.footprint import kv_cache, prefill
 from llamainspect.model import devices, transformer
 from llamainspect.model.load import Weights
 from llamainspect.model.quantize import make_simulation
+from llamainspect.model.transformer import Layer, LayerCache
 from llamainspect.readahead import (
     EMBEDDING,
     LAYER_WEIGHTS,
@@ -76,6 +77,7 @@ class KVCache:
         self.layers = [transformer.LayerCache(k, v) for k, v in zip(keys, values, strict=True)]
         self.room = room
         self.length = 0  # tokens that are in it
+        self.nbytes = 2 * keys.nbytes
 
 
 class Model:
@@ -127,9 +129,11 @@ class Model:
             nbytes_read=self.weights.nbytes_read,
         )
 
-    def new_cache(self, room: int) -> KVCache:
-        """An empty cache for `room` tokens."""
-        return KVCache(self.config, room, self.device, self.weights.dtype)
+    def new_cache(self, room: int, layers: int | None = None) -> KVCache:
+        """An empty cache for `room` tokens, of all layers."""
+        count = self.config.n_layers if layers is None else layers
+        config = self.config._replace(n_layers=count)
+        return KVCache(config, room, self.device, self.weights.dtype)
 
     def check_tokens(self, ids: Sequence[int]) -> None:
         """Raises UnusablePrompt for no tokens, too many for the model, and tokens it has not."""
@@ -156,36 +160,43 @@ class Model:
     def walk(self, ids: Tensor, cache: KVCache | None = None) -> Iterator[Stage]:
         """Sequences (B, T) through the model, layer by layer; all of them through each layer.
 
-        With a cache, of one sequence, they follow the tokens that are in it.
+        With a cache, of one sequence, they follow the tokens that are in it. What a stage holds may
+        be overwritten by the next. Raises what reading the weights raises.
         """
         batch, tokens = ids.shape
         start = cache.length if cache else 0
+        if cache and start + tokens > cache.room:
+            raise ValueError(f"the cache has room for {cache.room} tokens, not {start + tokens}")
         turns = self._turns_of(start + tokens)
-        own = None if cache else KVCache(one_layer(self.config), tokens, self.device,
-                                         self.weights.dtype)  # fmt: skip
+        # Without a cache that is to be kept, all layers and sequences use the same one.
+        layer_caches = cache.layers if cache else self.new_cache(tokens, layers=1).layers
         x = self.weights.embed(ids)
         yield Stage("embedding", None, x)
-        for number, layer in enumerate(self.weights.layers()):
-            kept = cache.layers[number] if cache else own.layers[0] if own else None
-            assert kept is not None
+
+        def in_pieces(x: Tensor, passes: Callable[[Tensor, int], Tensor]) -> Tensor:
+            if (batch, tokens) == (1, min(tokens, CHUNK)):
+                return passes(x, start)
             for row in range(batch):
                 for first in range(0, tokens, CHUNK):
-                    last = min(first + CHUNK, tokens)
-                    at = start + first
-                    piece = transformer.block(
-                        x[row : row + 1, first:last], layer, turns[at : start + last],
-                        self.config, kept, at,
-                    )  # fmt: skip
-                    if (batch, last - first) == (1, tokens):
-                        x = piece
-                    else:
-                        x[row : row + 1, first:last] = piece
+                    piece = x[row : row + 1, first : first + CHUNK]
+                    piece.copy_(passes(piece, start + first))
+            return x
+
+        for number, layer in enumerate(self.weights.layers()):
+            kept = layer_caches[number % len(layer_caches)]
+
+            def block(x: Tensor, at: int, layer: Layer = layer, kept: LayerCache = kept) -> Tensor:
+                return transformer.block(
+                    x, layer, turns[at : at + x.shape[1]], self.config, kept, at
+                )
+
+            x = in_pieces(x, block)
             yield Stage("layer", number, x)
         if cache:
             cache.length += tokens
-        yield Stage(
-            "norm", None, transformer.rms_norm(x, self.weights.norm(), self.config.norm_eps)
-        )
+        weight, eps = self.weights.norm(), self.config.norm_eps
+        x = in_pieces(x, lambda x, at: transformer.rms_norm(x, weight, eps))
+        yield Stage("norm", None, x)
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
@@ -196,6 +207,7 @@ class Model:
             made[..., first : first + len(output)] = transformer.logits(hidden, output)
         return made
 
+    @torch.inference_mode()
     def output_blocks(self) -> Iterator[tuple[int, Tensor]]:
         """The output matrix in blocks of rows: the first token of each, and its rows."""
         first = 0
@@ -338,8 +350,10 @@ def estimate_need(
     rows = min(block_rows(config.dim), output.shape[0])
     largest = max(output.nbytes, layer_stored)
     chunk = min(tokens, CHUNK)
+    mask = chunk * tokens * (1 + width) if tokens > chunk else 0
     running = (
-        kv_cache(config, tokens, 1, "fp32").nbytes * width // 4
+        mask
+        + kv_cache(config, tokens, 1, "fp32").nbytes * width // 4
         + prefill(config, chunk, width).blocks_nbytes
         + 2 * width * config.dim * tokens * sequences
         + 4 * (config.vocab_size or 0) * (logits + 2)
@@ -360,7 +374,7 @@ def _decide(
             return keep
     least = need(dtype).of(keep=stream is False)
     ways = [
-        f"{'' if keep else '--stream '}--dtype {other} takes {nbytes / GIB:.2f} GiB"
+        f"{'--no-stream' if keep else '--stream'} --dtype {other} takes {_size(nbytes)}"
         for other in dict.fromkeys((dtype, "bf16"))
         for keep in (True, False)
         if (nbytes := need(other).of(keep)) <= available
@@ -369,10 +383,14 @@ def _decide(
         ways.append("--device cpu has memory of its own")
     advice = "; ".join(ways) or "give fewer tokens, or run it where there is more memory"
     raise NotEnoughMemory(
-        f"about {least / GIB:.2f} GiB are needed in {dtype}"
-        f"{'' if stream is False else ', one layer at a time'}, and {available / GIB:.2f} GiB are "
-        f"available on {device.type}: {advice}"
+        f"about {_size(least)} are needed in {dtype}"
+        f"{'' if stream is False else ', one layer at a time'}, and {_size(available)} are "
+        f"available on {device.type}{'' if share == 1 else ' for each of two models'}: {advice}"
     )
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / GIB:.2f} GiB" if nbytes >= GIB else f"{nbytes / 2**20:.0f} MiB"
 
 
 def _stored(subject: Subject) -> str:
@@ -380,8 +398,3 @@ def _stored(subject: Subject) -> str:
     assert subject.census is not None
     by_dtype = {k: n for k, n in subject.census.nbytes_by_dtype.items() if k in STORED}
     return STORED[max(by_dtype, key=lambda name: by_dtype[name])] if by_dtype else "fp32"
-
-
-def one_layer(config: ModelConfig) -> ModelConfig:
-    """The same model with a single layer."""
-    return config._replace(n_layers=1)

@@ -73,16 +73,29 @@ def attention(
     q, k = rotate(q, turns).transpose(1, 2), rotate(k, turns).transpose(1, 2)
     cache.keys[:, :, start:end] = k  # (B, K, T, E)
     cache.values[:, :, start:end] = v.transpose(1, 2)
+    keys, values = cache.keys[:, :, :end], cache.values[:, :, :end]  # (B, K, S, E)
+    mask = look_back(tokens, end, x.device) if start and tokens > 1 else None
+    shared = config.n_heads // config.n_kv_heads
+    if shared > 1 and needs_equal_heads(q, mask):
+        keys, values = (t.repeat_interleave(shared, dim=1) for t in (keys, values))
     seen = F.scaled_dot_product_attention(  # softmax(q k^T / sqrt(E)) v, softmax in float32
         q,  # (B, H, T, E)
-        cache.keys[:, :, :end],  # (B, K, S, E)
-        cache.values[:, :, :end],
-        attn_mask=look_back(tokens, end, x.device) if start and tokens > 1 else None,
+        keys,
+        values,
+        attn_mask=mask,
         is_causal=start == 0 and tokens > 1,
-        enable_gqa=config.n_kv_heads != config.n_heads,
+        enable_gqa=keys.shape[1] != config.n_heads,
     )  # (B, H, T, E)
     seen = seen + not_finite(q, k)
     return F.linear(seen.transpose(1, 2).flatten(2), layer.wo)  # (B, T, D)
+
+
+def needs_equal_heads(q: Tensor, mask: Tensor | None) -> bool:
+    """Where torch's attention with fewer KV heads is slow, takes much memory, or fails: on GPUs
+    with a mask or in float32, and with Apple's."""
+    if q.device.type == "cpu":
+        return False
+    return mask is not None or q.dtype == torch.float32 or q.device.type == "mps"
 
 
 def not_finite(*tensors: Tensor) -> Tensor:

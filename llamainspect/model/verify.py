@@ -24,7 +24,7 @@ from llamainspect.reports import (
 from llamainspect.runs import STORED
 
 # What rounding alone may do: the largest difference as a share of the logits' range, and the KL
-# divergence in nats at any position. tests/benchmarks/bench_logits.py measures it.
+# divergence in nats at any position.
 TOLERANCES = {"fp32": (1e-4, 1e-6), "fp16": (1e-2, 1e-3), "bf16": (5e-2, 2e-2)}
 COARSENESS = ("fp32", "fp16", "bf16")
 ROWS = 64  # positions that are compared at a time
@@ -93,6 +93,10 @@ def verifying_against(model: Model, other: Model, ids: Sequence[int]) -> Progres
         for key, mine in configuration(model).items()
         if mine != settings[key]
     ]
+    if model.rope.scaling != other.rope.scaling:
+        here, there = (m.describe().rope_factor or "none" for m in (model, other))
+        message = f"its RoPE factor is {there}, {here} in the first"
+        findings.append(Finding("warning", other.subject.name, message))
     if same_shape:
         for mine, theirs in zip(model.walk(tokens), other.walk(tokens), strict=True):
             yield layer_progress(model, mine)
@@ -105,7 +109,7 @@ def verifying_against(model: Model, other: Model, ids: Sequence[int]) -> Progres
     _finite(model, ids, logits)
     _finite(other, ids, reference)
     numbers = _compare(logits, reference, range(len(ids)), ids)
-    mine_stored, theirs_stored = _stored(model), _stored(other)
+    mine_stored, theirs_stored = _coarsest(model), _coarsest(other)
     reasons = [(model.dtype, "both are run in it")]
     if mine_stored != theirs_stored:
         reasons += [(mine_stored, f"{model.subject.name} is stored in it"),
@@ -233,7 +237,7 @@ def _compare(
         columns = (apart.amax(-1), apart.mean(-1), divergence, tops[:, 0], their_tops[:, 0], shared)
         for row, values in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
             at = places[first + row]
-            found.append(PositionDifference(at, ids[at] if at < len(ids) else None, *values))
+            found.append(PositionDifference(at, ids[at], *values))
     spread = float(reference.max()) - float(reference.min())
     return _Numbers(tuple(found), spread, torch.equal(logits, reference))
 
@@ -252,7 +256,7 @@ def _tolerance(reasons: Sequence[tuple[str, str]]) -> Tolerance:
     return Tolerance(dtype, *TOLERANCES[dtype], reason)
 
 
-def _stored(model: Model) -> str:
+def _coarsest(model: Model) -> str:
     parts = (part for weight in model.weights.checkpoint.weights.values() for part in weight.parts)
     kinds = {STORED[part.dtype.name] for part in parts if part.dtype.name in STORED}
     return max(kinds, key=COARSENESS.index, default="fp32")
@@ -285,7 +289,7 @@ def _report(
         divergent = first_different
     if agrees and first_different is not None and kind == "against":
         message = (
-            f"the weights are not the same: from {first_different} on results differ, though by no "
+            f"results are not the same: from {first_different} on they differ, though by no "
             "more than rounding may"
         )
         findings = [*findings, Finding("note", other, message)]

@@ -28,7 +28,7 @@ from llamainspect.model import evaluate, recordings
 from llamainspect.model.evaluate import evaluate_text, windows
 from llamainspect.model.generate import choose, generate_text
 from llamainspect.model.logits import predict_logits
-from llamainspect.model.quantize import make_simulation, simulate
+from llamainspect.model.quantize import make_simulation, rounded
 from llamainspect.model.runner import Model, last_hidden, load_model
 from llamainspect.model.verify import verify_against_checkpoint, verify_against_recording
 from llamainspect.runs import RunOptions, Sampling
@@ -119,7 +119,7 @@ def test_simulated_weights(form, size, scale_type, length, columns, kind):
         weight[3, columns // 2], weight[5] = 40.0, weight[5] * 0.001 + 1e-4
     if kind == "small":
         weight *= 0.02
-    ours = simulate(weight.clone(), make_simulation(form, size)).double().numpy()
+    ours = rounded(weight.clone(), make_simulation(form, size)).double().numpy()
     assert ours.shape == weight.shape
     exact = weight.double().numpy()
     for row in range(12):
@@ -154,7 +154,7 @@ def test_simulated_weights_are_those_of_torch(form, size):
     if form == "int4":
         zeros = (-groups.amin(1).clamp(max=0) / scales).round()
     theirs = torch.fake_quantize_per_channel_affine(groups, scales, zeros.int(), 0, low, high)
-    apart = (simulate(weight, make_simulation(form, size)) - theirs.reshape(24, 96)).abs()
+    apart = (rounded(weight, make_simulation(form, size)) - theirs.reshape(24, 96)).abs()
     same = apart.reshape(groups.shape) <= 1e-4 * scales[:, None]
     assert same.double().mean() > 0.999  # torch multiplies by 1 / scale: halves may fall elsewhere
 
@@ -162,7 +162,7 @@ def test_simulated_weights_are_those_of_torch(form, size):
 def test_zeros_stay_zeros():
     for form, size in (("int8", None), ("int8", 16), ("int4", None), ("int4", 16)):
         assert torch.equal(
-            simulate(torch.zeros(3, 40), make_simulation(form, size)), torch.zeros(3, 40)
+            rounded(torch.zeros(3, 40), make_simulation(form, size)), torch.zeros(3, 40)
         )
 
 
@@ -172,7 +172,7 @@ def test_simulation_is_of_the_linear_layers_of_the_blocks(path, tmp_path):
     simulation = make_simulation("int4", 32)
     for name in weights:
         if "attention.w" in name or "feed_forward.w" in name:
-            weights[name] = simulate(weights[name], simulation)
+            weights[name] = rounded(weights[name], simulation)
     other = open_model(write_native(tmp_path / "model", TINY, [weights]))
     ours = open_model(path, simulate="int4", group_size=32)
     tokens = torch.tensor([IDS])
@@ -275,7 +275,7 @@ def test_a_stop_token_ends_it(model):
     made = generate_text(model, None, IDS[:7], max_new_tokens=12, stop=()).tokens
     again = generate_text(model, None, IDS[:7], max_new_tokens=12, stop={made[4]})
     assert again.tokens == made[: made.index(made[4]) + 1]
-    assert (again.stopped, again.stop_token) == ("stop token", made[4])
+    assert (again.stopped, again.stop_token) == ("stop_token", made[4])
 
 
 # --- what may come next -------------------------------------------------------------------------

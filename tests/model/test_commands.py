@@ -128,6 +128,8 @@ def test_evaluate_as_json_equals_the_library(tmp_path):
     report = li.evaluate_text(model_of(EXAMPLE), TOKENIZER, text, window=40)
     found, expected = steady(done.stdout), steady(li.to_json(report))
     assert (found.pop("file"), expected.pop("file")) == (str(tmp_path / "alice.txt"), "the text")
+    assert [row.pop("where") for row in found["findings"]] == [str(tmp_path / "alice.txt")]
+    assert [row.pop("where") for row in expected["findings"]] == ["the text"]
     assert found == expected
     assert report.nbytes == len(text)
     assert report.predicted == report.tokens == len(TOKENIZER.encode(text))
@@ -146,6 +148,18 @@ def test_the_fields_that_programs_rely_on():
     assert {"max_abs", "mean_abs", "kl", "top1_agreement", "first_divergent_layer"} <= set(answer)
     assert (answer["max_abs"], answer["top1_agreement"]) == (0, 1)
     assert answer["first_divergent_layer"] is None
+
+
+def test_ids_may_come_from_standard_input(sane):
+    done = run("logits", sane, "--ids", "-", "--json", input=IDS)
+    assert json.loads(done.stdout)["tokens"] == [int(id) for id in IDS.split()]
+
+
+def test_a_tokenizer_that_was_named_must_be_there(sane):
+    done = run("logits", sane, "--ids", IDS, "--tokenizer", "/nosuch")
+    assert (done.returncode, done.stdout) == (3, "")
+    done = run("verify-logits", sane, "--against", sane, "--tokenizer", EXAMPLE)
+    assert (done.returncode, done.stdout) == (2, "")
 
 
 def test_ids_need_no_tokenizer(sane):
@@ -220,7 +234,7 @@ def test_what_is_different_but_within_rounding_is_said(sane, tmp_path):
     path = write_native(tmp_path / "near", TINY, [other])
     done = run("verify-logits", sane, "--against", path)
     assert done.returncode == 0
-    assert "the weights are not the same: from layer 1 on results differ" in done.stdout
+    assert "results are not the same: from layer 1 on they differ" in done.stdout
     assert "tolerance  that of bf16" in done.stdout  # one of them is stored in it
 
 
@@ -238,6 +252,14 @@ def test_models_of_other_shape_are_compared_by_their_logits(sane, tmp_path):
     assert done.returncode == 3
     assert "its vocabulary has 64 tokens and that of" in done.stderr
     assert "cannot be compared" in done.stderr
+
+
+def test_another_rope_factor_is_said(sane, tmp_path):
+    params = TINY | {"use_scaled_rope": True, "rope_scaling_factor": 4.0}
+    other = write_native(tmp_path / "rope", params, [weights()])
+    done = run("verify-logits", sane, "--against", other)
+    assert done.returncode == 1
+    assert "its RoPE factor is 4.0, none in the first" in done.stdout
 
 
 def test_transformers_agrees(sane):
@@ -384,10 +406,22 @@ def test_arithmetic_that_overflows_is_told_from_bad_weights(tmp_path):
 
 
 def test_without_torch_the_pip_command_is_said(tmp_path):
-    (tmp_path / "torch.py").write_text("raise ImportError('no torch here')")
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('no torch here')")
     done = run_process("logits", EXAMPLE, "--ids", "1", env={"PYTHONPATH": str(tmp_path)})
     assert (done.returncode, done.stdout) == (3, "")
     assert "pip install 'llamainspect[torch]'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [("raise ImportError('libcudnn.so.9: cannot open')", "importing it fails (libcudnn.so.9"),
+     ("raise OSError('a DLL is missing')", "importing it fails (a DLL is missing)")],
+)  # fmt: skip
+def test_a_broken_torch_is_not_said_to_be_missing(tmp_path, code, sentence):
+    (tmp_path / "torch.py").write_text(code)
+    done = run_process("logits", EXAMPLE, "--ids", "1", env={"PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stdout) == (3, "")
+    assert sentence in done.stderr
 
 
 def test_without_transformers_the_pip_command_is_said(tmp_path):
@@ -472,9 +506,10 @@ def test_a_file_that_is_cut_while_it_is_read_ends_in_a_sentence(tmp_path):
         li.predict_logits(model, [1, 2])
 
 
-def test_a_file_that_was_replaced_is_not_taken_for_the_same(tmp_path):
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_file_that_was_replaced_is_not_taken_for_the_same(tmp_path, stream):
     path = write_native(tmp_path / "other", TINY, [weights()])
-    model = model_of(path, stream=True)
+    model = model_of(path, stream=stream)
     li.predict_logits(model, [1, 2])
     write_native(path, TINY, [random_weights(dense_shapes(TINY, TINY_HIDDEN), seed=9)])
     with pytest.raises(li.CorruptFile, match=r"it changed while it was read"):
@@ -491,10 +526,11 @@ def test_whoever_gives_up_on_the_way_may_begin_again(sane, stream):
             next(walk)
         del walk
     assert li.predict_logits(model, [1, 2]).top == expected
-    hidden = runner.last_hidden(model.walk(torch.tensor([[1, 2]])))
+    hidden = [runner.last_hidden(model.walk(torch.tensor([[1, 2]]))) for _ in range(3)]
+    assert torch.equal(model.logits(hidden[0]), model.logits(hidden[2]))
     next(model.output_blocks())
     assert li.predict_logits(model, [1, 2]).top == expected
-    assert hidden.shape == (1, 2, 64)
+    assert li.verify_against_checkpoint(model, model).identical
 
 
 @pytest.mark.parametrize("ids", ["", "1 128", "-1"])
@@ -566,11 +602,11 @@ def test_what_does_not_fit_is_streamed_or_refused(tmp_path, monkeypatch):
     assert load(3 * gib).streamed
     assert load(8 * gib, stream=True).streamed
     assert not load(4 * gib, dtype="bf16").streamed
-    with pytest.raises(li.NotEnoughMemory, match=r"--stream --dtype fp32 takes 1\.\d\d GiB; --dty"):
+    with pytest.raises(li.NotEnoughMemory, match=r"--stream --dtype fp32 takes 1\.\d\d GiB; --no"):
         load(4 * gib, stream=False)
-    with pytest.raises(li.NotEnoughMemory, match=r"one layer at a time, and 0\.97 GiB .* --stream"):
+    with pytest.raises(li.NotEnoughMemory, match=r"one layer at a time, and 992 MiB .* --stream"):
         load(gib)
-    with pytest.raises(li.NotEnoughMemory, match=r"0\.19 GiB are available on cpu: give fewer"):
+    with pytest.raises(li.NotEnoughMemory, match=r"198 MiB are available on cpu: give fewer"):
         load(gib // 5)
     # What the context does not hold takes no memory.
     monkeypatch.setattr(devices, "available_nbytes", lambda device: 20 * gib)
@@ -668,7 +704,7 @@ def test_a_stop_token_ends_the_text():
     )
     end = free["tokens"].index(stop) + 1
     assert done["tokens"] == free["tokens"][:end]
-    assert (done["stopped"], done["stop_token"]) == ("stop token", stop)
+    assert (done["stopped"], done["stop_token"]) == ("stop_token", stop)
     assert done["text"] == TOKENIZER.decode_bytes(
         [*TOKENIZER.encode("Once", bos=True), *free["tokens"][: end - 1]]
     )[len("Once") :].decode("utf-8", "replace")
@@ -715,6 +751,19 @@ def test_notes_that_cannot_be_written_change_nothing(ids, code):
     command = [sys.executable, "-m", "llamainspect", "generate", EXAMPLE, "--ids", ids, "-n", "2"]
     with open("/dev/full", "w") as full:
         assert subprocess.run(command, stdout=subprocess.PIPE, stderr=full).returncode == code
+
+
+def test_an_interrupt_that_is_ignored_stays_so():
+    script = (
+        "import os, signal\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "from llamainspect.cli.inputs import interrupts_end_it\n"
+        "with interrupts_end_it():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "print('went on')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, b"went on\n")
 
 
 def test_ctrl_c_while_torch_is_imported_ends_it():

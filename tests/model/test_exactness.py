@@ -502,3 +502,35 @@ def test_a_norm_is_rounded_before_it_is_scaled():
     assert torch.equal(transformer.rms_norm(x, weight, 1e-5), norm(x))
     late = torch.nn.functional.rms_norm(x.float(), (64,), weight.float(), 1e-5).bfloat16()
     assert not torch.equal(late, norm(x))
+
+
+@pytest.mark.parametrize("tokens", [(40,), (25, 1, 14)])
+def test_equal_heads_give_the_same(tokens, tmp_path, monkeypatch):
+    """What GPUs need: KV heads repeated, with and without a mask."""
+    kind = Kind(kv_heads=1, scaled=True)
+    path, ids = kind.write(tmp_path / "model", kind.weights()), kind.ids()
+    usual = all_logits(open_model(path), ids)
+    monkeypatch.setattr(transformer, "needs_equal_heads", lambda q, mask: True)
+    model = open_model(path)
+    cache, first = model.new_cache(40), 0
+    for count in tokens:
+        last = model.next_logits(ids[first : first + count], cache)
+        first += count
+    assert apart(last, usual[-1]) <= CLOSE
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_wide_model_gives_the_same_bits_sharded_and_streamed(tmp_path, dtype):
+    """Wide enough for every kernel and thread, with several blocks of the output matrix."""
+    params = {"dim": 1024, "n_layers": 1, "n_heads": 8, "n_kv_heads": 4, "vocab_size": 40_000,
+              "multiple_of": 256, "norm_eps": 1e-5}  # fmt: skip
+    weights = random_weights(dense_shapes(params, 2816))
+    weights = {n: w if w.dim() == 1 else (0.03 * w.float()).bfloat16() for n, w in weights.items()}
+    one = write_native(tmp_path / "one", params, [weights])
+    two = write_native(tmp_path / "two", params, cut(weights, 2))
+    ids = list(range(0, 40_000, 997))
+    found = [
+        open_model(path, stream=stream, dtype=dtype) for path in (one, two) for stream in (0, 1)
+    ]
+    rows = [all_logits(model, ids) for model in found]
+    assert all(torch.equal(row, rows[0]) for row in rows[1:])

@@ -11,6 +11,8 @@ from rich.text import Text
 from llamainspect.names import counted
 from llamainspect.render.printable import escape, printable, printable_lines
 from llamainspect.render.text.common import (
+    Column,
+    Fitted,
     bar,
     facts,
     findings_view,
@@ -433,22 +435,21 @@ def _run_headline(path: str, run: ModelRun) -> Text:
     return line
 
 
-def _candidates_table(candidates: Sequence[Candidate], terminal: bool) -> Table:
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    grid.add_column("id", justify="right", no_wrap=True)
-    if any(row.text is not None for row in candidates):
-        grid.add_column("token", overflow="fold")
-    grid.add_column("probability", justify="right", no_wrap=True)
-    grid.add_column("logit", justify="right", no_wrap=True)
-    for row in candidates:
-        cells: list[RenderableType] = [str(row.id)]
-        if any(other.text is not None for other in candidates):
-            cells.append(Text(_piece(row.bytes)))
-        cells += [_probability(row.probability), f"{row.logit:.2f}"]
-        if terminal:
-            cells.append(bar(round(row.probability * 10_000), 10_000))
-        grid.add_row(*cells)
-    return grid
+def _candidates_table(candidates: Sequence[Candidate], terminal: bool) -> Fitted:
+    columns = [
+        Column("id", [Text(str(row.id)) for row in candidates], 0),
+        Column("token", [Text(_piece(row.bytes)) for row in candidates], 1),
+        Column("probability", [Text(_probability(row.probability)) for row in candidates], 2),
+        Column("logit", [Text(f"{row.logit:.2f}") for row in candidates], 3),
+    ]
+    if all(row.bytes is None for row in candidates):
+        del columns[1]
+    if terminal:
+        bars = [bar(round(row.probability * 10_000), 10_000) for row in candidates]
+        for one in bars:
+            one.pad_right(max(map(len, bars)) - len(one))
+        columns.append(Column("", bars, 4))
+    return Fitted(columns)
 
 
 def _positions_table(report: LogitsReport) -> Table:

@@ -194,7 +194,7 @@ def _positions(rows: list[PositionDifference]) -> Fitted:
     return Fitted(
         [
             Column("position", [Text(f"{row.position:,}") for row in rows], 0),
-            Column("token", [Text("" if row.id is None else str(row.id)) for row in rows], 2),
+            Column("token", [Text(str(row.id)) for row in rows], 2),
             Column("max abs", [Text(difference_text(row.max_abs)) for row in rows], 1),
             Column("mean abs", [Text(difference_text(row.mean_abs)) for row in rows], 6),
             Column("KL", [Text(difference_text(row.kl)) for row in rows], 3),
