@@ -674,7 +674,7 @@ class LogitsComparison(Report):
     positions: tuple[PositionDifference, ...]
     stages: tuple[StageDifference, ...]  # empty against a recording
     first_different_layer: str | None  # stage from which on hidden states are not the same bits
-    first_divergent_layer: str | None  # stage from which on they are further apart than allowed
+    first_divergent_layer: str | None  # first that departs by more than allowed; null if `agrees`
     seconds: float
     findings: tuple[Finding, ...]
 

@@ -24,7 +24,9 @@ from llamainspect.reports import (
 from llamainspect.runs import STORED
 
 # What rounding alone may do: the largest difference as a share of the logits' range, and the KL
-# divergence in nats at any position.
+# divergence in nats at any position. Measured with random weights in the shape of Llama 3.2 1B:
+# 1.3e-6 and 3e-12 for fp32 against transformers, 1.5e-3 and 5e-6 for fp16 against fp32, 1.3e-2 and
+# 3e-4 for bf16. Five times as many layers, and real weights, may do some times that.
 TOLERANCES = {"fp32": (1e-4, 1e-6), "fp16": (1e-2, 1e-3), "bf16": (5e-2, 2e-2)}
 COARSENESS = ("fp32", "fp16", "bf16")
 ROWS = 64  # positions that are compared at a time
@@ -285,7 +287,9 @@ def _report(
         first_different = "output"
     limit = tolerance.max_abs
     divergent = next((s.stage for s in stages if not s.relative <= limit), None)
-    if not agrees and stages and divergent is None:
+    if agrees:
+        divergent = None
+    elif stages and divergent is None:
         divergent = first_different
     if agrees and first_different is not None and kind == "against":
         message = (
