@@ -135,11 +135,11 @@ CROSS_ATTENTION = {"vision_num_cross_attention_layers": 8, "vision_chunk_size": 
 # params.json (None: there is none), generation, reason
 CHOICES = {
     "no params.json": (None, LLAMA_3_1, None),
-    "no word of scaled RoPE": (TINY, LLAMA_3, "params.json does not ask for it"),
+    "no word of scaled RoPE": (TINY, LLAMA_3, "params.json does not say use_scaled_rope"),
     "no scaled RoPE": (
         TINY | {"use_scaled_rope": False},
         LLAMA_3,
-        "params.json does not ask for it",
+        "params.json does not say use_scaled_rope",
     ),
     "scaled RoPE": (
         TINY | {"use_scaled_rope": True},

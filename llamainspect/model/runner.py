@@ -8,11 +8,7 @@ import torch
 from torch import Tensor
 
 from llamainspect.config import ModelConfig
-from llamainspect.errors import (
-    NonFinite,
-    NotEnoughMemory,
-    UnusablePrompt,
-)
+from llamainspect.errors import NonFinite, NotEnoughMemory, UnusablePrompt
 from llamainspect.footprint import kv_cache, prefill
 from llamainspect.model import devices, transformer
 from llamainspect.model.load import Weights
@@ -38,8 +34,6 @@ CHUNK = 2048  # tokens of a prompt that pass a layer at a time
 CHECKED = 2**22  # numbers that are looked at together for NaN and Inf
 SPARE = 1 / 32  # of the memory that is available: what estimates do not know
 GIB = 2**30
-
-
 AS_FITS = RunOptions()
 
 
@@ -74,7 +68,7 @@ class KVCache:
         shape = (config.n_layers, 1, config.n_kv_heads, room, config.head_dim)
         keys = torch.empty(shape, device=device, dtype=dtype)
         values = torch.empty(shape, device=device, dtype=dtype)
-        self.layers = [transformer.LayerCache(k, v) for k, v in zip(keys, values, strict=True)]
+        self.layers = [LayerCache(k, v) for k, v in zip(keys, values, strict=True)]
         self.room = room
         self.length = 0  # tokens that are in it
         self.nbytes = 2 * keys.nbytes
