@@ -14,6 +14,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from llamainspect.render.printable import printable
@@ -21,6 +22,7 @@ from llamainspect.render.text.common import nbytes_text
 from llamainspect.reports import FileProgress
 
 T = TypeVar("T")
+BAR_WIDTH = 20  # columns: what stands beside it fits into 80
 PATIENCE_SECONDS = 0.5  # what is over before that needs no bar
 
 
@@ -29,8 +31,8 @@ def with_bars(progress: Generator[tuple[FileProgress, ...], None, T], plain: boo
     console = Console(stderr=True, no_color=plain or None)
     bars = Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
-        _Amount(),
+        BarColumn(bar_width=BAR_WIDTH),
+        _Amount(table_column=Column(no_wrap=True)),
         TimeRemainingColumn(compact=True),
         console=console,
         transient=True,
@@ -67,7 +69,9 @@ class _Amount(ProgressColumn):
             text = f"{nbytes_text(done, total)} of {nbytes_text(total)}"
             return Text(f"{text}  {nbytes_text(int(task.speed))}/s" if task.speed else text)
         text = f"{done:,} of {total:,} {unit}"
-        return Text(f"{text}  {task.speed:,.3g}/s" if task.speed else text)
+        return Text(
+            f"{text}  {task.speed:,.{0 if task.speed >= 10 else 2}f}/s" if task.speed else text
+        )
 
 
 def _draw(bars: Progress, tasks: dict[str, TaskID], running: tuple[FileProgress, ...]) -> None:
