@@ -118,4 +118,6 @@ def test_whoever_leaves_early_leaves_no_thread(checkpoint):
         ahead.take(checkpoint.weights["layers.0.attention_norm.weight"])
         raise KeyboardInterrupt
     assert not ahead._thread.is_alive()
+    with pytest.raises(RuntimeError, match="a reader that is closed"):
+        ahead.take(checkpoint.weights["norm.weight"])
     assert not ahead._read

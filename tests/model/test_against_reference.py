@@ -811,3 +811,9 @@ def test_recordings_of_another_model(model, tmp_path):
               {"config.rope_theta": "10000.0"})  # fmt: skip
     with pytest.raises(UnsupportedFile, match=r"rope_theta was 10000\.0"):
         verify_against_recording(model, file)
+
+
+def test_a_position_that_stands_there_twice(tmp_path):
+    file = npz(tmp_path, tokens=TOKENS, logits=LOGITS[:3], positions=np.array([0, 0, 2]))
+    with pytest.raises(CorruptFile, match="a position stands there twice"):
+        recordings.load(file)

@@ -31,7 +31,7 @@ from test_cli import run as run_process
 import llamainspect as li
 from llamainspect import readahead
 from llamainspect.cli import main
-from llamainspect.model import devices, runner
+from llamainspect.model import devices, quantize, runner
 from llamainspect.model.generate import stop_ids
 
 UNSTEADY = ("seconds", "peak_nbytes", "prefill_seconds", "decode_seconds", "tokens_per_second",
@@ -236,6 +236,8 @@ def test_what_is_different_but_within_rounding_is_said(sane, tmp_path):
     assert done.returncode == 0
     assert "results are not the same: from layer 1 on they differ" in done.stdout
     assert "tolerance  that of bf16" in done.stdout  # one of them is stored in it
+    answer = json.loads(run("verify-logits", sane, "--against", path, "--json").stdout)
+    assert (answer["first_different_layer"], answer["first_divergent_layer"]) == ("layer 1", None)
 
 
 def test_models_of_other_shape_are_compared_by_their_logits(sane, tmp_path):
@@ -732,6 +734,22 @@ def test_a_group_longer_than_a_row_is_the_row(sane):
         for size in ("192", "1000000000000")
     ]
     assert json.loads(rows[0].stdout)["top"] == json.loads(rows[1].stdout)["top"]
+
+
+def test_a_matrix_of_many_rows_is_rounded_whole():
+    weight = torch.randn(700, 64, generator=torch.Generator().manual_seed(1))
+    simulation = quantize.make_simulation("int4", 32)
+    expected = quantize.rounded(weight, simulation)
+    quantize.simulate(weight, simulation)
+    assert torch.equal(weight, expected)
+
+
+def test_a_cache_that_is_full_is_said(sane):
+    model = model_of(sane)
+    cache = model.new_cache(3)
+    model.next_logits([1, 2], cache)
+    with pytest.raises(ValueError, match="the cache has room for 3 tokens, not 4"):
+        model.next_logits([3, 4], cache)
 
 
 def test_nobody_reads_on():
