@@ -82,14 +82,12 @@ class Model:
         subject: Subject,
         weights: Weights,
         rope: RopeChoice,
-        options: RunOptions,
         dtype: str,
     ) -> None:
         self.subject = subject
         self.config = subject.config
         self.weights = weights
         self.rope = rope
-        self.options = options
         self.dtype = dtype
         self.device = weights.device
         self.vocab_size = self.config.vocab_size or 0
@@ -328,7 +326,7 @@ def load_model(
     weights = Weights(
         checkpoint, device, DTYPES[dtype], keep=keep, simulation=simulation, ahead=ahead
     )
-    return Model(subject, weights, rope, options, dtype)
+    return Model(subject, weights, rope, dtype)
 
 
 def estimate_need(
