@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 STDIN = "-"
 MAX_NBYTES = 256 * 2**20  # of a text; its tokens take some thirty times as much memory
-# Importing torch holds the interpreter's lock, which the thread that reads needs between two reads:
-# with Python's 5 ms it reads half as fast.
+# Importing torch holds the interpreter's lock, which the thread that reads needs between two reads;
+# Python's own 5 ms let it wait for each.
 SWITCH_SECONDS = 5e-4
 RUN_PANEL = "How it is run"
 

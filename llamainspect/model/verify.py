@@ -57,13 +57,14 @@ def verifying_reference(
     )
     numbers = _compare(logits, recording.logits.to(logits.device), recording.positions,
                        recording.tokens)  # fmt: skip
+    here = identity(model)
     findings = [
         Finding("warning", file, f"it was recorded with {label} {was or 'none'}, and here it is "
                                  f"{now or 'none'}; {option} sets it")
         for label, option, key in (("a RoPE factor of", "--rope-factor", "rope_factor"),
                                    ("weights rounded to", "--simulate", "simulate"))
         if (was := recording.metadata.get(key)) is not None
-        and was != (now := identity(model)[key])
+        and was != (now := here[key])
     ]  # fmt: skip
     tolerance = _tolerance([(model.dtype, "the model is run in it"),
                             (recording.dtype, "the reference was made in it")])  # fmt: skip
