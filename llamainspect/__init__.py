@@ -46,7 +46,7 @@ _HOME = {
     "UnusablePrompt": "llamainspect.errors",
     "Usage": "llamainspect.memory",
     "VocabularyReport": "llamainspect.reports",
-    "Weight": "llamainspect.checkpoint",
+    "Weight": "llamainspect.weights",
     "Work": "llamainspect.compute",
     "count_parameters": "llamainspect.architecture",
     "describe_vocabulary": "llamainspect.vocab",
@@ -91,7 +91,6 @@ if TYPE_CHECKING:
     from llamainspect.catalog import OFFICIAL_MODELS as OFFICIAL_MODELS
     from llamainspect.chat import Message as Message
     from llamainspect.checkpoint import Checkpoint as Checkpoint
-    from llamainspect.checkpoint import Weight as Weight
     from llamainspect.checkpoint import open_checkpoint as open_checkpoint
     from llamainspect.checksums import verify_checksums as verify_checksums
     from llamainspect.compute import Work as Work
@@ -150,3 +149,4 @@ if TYPE_CHECKING:
     from llamainspect.tokenizer import Tokenizer as Tokenizer
     from llamainspect.tokenizer import load_tokenizer as load_tokenizer
     from llamainspect.vocab import describe_vocabulary as describe_vocabulary
+    from llamainspect.weights import Weight as Weight

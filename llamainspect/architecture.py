@@ -118,9 +118,11 @@ def _slots(config: ModelConfig) -> Iterator[Slot]:
     for layer in range(config.n_layers):
         yield from _layer(config, f"{prefix}layers.{layer}.", layer)
     yield _one(f"{prefix}norm.weight", (dim,))
-    yield _one(f"{prefix}output.weight", (vocab_size, dim))
+    tied = WeightSpec((vocab_size, dim), required=not config.tied_output)
+    yield ({f"{prefix}output.weight": tied},)
     yield _optional(f"{prefix}rope.freqs", (config.head_dim // 2,))
-    if config.quantization:  # int8 with a scale per row; no public file shows the scales' shape
+    if config.quantization and config.quantization.native:
+        # int8 with a scale per row; no public file shows the shape of the scales.
         yield _optional(f"{prefix}tok_embeddings.scales", None)
         yield _optional(f"{prefix}output.scales", None)
     if config.cross_attention:
@@ -159,8 +161,20 @@ def _layer(config: ModelConfig, prefix: str, layer: int) -> Iterator[Slot]:
         yield from _experts(config.moe, dim, feed_forward)
     else:
         yield from _swiglu(config.hidden_dim, dim, feed_forward)
-    if config.quantization:
+    if config.attention_bias:
+        rows = {"wq": q_rows, "wk": kv_rows, "wv": kv_rows, "wo": dim}
+        yield from _biases(f"{prefix}attention.", rows)
+    if config.mlp_bias and config.moe is None:
+        rows = {"w1": config.hidden_dim, "w2": dim, "w3": config.hidden_dim}
+        yield from _biases(f"{prefix}feed_forward.", rows)
+    if config.quantization and config.quantization.native:
         yield from _quantized(config, prefix, q_rows, kv_rows)
+
+
+def _biases(prefix: str, rows: dict[str, int]) -> Iterator[Slot]:
+    """Of linears: no release of Meta's has them, models that were made like Llamas may."""
+    for name, length in rows.items():
+        yield _one(f"{prefix}{name}.bias", (length,))
 
 
 def _swiglu(hidden_dim: int, dim: int, prefix: str) -> Iterator[Slot]:

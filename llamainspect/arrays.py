@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llamainspect.checkpoint import Checkpoint, Weight
+from llamainspect.checkpoint import Checkpoint
 from llamainspect.dtypes import SmallFloat
 from llamainspect.errors import CorruptFile, MissingFile
 from llamainspect.tensors import TensorInfo, contiguous_strides
+from llamainspect.weights import Weight, stored_row
 
 Index = tuple[int, ...]
 ZIP = b"PK"  # how an archive begins
@@ -78,6 +79,13 @@ def read_elements(
             starts[part.file] = checkpoint.reader.locate(checkpoint.source, part.storage)
         places.append((part.file, starts[part.file] + offset, length))
     return _read_places(checkpoint, places)
+
+
+def place_of(checkpoint: Checkpoint, weight: Weight, index: Index) -> tuple[str, int]:
+    """The file that holds an element, and the element's first byte there."""
+    part, local = _locate(weight, index)
+    offset, _ = _element(part, local)
+    return part.file, checkpoint.reader.locate(checkpoint.source, part.storage) + offset
 
 
 def decode(elements: list[bytes], part: TensorInfo) -> npt.NDArray[Any] | None:
@@ -146,6 +154,8 @@ def shortest_text(value: float, layout: SmallFloat) -> str:
 def _locate(weight: Weight, index: Index) -> tuple[TensorInfo, Index]:
     """The part that holds an element of the whole, and the element's index in that part."""
     axis = weight.axis
+    if weight.rope_heads:
+        index = (stored_row(weight, index[0]), *index[1:])
     if axis is None:
         return weight.parts[0], index
     position, start, local_start = index[axis], 0, 0

@@ -87,11 +87,12 @@ _SETTINGS = ("norm_eps", "rope_theta", "use_scaled_rope", "nope_layer_interval",
 
 
 def identify(
-    config: ModelConfig, shards: int, form: Form, shard_nbytes: int | None = None
+    config: ModelConfig, shards: int | None, form: Form, shard_nbytes: int | None = None
 ) -> Identified | None:
     """The official model with this architecture that differs least, if there is one.
 
-    Of models that fit equally, those whose published file size is `shard_nbytes` come first.
+    `shards` is of Meta's layout; None where the files may be cut in any way. Of models that fit
+    equally, those whose published file size is `shard_nbytes` come first.
     """
     rows = [(_differences(row, config, shards, form), row) for row in OFFICIAL_MODELS
             if _same_architecture(row, config)]  # fmt: skip
@@ -175,7 +176,7 @@ def _same_architecture(row: OfficialModel, config: ModelConfig) -> bool:
 
 
 def _differences(
-    row: OfficialModel, config: ModelConfig, shards: int, form: Form
+    row: OfficialModel, config: ModelConfig, shards: int | None, form: Form
 ) -> tuple[str, ...]:
     found = [
         f"{key} is {getattr(config, key)}, {row.fields[key]} in {row.id}"
@@ -190,7 +191,7 @@ def _differences(
         found.append(f"quantised in another way than {row.id}")
     if form != row.form:
         found.append(f"stored as {form}, {row.form} in {row.id}")
-    if row.shards is not None and shards != row.shards:
+    if row.shards is not None and shards is not None and shards != row.shards:
         found.append(f"{counted(shards, 'shard')}, {row.shards} in {row.id}")
     return tuple(found)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from llamainspect.architecture import inactive_parameters
 from llamainspect.catalog import Form, Identified, identify
-from llamainspect.checkpoint import Checkpoint, Weight
+from llamainspect.checkpoint import Checkpoint
 from llamainspect.config import ModelConfig
 from llamainspect.names import (
     COMPONENTS,
@@ -21,10 +21,12 @@ from llamainspect.names import (
     listing,
 )
 from llamainspect.reports import Finding, LayerCount, Parameters
+from llamainspect.weights import Weight
 
 TIED = "tied: two names for the same bytes"
 PARTLY = "overlapping: two names for some of the same bytes"
 EQUAL = "tied, yet stored twice: the two have the same CRC-32"
+SAID = "tied, as config.json says, yet stored twice"
 OUTPUT, EMBEDDING = "output.weight", "tok_embeddings.weight"
 
 
@@ -47,16 +49,24 @@ def take_census(checkpoint: Checkpoint) -> Census:
     return Census(
         identified=identified,
         parameters=parameters,
-        tied_output=any(name.endswith(OUTPUT) for name in copies),
+        tied_output=any(name.endswith(OUTPUT) for name in copies) or _is_left_out(checkpoint),
         nbytes_by_dtype=_nbytes_by_dtype(checkpoint, shares),
         findings=(*copy_findings, *count_findings),
     )
+
+
+def _is_left_out(checkpoint: Checkpoint) -> bool:
+    """Whether the output is not stored, since it is the embedding."""
+    tied = checkpoint.config is not None and checkpoint.config.tied_output
+    return tied and not any(name.endswith(OUTPUT) for name in checkpoint.weights)
 
 
 def _identify(checkpoint: Checkpoint) -> Identified | None:
     config = checkpoint.config
     if config is None or config.vocab_size is None:
         return None
+    if checkpoint.format != "meta":  # which may be cut in any way
+        return identify(config, None, form_of(checkpoint))
     sizes = {entry.nbytes for entry in checkpoint.files}
     shard_nbytes = sizes.pop() if len(sizes) == 1 else None
     return identify(config, checkpoint.shards, form_of(checkpoint), shard_nbytes)
@@ -67,7 +77,8 @@ def form_of(checkpoint: Checkpoint) -> Form:
     dtypes = {part.dtype.name for weight in checkpoint.weights.values() for part in weight.parts}
     if any(name.startswith("F8_") for name in dtypes):
         return "fp8"
-    if checkpoint.config and checkpoint.config.quantization:
+    quantization = checkpoint.config.quantization if checkpoint.config else None
+    if quantization and (quantization.native or "I8" not in dtypes):
         return "int4"
     return "int8" if "I8" in dtypes else "plain"
 
@@ -123,10 +134,10 @@ def _find_copies(
             how = PARTLY if own else TIED
             kind = layer_pattern(weight.name)[0], layer_pattern(holder.name)[0], how
             pairs.setdefault(kind, []).append((weight, holder))
-    equal = _output_equals_embedding(checkpoint)
+    equal, how = _output_equals_embedding(checkpoint)
     if equal and unique[equal[0].name]:
         unique[equal[0].name] = 0
-        pairs[equal[0].name, equal[1].name, EQUAL] = [equal]
+        pairs[equal[0].name, equal[1].name, how] = [equal]
     findings = [
         Finding(
             "note" if name.endswith(OUTPUT) and other.endswith(EMBEDDING) else "warning",
@@ -141,19 +152,25 @@ def _find_copies(
     return unique, copies, findings
 
 
-def _output_equals_embedding(checkpoint: Checkpoint) -> tuple[Weight, Weight] | None:
-    """The two, when every shard stores an output with the checksum of its embedding."""
+def _output_equals_embedding(
+    checkpoint: Checkpoint,
+) -> tuple[tuple[Weight, Weight] | None, str]:
+    """The two, when every shard stores an output with the checksum of its embedding, or config.json
+    says that they are one; and which it is."""
     output, embedding = (
         next((w for name, w in checkpoint.weights.items() if name.endswith(end)), None)
         for end in (OUTPUT, EMBEDDING)
     )
     if output is None or embedding is None or output.shape != embedding.shape:
-        return None
+        return None, ""
+    if checkpoint.config is not None and checkpoint.config.tied_output:
+        return (output, embedding), SAID
     sums = [
         [part.storage.crc32 if part.whole_storage else None for part in weight.parts]
         for weight in (output, embedding)
     ]
-    return (output, embedding) if sums[0] == sums[1] and None not in sums[0] else None
+    same = sums[0] == sums[1] and None not in sums[0]
+    return ((output, embedding) if same else None), EQUAL
 
 
 def _count(

@@ -22,7 +22,7 @@ from llamainspect.expectations import (
     sizes_of_architecture,
     stand_in,
 )
-from llamainspect.formats import meta
+from llamainspect.formats.model_parallel import WEIGHT_FILE
 from llamainspect.formats.strict_json import read_json_object
 from llamainspect.formats.vocabulary import TOKENIZER_FILE, read_vocabulary
 from llamainspect.names import counted, listing
@@ -300,7 +300,7 @@ def _check_sizes(folder: Folder, plan: Plan) -> list[Finding]:
     findings = []
     for file, examination in plan.examinations.items():
         name = posixpath.basename(file)
-        if plan.expected[file] or not meta.WEIGHT_FILE.fullmatch(name):
+        if plan.expected[file] or not WEIGHT_FILE.fullmatch(name):
             continue
         nbytes = folder.nbytes(file)
         sizes = sizes_of_architecture(folder, file)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from llamainspect.errors import CorruptFile
 
 PARAMS_FILE = "params.json"
+HUB_CONFIG_FILE = "config.json"  # of Hugging Face's layout; read by `hub_config`
 DEFAULT_MULTIPLE_OF = 256
 DEFAULT_NORM_EPS = 1e-5
 DEFAULT_ROPE_THETA = 10_000.0  # Llama 1 and 2 do not write it; every Llama 3 and 4 file does
@@ -52,11 +53,12 @@ class CrossAttentionConfig(NamedTuple):
 
 
 class QuantizationConfig(NamedTuple):
-    """`quantization_args` of the quantised Llama 3.2 releases."""
+    """`quantization_args` of the quantised Llama 3.2 releases, or the hub's equivalent."""
 
     scheme: str | None
     group_size: int | None
     spinquant: bool = False
+    native: bool = True  # in Meta's form; else as `scheme`, a library on the hub, stores it
 
 
 class LoraConfig(NamedTuple):
@@ -84,6 +86,9 @@ class ModelConfig(NamedTuple):
     ffn_exp: float | None = None
     rope_scaling_factor: float | None = None
     rope_high_freq_factor: float | None = None
+    rope_low_freq_factor: float | None = None
+    rope_original_context: int | None = None  # tokens that wavelengths are compared with
+    rope_type: str | None = None  # a way of scaling that Meta's code does not know
     nope_layer_interval: int | None = None  # every n-th layer has no position encoding
     attention_chunk_size: int | None = None  # tokens
     use_qk_norm: bool = False
@@ -95,6 +100,14 @@ class ModelConfig(NamedTuple):
     cross_attention: CrossAttentionConfig | None = None
     quantization: QuantizationConfig | None = None
     lora: LoraConfig | None = None
+    file: str = PARAMS_FILE  # where all of this was read
+    tied_output: bool = False  # said by config.json alone; Meta's files show it by their bytes
+    context_length: int | None = None  # tokens; said by config.json alone
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    hidden_act: str = "silu"
+    # Where transformers inserts the cross-attention layers among all; Meta counts them apart.
+    cross_attention_layers: tuple[int, ...] = ()
     unknown: dict[str, Any] | None = None  # keys in the file that are not understood here
 
     @classmethod
@@ -102,7 +115,7 @@ class ModelConfig(NamedTuple):
         """From the object in `params.json`. Raises CorruptFile naming the key that is wrong."""
         # Llama 4's file may wrap everything in "model".
         inner = raw.get("model")
-        fields = _Fields(inner if isinstance(inner, dict) and "dim" in inner else raw, file)
+        fields = Fields(inner if isinstance(inner, dict) and "dim" in inner else raw, file)
         dim, n_heads = fields.integer("dim"), fields.integer("n_heads")
         head_dim = fields.optional_integer("head_dim")
         if head_dim is None:
@@ -163,13 +176,13 @@ def ffn_hidden_dim(
     return multiple_of * -(-width // multiple_of)
 
 
-class _Fields:
+class Fields:
     """Typed access to one JSON object; remembers what was asked for."""
 
     def __init__(self, raw: dict[str, Any], file: str, prefix: str = "") -> None:
         self.raw, self.file, self.prefix = raw, file, prefix
         self.read: set[str] = set()
-        self.groups: list[_Fields] = []
+        self.groups: list[Fields] = []
 
     def wrong(self, key: str, what: str) -> CorruptFile:
         return CorruptFile(
@@ -220,13 +233,19 @@ class _Fields:
         """-1 stands for "what the tokenizer has" in Llama 1 and 2."""
         return None if self.get("vocab_size") == -1 else self.optional_integer("vocab_size")
 
-    def group(self, key: str) -> "_Fields | None":
+    def text(self, key: str) -> str | None:
+        value = self.get(key)
+        if value is None or isinstance(value, str):
+            return value
+        raise self.wrong(key, f"a text is needed, it is {_short(value)}")
+
+    def group(self, key: str) -> "Fields | None":
         value = self.get(key)
         if value is None:
             return None
         if not isinstance(value, dict):
             raise self.wrong(key, f"an object is needed, it is {_short(value)}")
-        group = _Fields(value, self.file, f"{self.prefix}{key}.")
+        group = Fields(value, self.file, f"{self.prefix}{key}.")
         self.groups.append(group)
         return group
 
@@ -253,7 +272,7 @@ def _short(value: Any) -> str:
 
 
 def _moe(
-    fields: _Fields | None,
+    fields: Fields | None,
     dim: int,
     ffn_exp: float | None,
     multiplier: float | None,
@@ -278,7 +297,7 @@ def _moe(
     )
 
 
-def _vision(fields: _Fields | None) -> VisionConfig | None:
+def _vision(fields: Fields | None) -> VisionConfig | None:
     if fields is None:
         return None
     return VisionConfig(
@@ -293,37 +312,36 @@ def _vision(fields: _Fields | None) -> VisionConfig | None:
     )
 
 
-def _height_width(fields: _Fields, key: str) -> tuple[int, int]:
+def _height_width(fields: Fields, key: str) -> tuple[int, int]:
     group = fields.group(key)
     if group is None:
         raise fields.wrong(key, "it is missing")
     return group.integer("height"), group.integer("width")
 
 
-def _cross_attention(fields: _Fields) -> CrossAttentionConfig | None:
+def _cross_attention(fields: Fields) -> CrossAttentionConfig | None:
     layers = _positive(fields, "vision_num_cross_attention_layers", MAX_LAYERS)
     chunk_size = _positive(fields, "vision_chunk_size")
     chunks = _positive(fields, "vision_max_num_chunks")
     return CrossAttentionConfig(layers, chunk_size or 448, chunks or 4) if layers else None
 
 
-def _positive(fields: _Fields, key: str, maximum: int = MAX_LENGTH) -> int | None:
+def _positive(fields: Fields, key: str, maximum: int = MAX_LENGTH) -> int | None:
     """Meta's default for "no vision" is -1."""
     return None if fields.get(key) == -1 else fields.optional_integer(key, maximum)
 
 
-def _quantization(fields: _Fields | None) -> QuantizationConfig | None:
+def _quantization(fields: Fields | None) -> QuantizationConfig | None:
     if fields is None:
         return None
-    scheme = fields.get("scheme")
-    if scheme is not None and not isinstance(scheme, str):
-        raise fields.wrong("scheme", f"a text is needed, it is {_short(scheme)}")
     return QuantizationConfig(
-        scheme, fields.optional_integer("group_size"), fields.boolean("spinquant")
+        fields.text("scheme"),
+        fields.optional_integer("group_size"),
+        fields.boolean("spinquant"),
     )
 
 
-def _lora(fields: _Fields | None) -> LoraConfig | None:
+def _lora(fields: Fields | None) -> LoraConfig | None:
     if fields is None:
         return None
     return LoraConfig(fields.integer("rank"), fields.optional_number("scale") or 1.0)

@@ -22,6 +22,7 @@ from llamainspect.checkpoint import open_checkpoint
 from llamainspect.errors import LlamaInspectError
 from llamainspect.examination import Examination
 from llamainspect.formats import meta
+from llamainspect.formats.model_parallel import WEIGHT_FILE
 from llamainspect.formats.signatures import HEAD_NBYTES, describe_stand_in
 from llamainspect.formats.strict_json import read_json_object
 from llamainspect.hub import read_hub_digests
@@ -201,7 +202,7 @@ def _look_at_sets(
         for file, reason in _named_by_index(folder, inside):
             absent[posixpath.join(directory, file)] = reason
         there = set(folder.names(directory))
-        shards = [posixpath.join(directory, n) for n in there if meta.WEIGHT_FILE.fullmatch(n)]
+        shards = [posixpath.join(directory, n) for n in there if WEIGHT_FILE.fullmatch(n)]
         if "consolidated.pth" in there or not shards:
             continue
         try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from llamainspect.architecture import count_parameters, expected_weights
 from llamainspect.bits import FLOATS, STORED, Bits, decode, split
-from llamainspect.checkpoint import Checkpoint, Weight
+from llamainspect.checkpoint import Checkpoint
 from llamainspect.config import DEFAULT_MULTIPLE_OF, PARAMS_FILE, ModelConfig, ffn_hidden_dim
 from llamainspect.dtypes import DTYPES, SmallFloat
 from llamainspect.errors import InvalidRequest, LlamaInspectError
@@ -21,13 +21,14 @@ from llamainspect.footprint import (
     weight_nbytes,
 )
 from llamainspect.formats.strict_json import read_json_object
-from llamainspect.glossary import FIELDS, FILES
+from llamainspect.glossary import FIELDS, FILES, SAME_FIELDS
 from llamainspect.names import NOT_PARAMETERS, component_of, counted, layer_of
 from llamainspect.nearest import nearest
 from llamainspect.reports import Explanation, Finding, Topic
 from llamainspect.rope import choose_rope, wavelengths
 from llamainspect.subject import Subject
 from llamainspect.tensors import count
+from llamainspect.weights import Weight
 
 GROUPS = {
     "moe": "moe_args.",
@@ -127,23 +128,26 @@ def _fields(subject: Subject) -> Iterator[Topic]:
     written = _written(subject)
     values = written if written is not None else _known(subject)
     for name, value in values.items():
-        text = FIELDS.get(name, "not a field that is known here")
+        known = name if name in FIELDS else name.replace("rope_parameters", "rope_scaling")
+        text = FIELDS.get(known.removeprefix("text_config."), "not a field that is known here")
+        if (same := SAME_FIELDS.get(known.removeprefix("text_config."))) and same != name:
+            text += f" (Meta: {same})"
         if name == "vocab_size" and value == -1:
             text += (
                 f"; -1: taken from the tokenizer or the embedding, {subject.config.vocab_size:,}"
             )
         yield _topic("field", name, value, text)
-    for name in ALWAYS:
+    for name in ALWAYS if subject.config.file == PARAMS_FILE else ():
         if name not in values and written is not None:
             value = getattr(subject.config, name)
             yield _topic("field", name, value, f"{FIELDS[name]}; not in the file, so by default")
 
 
 def _written(subject: Subject) -> dict[str, Any] | None:
-    """What params.json says, groups with a dot; None where there is none."""
+    """What the configuration file says, groups with a dot; None where there is none."""
     if subject.source is None:
         return None
-    raw = read_json_object(subject.source, PARAMS_FILE)
+    raw = read_json_object(subject.source, subject.config.file)
     inner = raw.get("model")
     return dict(_flatten(inner if isinstance(inner, dict) and "dim" in inner else raw))
 
@@ -213,6 +217,12 @@ def _hidden_dim(subject: Subject, name: str) -> Topic | None:
     if config.moe and config.moe.interleave_moe_layer_step == 1:
         return None  # no layer is dense
     steps, mistake = [], None
+    official = subject.official.fields if subject.official else {}
+    if config.file != PARAMS_FILE and official.get("hidden_dim") == config.hidden_dim:
+        config = config._replace(  # as Meta's file of the same model has them
+            ffn_dim_multiplier=official.get("ffn_dim_multiplier"),
+            multiple_of=official.get("multiple_of"),
+        )
     text = "hidden size of the feed-forward (SwiGLU: w1 and w3 widen, w2 narrows)"
     if ffn_hidden_dim(4 * config.dim, config.ffn_dim_multiplier, _multiple_of(config)) == (
         config.hidden_dim
@@ -223,6 +233,8 @@ def _hidden_dim(subject: Subject, name: str) -> Topic | None:
         )
         wrong = int(2 * config.dim * (config.ffn_dim_multiplier or 1))
         mistake = f"2 * dim * multiplier, as some guides have it, would be {wrong:,}"
+    elif config.file != PARAMS_FILE:
+        text += f"; as written in {config.file}. Meta's file has the numbers of a rule instead"
     else:
         text += "; not by the usual rule, as of a model that was cut down"
     return _topic(
@@ -238,7 +250,7 @@ def _hidden_dim(subject: Subject, name: str) -> Topic | None:
 
 def _expert_hidden_dim(subject: Subject, name: str) -> Topic | None:
     config, moe = subject.config, subject.config.moe
-    if moe is None:
+    if moe is None or config.file != PARAMS_FILE:  # where it is written, and nothing is worked out
         return None
     exp = config.ffn_exp or 4
     divisor = moe.capacity_factor + 1 if moe.auto_scale_F else 1
@@ -279,7 +291,7 @@ def _gqa(subject: Subject, name: str) -> Topic:
         stored = subject.checkpoint.config.n_kv_heads  # 405B in 16 shards counts each twice
     twice: tuple[str, ...] = ()
     if stored != config.n_kv_heads:
-        twice = (f"params.json counts {stored}: each head is stored more than once",)
+        twice = (f"{config.file} counts {stored}: each head is stored more than once",)
     if group == 1:
         text = "each query head has keys and values of its own (multi-head attention)"
     else:
@@ -334,7 +346,7 @@ def _rope(subject: Subject, name: str) -> Topic | None:
     if interval := config.nope_layer_interval:
         steps.append(f"one layer in {interval} has none: it sees what, not where")
     mistake = None
-    if scaling:
+    if scaling and config.file == PARAMS_FILE:
         mistake = (
             f"params.json says that wavelengths are scaled, not how: {scaling.factor:g} is from "
             "Meta's reference code"

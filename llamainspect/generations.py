@@ -42,12 +42,12 @@ def choose_generation(
     if config is None:
         return LLAMA_3_1, None
     if base_tokens != LLAMA_3_RANKS and (config.moe or config.vision):
-        return LLAMA_4, "params.json has moe_args or vision_args"
+        return LLAMA_4, f"{config.file} has experts or an image encoder"
     if config.cross_attention or config.vision:
-        return LLAMA_3_1, "params.json is of a vision model"
+        return LLAMA_3_1, f"{config.file} is of a vision model"
     if config.use_scaled_rope:
-        return LLAMA_3_1, "params.json says use_scaled_rope"
-    return LLAMA_3, "params.json does not say use_scaled_rope"
+        return LLAMA_3_1, f"{config.file} asks for scaled RoPE"
+    return LLAMA_3, f"{config.file} does not ask for scaled RoPE"
 
 
 def _reserved(numbers: range, name: str = "") -> tuple[str, ...]:

@@ -29,10 +29,26 @@ COMPONENTS = (
 
 # First match wins: (how the text is looked for, any of these texts, component).
 _COMPONENT_RULES: tuple[tuple[Callable[[str, str], bool], tuple[str, ...], str], ...] = (
-    (str.endswith, ("rope.freqs", "freqs_cis", "_extra_state"), "buffers"),
+    (str.endswith, ("rope.freqs", "freqs_cis", "_extra_state", ".inv_freq"), "buffers"),
     (str.endswith, ("expert_activation_DE", "gate_stats_3E"), "buffers"),
-    (str.__contains__, (".adaptor.A.", ".adaptor.B."), "adapters"),
+    (str.__contains__, (".adaptor.A.", ".adaptor.B.", ".lora_A.", ".lora_B."), "adapters"),
     (str.endswith, (".scales", ".zeros"), "scales"),
+    # What libraries on the hub keep beside quantised weights: GPTQ and AWQ; FP8; bitsandbytes.
+    (
+        str.endswith,
+        (
+            ".qzeros",
+            ".g_idx",
+            ".weight_scale",
+            ".input_scale",
+            ".weight_scale_inv",
+            ".weight_zero_point",
+            ".weight_shape",
+            ".SCB",
+        ),
+        "scales",
+    ),
+    (str.__contains__, (".weight.absmax", ".weight.nested_", ".weight.quant_"), "scales"),
     (str.startswith, ("vision_model.", "vision_embeddings.", "vision_projection."), "vision"),
     (str.__contains__, ("cross_attention_layers.",), "cross_attention"),
     (str.endswith, ("norm.weight", ".layer_norm_weight"), "norms"),
@@ -44,6 +60,12 @@ _COMPONENT_RULES: tuple[tuple[Callable[[str, str], bool], tuple[str, ...], str],
     (str.__contains__, (".feed_forward.",), "feed_forward"),
     (str.__contains__, ("tok_embeddings.", "learnable_embedding."), "token_embedding"),
     (str.endswith, ("output.weight",), "output"),
+    # Names of other architectures, which Hugging Face's layout can hold too.
+    (str.__contains__, (".self_attn.", ".attn."), "attention"),
+    (str.__contains__, (".mlp.experts.", ".block_sparse_moe.experts."), "experts"),
+    (str.__contains__, (".mlp.", ".block_sparse_moe."), "feed_forward"),
+    (str.__contains__, ("embed_tokens.", "wte."), "token_embedding"),
+    (str.endswith, ("lm_head.weight",), "output"),
 )
 
 # Not weights of the model: no parameter count includes them.

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable
 from threading import Condition, Thread
 from typing import NamedTuple
 
-from llamainspect.checkpoint import Checkpoint, Weight
+from llamainspect.checkpoint import Checkpoint
 from llamainspect.errors import CorruptFile
 from llamainspect.tensors import TensorInfo
+from llamainspect.weights import Weight, parts_needed, rows_of
 
 EMBEDDING, NORM, OUTPUT = "tok_embeddings.weight", "norm.weight", "output.weight"
 # Of one layer, first used first: short name, and what follows "layers.N.".
@@ -67,27 +68,6 @@ def output_blocks(checkpoint: Checkpoint) -> list[Weight]:
 def block_rows(dim: int) -> int:
     """Rows of the output matrix that are used at a time."""
     return max(BLOCK_ELEMENTS // dim // ROWS_MULTIPLE * ROWS_MULTIPLE, ROWS_MULTIPLE)
-
-
-def rows_of(weight: Weight, start: int, end: int) -> Weight:
-    """Some rows of a matrix, as a weight of its own, from the parts that hold pieces of them."""
-    parts, first = [], 0
-    for part in parts_needed(weight):
-        height = part.shape[0]
-        low, high = (start, end) if weight.axis != 0 else (start - first, end - first)
-        low, high = max(low, 0), min(high, height)
-        if low < high:
-            step = part.strides[0] if part.strides else part.elements // height
-            offset = part.offset + low * step * part.dtype.block_bytes
-            parts.append(part._replace(shape=(high - low, *part.shape[1:]), offset=offset))
-        first += height
-    return Weight(
-        name=f"{weight.name}[{start}:{end}]",
-        shape=(end - start, *weight.shape[1:]),
-        parts=tuple(parts),
-        axis=weight.axis if len(parts) > 1 else None,
-        ranks=len(parts),
-    )
 
 
 class RawPart(NamedTuple):
@@ -184,11 +164,6 @@ class ReadAhead:
 
     def _full(self, weight: Weight) -> bool:
         return self._waiting > 0 and self._waiting + nbytes_of(weight) > self._ahead_nbytes
-
-
-def parts_needed(weight: Weight) -> tuple[TensorInfo, ...]:
-    """The parts that make the whole: of copies the first, of repeated KV heads one of each."""
-    return weight.parts[:1] if weight.axis is None else weight.parts[:: weight.repeat]
 
 
 def nbytes_of(weight: Weight) -> int:

@@ -157,6 +157,100 @@ class TensorDetail(Report):
     findings: tuple[Finding, ...]
 
 
+DiffStatus = Literal[
+    "identical", "equal", "close", "changed", "shape", "only_a", "only_b", "incomplete", "tabulated"
+]
+
+
+class ConfigDifference(NamedTuple):
+    """One field of the configuration that is not the same."""
+
+    field: str  # Meta's name where it has one
+    a: str | int | float | bool | None
+    b: str | int | float | bool | None
+    matters: bool  # false: it changes nothing of what the model computes
+
+
+class WeightDifference(NamedTuple):
+    """One weight in two checkpoints. Numbers are null where values were not compared."""
+
+    name: str  # Meta's
+    # identical: to the last bit; equal: the same values, stored in another way; close: within the
+    # tolerance; changed; shape: of another; incomplete: parts are missing; tabulated: Hugging Face
+    # stores it worked out for each arrangement of image tiles.
+    status: DiffStatus
+    component: str
+    layer: int | None
+    shape_a: tuple[int, ...] | None
+    shape_b: tuple[int, ...] | None
+    dtype_a: str | None
+    dtype_b: str | None
+    elements: int
+    changed: int | None  # elements of another value
+    max_abs: float | None
+    rel_l2: float | None  # length of the difference as a share of A's
+    cosine: float | None
+    first: tuple[int, ...] | None  # index of the first element that changed
+    last: tuple[int, ...] | None
+    value_a: str | None  # of the first that changed
+    value_b: str | None
+    place_a: str | None  # where that is stored: "file @ byte"
+    place_b: str | None
+    not_finite_a: int | None  # NaN and Inf; left out of the figures
+    not_finite_b: int | None
+
+
+class GroupDifference(NamedTuple):
+    """The weights of one component or layer together."""
+
+    name: str
+    weights: int
+    weights_changed: int
+    elements: int
+    changed: int
+    max_abs: float | None
+    rel_l2: float | None
+    cosine: float | None
+
+
+class Likeness(NamedTuple):
+    """What a difference looks like."""
+
+    # "dtype", "row_order", "swapped_shards", "damage", "rounding", "lora", "fine_tune", "unrelated"
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class CheckpointDiff(Report):
+    """`diff`: what is not the same in two checkpoints."""
+
+    NAME: ClassVar[str] = "diff"
+
+    a: str
+    b: str
+    format_a: str | None  # null: a configuration alone
+    format_b: str | None
+    identical: bool  # nothing differs, to the last bit
+    same: bool  # nothing differs by more than was asked for
+    config: tuple[ConfigDifference, ...]
+    weights: tuple[WeightDifference, ...]  # what moved most first
+    by_component: tuple[GroupDifference, ...]
+    by_layer: tuple[GroupDifference, ...]
+    counts: dict[str, int]  # weights by status
+    likeness: Likeness | None
+    rtol: float | None
+    atol: float | None
+    nbytes_read: int
+    seconds: float
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Good when they are the same."""
+        return super().ok and self.same
+
+
 class FileProgress(NamedTuple):
     """How far one file has been read; what a progress bar shows."""
 

@@ -7,10 +7,11 @@ the scaling of Llama 3.1 and of Llama 4 Scout, which params.json switches on but
 import math
 from typing import NamedTuple
 
-from llamainspect.config import ModelConfig
+from llamainspect.config import PARAMS_FILE, ModelConfig
 
 ORIGINAL_CONTEXT = 8_192  # tokens that Llama 3 was first trained on
 LOW_FREQ_FACTOR = 1.0
+LINEAR = "linear"  # config.json's name for the stretching of all wavelengths alike
 # Releases whose config.json on the hub has another factor than Meta's reference code, by the
 # beginning of their id. (The models were evaluated with either; long contexts tell them apart.)
 HUB_FACTORS = {"llama-3.2-1b": 32.0, "llama-3.2-3b": 32.0, "llama-guard-3-1b": 32.0}
@@ -21,24 +22,36 @@ class RopeScaling(NamedTuple):
 
     factor: float
     high_freq_factor: float
+    low_freq_factor: float = LOW_FREQ_FACTOR
+    original_context: int = ORIGINAL_CONTEXT  # tokens; 0: all pairs are slow ones
 
     @property
     def kept_below(self) -> float:
         """Tokens: pairs with a shorter wavelength stay as they are."""
-        return ORIGINAL_CONTEXT / self.high_freq_factor
+        return self.original_context / self.high_freq_factor
 
     @property
     def stretched_above(self) -> float:
         """Tokens: pairs with a longer wavelength turn `factor` times slower."""
-        return ORIGINAL_CONTEXT / LOW_FREQ_FACTOR
+        return self.original_context / self.low_freq_factor
 
 
 def rope_scaling(config: ModelConfig) -> RopeScaling | None:
-    """As Meta's reference code has it: 8 and 4 for every Llama 3, 16 and 1 for Llama 4."""
+    """As Meta's reference code has it: 8 and 4 for every Llama 3, 16 and 1 for Llama 4.
+
+    A config.json says all of it, and may ask for all wavelengths to be stretched alike.
+    """
+    if config.rope_type == LINEAR:
+        return RopeScaling(config.rope_scaling_factor or 1.0, 1.0, original_context=0)
     if not config.use_scaled_rope:
         return None
     factor, high = (16.0, 1.0) if config.moe else (8.0, 4.0)
-    return RopeScaling(config.rope_scaling_factor or factor, config.rope_high_freq_factor or high)
+    return RopeScaling(
+        config.rope_scaling_factor or factor,
+        config.rope_high_freq_factor or high,
+        config.rope_low_freq_factor or LOW_FREQ_FACTOR,
+        config.rope_original_context or ORIGINAL_CONTEXT,
+    )
 
 
 class RopeChoice(NamedTuple):
@@ -53,16 +66,17 @@ def choose_rope(
 ) -> RopeChoice:
     """The scaling for a model whose weights look like those of `release`, an id of the catalog.
 
-    params.json says whether RoPE is scaled and not by how much. `factor` overrides everything.
+    params.json says whether RoPE is scaled and not by how much; config.json says all of it.
+    `factor` overrides everything.
     """
     usual = rope_scaling(config)
     if factor is not None:
-        high = usual.high_freq_factor if usual else 4.0
-        return RopeChoice(RopeScaling(factor, high), "as asked")
+        return RopeChoice((usual or RopeScaling(factor, 4.0))._replace(factor=factor), "as asked")
     if usual is None:
-        return RopeChoice(None, "params.json does not ask for it")
+        return RopeChoice(None, f"{config.file} does not ask for it")
     if config.rope_scaling_factor is not None:
-        return RopeChoice(usual, "rope_scaling_factor in params.json")
+        field = "rope_scaling_factor" if config.file == PARAMS_FILE else "factor"
+        return RopeChoice(usual, f"{field} in {config.file}")
     for beginning, known in HUB_FACTORS.items():
         if release and release.startswith(beginning):
             reason = (
@@ -86,7 +100,7 @@ def _stretch(wavelength: float, scaling: RopeScaling) -> float:
         return wavelength
     if wavelength > scaling.stretched_above:
         return wavelength * scaling.factor
-    share = (ORIGINAL_CONTEXT / wavelength - LOW_FREQ_FACTOR) / (
-        scaling.high_freq_factor - LOW_FREQ_FACTOR
+    share = (scaling.original_context / wavelength - scaling.low_freq_factor) / (
+        scaling.high_freq_factor - scaling.low_freq_factor
     )
     return wavelength / ((1 - share) / scaling.factor + share)

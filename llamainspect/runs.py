@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 from llamainspect.architecture import expected_weights
 from llamainspect.checkpoint import Checkpoint
-from llamainspect.config import ModelConfig
+from llamainspect.config import PARAMS_FILE, ModelConfig
 from llamainspect.errors import CorruptFile, InvalidRequest, MissingFile, UnsupportedFile
 from llamainspect.names import NOT_PARAMETERS, component_of, counted, listing
 from llamainspect.readahead import OUTPUT, layer_weight
+from llamainspect.rope import LINEAR
 from llamainspect.subject import Subject
 
 DTYPES = ("fp32", "bf16", "fp16")  # that a forward pass computes in
@@ -113,6 +114,15 @@ def _check_kind(subject: Subject) -> None:
         what = "a vision model"
     elif subject.form != "plain" or config.quantization is not None or config.lora is not None:
         what = f"quantised ({subject.form})"
+    elif config.attention_bias or config.mlp_bias:
+        what = "no Llama of Meta's: its linears have biases"
+    elif config.hidden_act != "silu":
+        what = f"no Llama of Meta's: its feed-forward uses {config.hidden_act[:40]}"
+    elif config.rope_type is not None and config.rope_type != LINEAR:
+        raise UnsupportedFile(
+            f"{subject.name}: its positions are scaled by {config.rope_type[:40]!r}, which is not "
+            "computed here (llama3 and linear are)"
+        )
     elif config.head_dim % 2:
         raise UnsupportedFile(
             f"{subject.name}: head_dim {config.head_dim} is odd, and RoPE turns pairs of numbers"
@@ -149,7 +159,7 @@ def _check_weights(checkpoint: Checkpoint, config: ModelConfig) -> None:
                 f"{name}: it is stored as {listing(sorted(unusual))}; the forward pass takes "
                 "floats of 16, 32 and 64 bits, as in the release before it was quantised"
             )
-    if missing == [OUTPUT]:
+    if missing == [OUTPUT] and (config.tied_output or config.file == PARAMS_FILE):
         return  # tied, with one name for both
     if missing:
         raise MissingFile(

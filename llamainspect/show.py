@@ -5,10 +5,11 @@ from difflib import get_close_matches
 from typing import TypeVar
 
 from llamainspect.arrays import as_float32, decode, read_elements, shortest_text
-from llamainspect.checkpoint import Checkpoint, Weight, describe_weight
+from llamainspect.checkpoint import Checkpoint, Names, describe_weight, name_of
 from llamainspect.errors import MissingFile
 from llamainspect.names import listing
-from llamainspect.reports import TensorDetail
+from llamainspect.reports import Finding, TensorDetail
+from llamainspect.weights import Weight
 
 T = TypeVar("T")
 CORNER = 6  # rows and columns
@@ -16,13 +17,25 @@ MAX_COMPARED = 5_000  # names looked at for a near one; a file can hold a millio
 MAX_NAME = 200
 
 
-def show_tensor(checkpoint: Checkpoint, name: str, start: tuple[int, ...] = ()) -> TensorDetail:
+def show_tensor(
+    checkpoint: Checkpoint, name: str, start: tuple[int, ...] = (), names: Names = "meta"
+) -> TensorDetail:
     """Facts of one weight and up to CORNER rows and columns of its values, from index `start`.
 
-    Of a weight with more than two axes the last two are shown. Raises MissingFile when there is no
-    such weight or `start` lies outside it.
+    `name` may be Meta's or Hugging Face's. With Hugging Face's `names` the rows of wq and wk are
+    shown as its files have them. Of a weight with more than two axes the last two are shown. Raises
+    MissingFile when there is no such weight or `start` lies outside it.
     """
     weight = _find(checkpoint, name)
+    findings = checkpoint.problems
+    if names == "hf" and weight.rope_heads:
+        weight = weight._replace(rope_heads=0)
+    elif weight.rope_heads:
+        message = (
+            "Hugging Face stores the rows of each head in another order; they are shown in Meta's "
+            "(--names hf: as stored)"
+        )
+        findings = (*findings, Finding("note", weight.name, message))
     window = _window(weight, start)
     elements, nbytes_read = read_elements(checkpoint, weight, window)
     part = weight.parts[0]
@@ -37,18 +50,21 @@ def show_tensor(checkpoint: Checkpoint, name: str, start: tuple[int, ...] = ()) 
     columns = len(window[-1]) if window else 1
     return TensorDetail(
         path=checkpoint.source.place,
-        tensor=describe_weight(checkpoint, weight, per_shard=True),
+        tensor=describe_weight(checkpoint, weight, per_shard=True, names=names),
         start=tuple(axis.start for axis in window),
         stored=_rows(stored, columns),
         float32=None if floats is None else _rows(floats, columns),
         nbytes_read=nbytes_read,
-        findings=checkpoint.problems,
+        findings=findings,
     )
 
 
 def _find(checkpoint: Checkpoint, name: str) -> Weight:
     if name in checkpoint.weights:
         return checkpoint.weights[name]
+    for weight in checkpoint.weights.values():
+        if name in (weight.parts[0].name, name_of(checkpoint, weight, "hf")):
+            return weight
     names = list(checkpoint.weights)
     comparable = [other for other in names[:MAX_COMPARED] if len(other) <= MAX_NAME]
     near = get_close_matches(name[:MAX_NAME], comparable, n=3, cutoff=0.5) or names[:3]

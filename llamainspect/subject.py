@@ -6,9 +6,9 @@ from typing import NamedTuple
 from llamainspect.catalog import OFFICIAL_MODELS, Form, OfficialModel, find_by_name, identify
 from llamainspect.census import Census, form_of, take_census
 from llamainspect.checkpoint import Checkpoint, open_checkpoint
-from llamainspect.config import PARAMS_FILE, ModelConfig
+from llamainspect.config import ModelConfig
 from llamainspect.errors import InvalidRequest, MissingFile, NotACheckpoint
-from llamainspect.formats import meta
+from llamainspect.formats import FORMATS, Format
 from llamainspect.formats.vocabulary import TOKENIZER_FILE, find_tokenizer, read_vocabulary
 from llamainspect.nearest import nearest
 from llamainspect.reports import Finding
@@ -22,15 +22,16 @@ class Subject(NamedTuple):
     config: ModelConfig  # vocab_size known, each KV head once
     tied_output: bool
     official: OfficialModel | None  # the release that it is, or whose configuration it has
-    source: Source | None  # where params.json is
+    source: Source | None  # where the configuration is
     checkpoint: Checkpoint | None
     census: Census | None
     findings: tuple[Finding, ...]
 
     @property
     def context_length(self) -> int | None:
-        """Tokens, as published of the release."""
-        return self.official.context_length if self.official else None
+        """Tokens: as config.json says, or as published of the release."""
+        published = self.official.context_length if self.official else None
+        return self.config.context_length or published
 
     @property
     def form(self) -> Form:
@@ -40,6 +41,11 @@ class Subject(NamedTuple):
         if self.config.quantization:
             return "int4"
         return self.official.form if self.official else "plain"
+
+    @property
+    def model(self) -> str:
+        """What to call it where the files do not matter."""
+        return self.official.id if self.official else self.name
 
     def check_parameters(self, expected: int) -> list[Finding]:
         """Whether the files hold the parameters that the configuration says.
@@ -61,9 +67,9 @@ class Subject(NamedTuple):
     def check_context(self, tokens: int) -> list[Finding]:
         """Whether the model was made for so many."""
         limit = self.context_length
-        if self.official is None or limit is None or tokens <= limit:
+        if limit is None or tokens <= limit:
             return []
-        message = f"{tokens:,} tokens are more than the {limit:,} of {self.official.id}"
+        message = f"{tokens:,} tokens are more than the {limit:,} of {self.model}"
         return [Finding("warning", "--context", message)]
 
 
@@ -101,15 +107,24 @@ def _from_release(release: OfficialModel) -> Subject:
 
 
 def _from_path(path: str) -> Subject:
-    if os.path.basename(path) == PARAMS_FILE:
-        return _from_params(Folder(os.path.dirname(path) or "."))
+    for reader in FORMATS.values():
+        if os.path.basename(path) == reader.CONFIG_FILE:
+            return _from_config(Folder(os.path.dirname(path) or "."), reader)
     try:
         checkpoint = open_checkpoint(path)
     except NotACheckpoint as error:
         source = open_source(path)
-        if source.only is None and PARAMS_FILE in source.files():
-            return _from_params(source)
-        raise NotACheckpoint(f"{error}, or params.json, or name an official model") from error
+        for reader in FORMATS.values():
+            if source.only is None and reader.CONFIG_FILE in source.files():
+                return _from_config(source, reader)
+        raise NotACheckpoint(
+            f"{error}, or params.json or config.json, or name an official model"
+        ) from error
+    return subject_of(checkpoint)
+
+
+def subject_of(checkpoint: Checkpoint) -> Subject:
+    """A checkpoint that was opened. Raises MissingFile without a configuration."""
     if checkpoint.config is None or checkpoint.config.vocab_size is None:
         raise MissingFile(_no_configuration(checkpoint))
     census = take_census(checkpoint)
@@ -127,29 +142,30 @@ def _from_path(path: str) -> Subject:
 
 
 def _no_configuration(checkpoint: Checkpoint) -> str:
-    place = checkpoint.source.place
-    if PARAMS_FILE not in checkpoint.source.files():
+    place, file = checkpoint.source.place, checkpoint.config_file
+    if file not in checkpoint.source.files():
         return (
-            f"{place}: there is no {PARAMS_FILE}, and this needs the model's configuration; put it "
+            f"{place}: there is no {file}, and this needs the model's configuration; put it "
             "beside the weights, or name an official model"
         )
-    reason = next(f.message for f in checkpoint.findings if f.where == PARAMS_FILE)
-    return f"{place}: this needs the model's configuration, and of {PARAMS_FILE}: {reason}"
+    reason = next(f.message for f in checkpoint.findings if f.where == file)
+    return f"{place}: this needs the model's configuration, and of {file}: {reason}"
 
 
-def _from_params(source: Folder) -> Subject:
+def _from_config(source: Folder, reader: Format) -> Subject:
     """A configuration without weights: the size of its vocabulary may be the tokenizer's."""
-    config = meta.read_config(source)
+    config = reader.read_config(source)
     if config.vocab_size is None:
         config = config._replace(vocab_size=_tokens(source, config))
-    identified = identify(config, shards=1, form="plain")
+    identified = identify(config, shards=None, form="plain")
     official = identified.model if identified else None
-    tied = official is not None and official.tied_output
-    output = "the embedding" if tied else "a matrix of its own"
-    message = (
-        "no weights were looked at: this is of the configuration alone, and the output is taken to "
-        f"be {output}"
-    )
+    tied = config.tied_output or (official is not None and official.tied_output)
+    message = "no weights were looked at: this is of the configuration alone"
+    if reader is FORMATS["meta"]:  # whose files show it by their bytes
+        output = "the embedding" if tied else "a matrix of its own"
+        message += f", and the output is taken to be {output}"
+    else:
+        tied = config.tied_output
     return Subject(
         name=source.place,
         config=_with_unique_heads(config, official),
@@ -158,7 +174,7 @@ def _from_params(source: Folder) -> Subject:
         source=source,
         checkpoint=None,
         census=None,
-        findings=(Finding("note", PARAMS_FILE, message),),
+        findings=(Finding("note", config.file, message),),
     )
 
 
@@ -167,7 +183,7 @@ def _tokens(source: Folder, config: ModelConfig) -> int:
     size = None if place is None else read_vocabulary(place.source, config=config).vocab_size
     if size is None:
         raise MissingFile(
-            f"{source.place}: {PARAMS_FILE} leaves vocab_size to the tokenizer, and there is no "
+            f"{source.place}: {config.file} leaves vocab_size to the tokenizer, and there is no "
             f"{TOKENIZER_FILE} that tells it; put it beside"
         )
     return size

@@ -12,6 +12,7 @@ from llamainspect.checkpoint import Checkpoint
 from llamainspect.config import PARAMS_FILE, ModelConfig
 from llamainspect.errors import LlamaInspectError, reason_of
 from llamainspect.formats.vocabulary import (
+    JSON_FILE,
     TOKENIZER_FILE,
     Vocabulary,
     check_vocabulary,
@@ -155,8 +156,8 @@ def _check_other_model(checkpoint: Checkpoint, model: ModelMatch) -> list[Findin
     row = identify_by_shapes(dim, len(layers), hidden_dim, kv_rows, vocab_size)
     if row is None:
         return []
-    message = f"the weights have the shapes of {row.id}; params.json is another model's"
-    return [Finding("error", PARAMS_FILE, message)]
+    file = checkpoint.config_file
+    return [Finding("error", file, f"the weights have the shapes of {row.id}; {file} is another's")]
 
 
 def _describe_config(config: ModelConfig) -> dict[str, Any]:
@@ -174,9 +175,15 @@ def _describe_config(config: ModelConfig) -> dict[str, Any]:
 
 def check_shapes(checkpoint: Checkpoint) -> list[Finding]:
     """Weights that are missing, unexpected or of another shape than the configuration says."""
-    expected, weights = checkpoint.expected, checkpoint.weights
+    expected, weights, config = checkpoint.expected, checkpoint.weights, checkpoint.config
     if not expected:
         return []
+    if config and config.quantization and not config.quantization.native:
+        message = (
+            f"quantised with {config.quantization.scheme or 'an unnamed library'}, which packs "
+            "weights in a way of its own: listed and counted as stored, shapes not checked"
+        )
+        return [Finding("note", checkpoint.config_file, message)]
     missing = [name for name, spec in expected.items() if spec.required and name not in weights]
     unexpected = [
         name
@@ -184,7 +191,7 @@ def check_shapes(checkpoint: Checkpoint) -> list[Finding]:
         if name not in expected and component_of(name) not in NOT_PARAMETERS
     ]
     findings = _check_missing(missing, expected, checkpoint)
-    findings += _check_unexpected(unexpected)
+    findings += _check_unexpected(unexpected, checkpoint)
     findings += _check_wrong(checkpoint)
     unchecked = [
         name
@@ -209,27 +216,33 @@ def _check_missing(
         return []
     if any(name.startswith(HF_NAMES) for name in checkpoint.weights):
         return []  # said once, of the names that are there
+    file = checkpoint.config_file
     layers = {layer_of(name) for name in checkpoint.weights} - {None}
     findings = []
     for pattern, names in _by_pattern(missing).items():
         spec = expected[names[0]]
         shape = f"; expected with shape {list(spec.shape)}" if spec.shape else ""
-        cause = "the file is incomplete, or params.json is of another model"
-        if pattern.endswith(OUTPUT):
+        cause = f"the file is incomplete, or {file} is of another model"
+        if pattern.endswith(OUTPUT) and checkpoint.format == "hf":
+            cause = (
+                "tie_word_embeddings should be true in config.json, or the file is incomplete; "
+                "loaders fill what is missing with random numbers"
+            )
+        elif pattern.endswith(OUTPUT):
             cause = (
                 "tied models of Meta's store it beside the embedding all the same; the file was "
                 "converted from a layout that drops it, or is incomplete"
             )
         elif all(layer_of(name) not in layers for name in names) and layer_of(names[0]) is not None:
             cause = (
-                f"the files hold {len(layers)} layers: params.json is of another model, or they "
+                f"the files hold {len(layers)} layers: {file} is of another model, or they "
                 "were cut down"
             )
         findings.append(Finding("error", pattern, f"missing{shape}. Likely cause: {cause}"))
     return findings
 
 
-def _check_unexpected(unexpected: list[str]) -> list[Finding]:
+def _check_unexpected(unexpected: list[str], checkpoint: Checkpoint) -> list[Finding]:
     foreign = [name for name in unexpected if name.startswith(HF_NAMES)]
     rest = [name for name in unexpected if not name.startswith(HF_NAMES)]
     findings = []
@@ -247,8 +260,8 @@ def _check_unexpected(unexpected: list[str]) -> list[Finding]:
         Finding(
             "warning" if component_of(names[0]) == "vision" else "error",
             pattern,
-            "unexpected: the configuration asks for no such weight. Likely cause: params.json is "
-            "of another model, or something was added to the weights",
+            "unexpected: the configuration asks for no such weight. Likely cause: "
+            f"{checkpoint.config_file} is of another model, or something was added to the weights",
         )
         for pattern, names in _by_pattern(rest).items()
     ]
@@ -281,25 +294,26 @@ def _severity(name: str, config: ModelConfig | None) -> Severity:
 def _cause(
     expected: tuple[int, ...], shape: tuple[int, ...], name: str, checkpoint: Checkpoint
 ) -> str:
-    config = checkpoint.config
+    config, file = checkpoint.config, checkpoint.config_file
     if shape == expected[::-1]:
         return "it was saved transposed"
     if count(shape) == count(expected):
         return "it was saved reshaped, or packed for another program"
     if name.endswith((EMBEDDING, OUTPUT)) and shape[1:] == expected[1:]:
-        return f"the vocabulary was resized to {shape[0]:,}, or vocab_size in params.json is wrong"
+        return f"the vocabulary was resized to {shape[0]:,}, or vocab_size in {file} is wrong"
     if config and config.quantization and count(expected) % max(count(shape), 1) == 0:
         return (
             f"{count(expected) // max(count(shape), 1)} quantised values are packed in each element"
         )
     if name.endswith((".wk.weight", ".wv.weight")) and config:
         heads = shape[0] / config.head_dim
-        return f"n_kv_heads in params.json is {config.n_kv_heads}, these rows are {heads:g} heads"
+        return f"n_kv_heads in {file} is {config.n_kv_heads}, these rows are {heads:g} heads"
     if config and config.dim in expected and config.dim not in shape:
-        return f"dim in params.json ({config.dim}) is of another model"
+        return f"dim in {file} ({config.dim}) is of another model"
     if "feed_forward" in name:
-        return "multiple_of or ffn_dim_multiplier in params.json is of another model"
-    return "params.json is of another model, or the file is damaged"
+        field = "intermediate_size" if file != PARAMS_FILE else "multiple_of or ffn_dim_multiplier"
+        return f"{field} in {file} is of another model"
+    return f"{file} is of another model, or the file is damaged"
 
 
 def _by_pattern(names: list[str]) -> dict[str, list[str]]:
@@ -367,12 +381,14 @@ def _read_tokenizer(
     source, file = checkpoint.source, TOKENIZER_FILE
     try:
         if isinstance(source, Folder) and source.only is None:
-            place = find_tokenizer(source, (TOKENIZER_FILE,))
+            place = find_tokenizer(source, (TOKENIZER_FILE, JSON_FILE))
             if place is None:
                 return None, file, []
             between = os.path.relpath(place.source.directory, source.directory)
-            file = os.path.normpath(os.path.join(between, TOKENIZER_FILE)).replace(os.sep, "/")
+            file = os.path.normpath(os.path.join(between, place.file)).replace(os.sep, "/")
             source = place.source
+            if place.file == JSON_FILE:  # too long to be read for its size alone
+                return Vocabulary(JSON_FILE, None, None), file, []
         elif TOKENIZER_FILE not in source.files():
             return None, file, []
         return read_vocabulary(source, config=checkpoint.config), file, []
@@ -397,4 +413,4 @@ def _check_vocabulary(
     if config is None or vocabulary is None:
         return []
     rows = embedding.shape[0] if embedding and len(embedding.shape) == 2 else None
-    return check_vocabulary(config.vocab_size, rows, vocabulary.vocab_size, file)
+    return check_vocabulary(config.vocab_size, rows, vocabulary.vocab_size, file, config.file)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from checkpoints import TINY, TINY_HIDDEN, cut, dense_shapes, random_weights, write_native
+from hub_layout import hub_config, to_hub, write_hub
 
 # What is expected of a run here is what a CPU does, wherever the tests run.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -19,14 +20,33 @@ FORMS: dict[str, Callable[[Path], Path]] = {
 }
 
 
+HUB_FORMS: dict[str, Callable[[Path], Path]] = {
+    "safetensors, one file": lambda path: write_tiny_hub(path),
+    "safetensors, three files": lambda path: write_tiny_hub(path, shards=3, spelling=4),
+    "pytorch_model.bin, two files": lambda path: write_tiny_hub(path, shards=2, kind="bin"),
+}
+
+
+def write_tiny_hub(path: Path, *, spelling: int = 5, **how) -> Path:
+    """The tiny model as Hugging Face lays it out."""
+    weights = to_hub(tiny_weights(), TINY, TINY_HIDDEN)
+    return write_hub(path, weights, hub_config(TINY, TINY_HIDDEN, spelling=spelling), **how)
+
+
 def tiny_weights():
     return random_weights(dense_shapes(TINY, TINY_HIDDEN))
 
 
 @pytest.fixture(scope="session", params=FORMS)
 def checkpoint_path(request, tmp_path_factory) -> Path:
-    """The tiny model in one of its forms; do not write into it."""
+    """The tiny model in one of its native forms; do not write into it."""
     return FORMS[request.param](tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session", params=HUB_FORMS)
+def hub_path(request, tmp_path_factory) -> Path:
+    """The tiny model as Hugging Face lays it out; do not write into it."""
+    return HUB_FORMS[request.param](tmp_path_factory.mktemp("hub"))
 
 
 @pytest.fixture

@@ -241,9 +241,9 @@ def test_a_single_file_with_another_name_and_no_params_is_only_warned_about(tmp_
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [
-        ([], "no consolidated.*.pth here or in original/; give a directory"),
-        (["model.safetensors"], "safetensors files, a layout that this version does not read"),
-        (["pytorch_model.bin"], "to read pytorch_model.bin, give the path of that file"),
+        ([], "no consolidated.*.pth here or in original/, no model.safetensors; give a directory"),
+        (["a.safetensors", "b.safetensors"], "to read a.safetensors, b.safetensors, give the path"),
+        (["weights.bin"], "to read weights.bin, give the path of that file"),
     ],
 )
 def test_a_directory_without_weights_says_what_was_looked_for(tmp_path, files, sentence):

@@ -135,22 +135,22 @@ CROSS_ATTENTION = {"vision_num_cross_attention_layers": 8, "vision_chunk_size": 
 # params.json (None: there is none), generation, reason
 CHOICES = {
     "no params.json": (None, LLAMA_3_1, None),
-    "no word of scaled RoPE": (TINY, LLAMA_3, "params.json does not say use_scaled_rope"),
+    "no word of scaled RoPE": (TINY, LLAMA_3, "params.json does not ask for scaled RoPE"),
     "no scaled RoPE": (
         TINY | {"use_scaled_rope": False},
         LLAMA_3,
-        "params.json does not say use_scaled_rope",
+        "params.json does not ask for scaled RoPE",
     ),
     "scaled RoPE": (
         TINY | {"use_scaled_rope": True},
         LLAMA_3_1,
-        "params.json says use_scaled_rope",
+        "params.json asks for scaled RoPE",
     ),
-    "experts": (TINY_MOE, LLAMA_4, "params.json has moe_args or vision_args"),
+    "experts": (TINY_MOE, LLAMA_4, "params.json has experts or an image encoder"),
     "an image encoder": (
         TINY | {"vision_args": VISION_ARGS},
         LLAMA_4,
-        "params.json has moe_args or vision_args",
+        "params.json has experts or an image encoder",
     ),
     "cross-attention": (
         TINY | CROSS_ATTENTION,
@@ -203,7 +203,7 @@ def test_the_size_of_llama_4s_file_tells_it_whatever_the_configuration_says(name
 def test_the_size_of_llama_3s_file_is_none_of_llama_4():
     assert choose_generation(128_000, CONFIGS["of Llama 4"]) == (
         LLAMA_3_1,
-        "params.json says use_scaled_rope",
+        "params.json asks for scaled RoPE",
     )
     assert choose_generation(128_000, CONFIGS["of Llama 3"])[0] is LLAMA_3
     assert choose_generation(128_000, None) == (LLAMA_3_1, None)

@@ -437,7 +437,7 @@ def test_weights_that_contradict_params_json_are_recognised_by_their_shapes(tmp_
     report = summary_of(path)
     assert report.model.match == "none"
     assert (
-        "params.json: the weights have the shapes of llama-3.2-1b; params.json is another model's"
+        "params.json: the weights have the shapes of llama-3.2-1b; params.json is another's"
         in findings(path)
     )
 

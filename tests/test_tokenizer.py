@@ -778,7 +778,7 @@ def test_the_model_above_the_tokenizer_is_found_through_the_hubs_cache(tmp_path)
     for path in (snapshot.parents[1], snapshot, snapshot / "original"):
         tokenizer = load_tokenizer(str(path))
         assert tokenizer.codec.generation == "Llama 3.1 and later"
-        assert tokenizer.codec.reason == "params.json says use_scaled_rope"
+        assert tokenizer.codec.reason == "params.json asks for scaled RoPE"
 
 
 @pytest.mark.parametrize("files", [[], ["README.md"], ["vocab.txt", "special.json"]])

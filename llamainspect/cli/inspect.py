@@ -9,6 +9,11 @@ from llamainspect.cli import Json, NoColor, Path, PathOrName, app, default_path,
 
 PANEL = "Inspect"
 
+NamesOption = Annotated[
+    Literal["meta", "hf"],
+    typer.Option("--names", help="Names as Meta or as Hugging Face has them."),
+]
+
 
 @app.command(
     rich_help_panel=PANEL, epilog="Example: llamainspect summary ~/.llama/checkpoints/Llama3.1-8B"
@@ -40,6 +45,7 @@ def tensors(
     per_shard: Annotated[
         bool, typer.Option("--per-shard", help="Where each file keeps its part.")
     ] = False,
+    names: NamesOption = "meta",
     json: Json = False,
     no_color: NoColor = False,
 ) -> None:
@@ -52,7 +58,7 @@ def tensors(
 
     if glob is None and any(mark in path for mark in "*?[") and not os.path.lexists(path):
         path, glob = default_path(), path
-    show(list_tensors(open_checkpoint(path), glob, sort, per_shard), json, no_color)
+    show(list_tensors(open_checkpoint(path), glob, sort, per_shard, names), json, no_color)
 
 
 @app.command(
@@ -68,6 +74,7 @@ def show_weight(
     at: Annotated[
         str | None, typer.Option(metavar="ROW,COLUMN", help="Index of the first value to show.")
     ] = None,
+    names: NamesOption = "meta",
     json: Json = False,
     no_color: NoColor = False,
 ) -> None:
@@ -80,7 +87,7 @@ def show_weight(
         raise typer.BadParameter("which weight? Give its name", param_hint="NAME")
     if name is None:
         path, name = default_path(), path
-    show(show_tensor(open_checkpoint(path), name, start), json, no_color)
+    show(show_tensor(open_checkpoint(path), name, start, names), json, no_color)
 
 
 @app.command(rich_help_panel=PANEL, epilog="Example: llamainspect explain llama-3.2-3b hidden_dim")

@@ -1,10 +1,10 @@
-"""The Verify panel: verify-checksums, verify-logits."""
+"""The Verify panel: verify-checksums, diff, verify-logits."""
 
 from typing import Annotated
 
 import typer
 
-from llamainspect.cli import Json, NoColor, Path, app, note_run, show, track
+from llamainspect.cli import Json, NoColor, Path, app, default_path, note_run, show, track
 from llamainspect.cli.inputs import (
     Bos,
     Device,
@@ -24,6 +24,7 @@ from llamainspect.cli.inputs import (
 )
 
 PANEL = "Verify"
+SHOWN_WEIGHTS = 20  # by diff, on a page
 
 
 @app.command(
@@ -65,6 +66,60 @@ def verify(
     if force and not write:
         raise typer.BadParameter("it goes with --write", param_hint="--force")
     show(track(verifying(path, deep, write, force), json, no_color), json, no_color)
+
+
+@app.command(rich_help_panel=PANEL, epilog="Example: llamainspect diff Llama-3.1-8B my-merge")
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="A checkpoint, in any layout.")],
+    b: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[B]",
+            help="Another. With one path alone, the usual model is held against it.",
+        ),
+    ] = None,
+    config_only: Annotated[
+        bool,
+        typer.Option(
+            "--config-only", help="Configurations alone; official models' names work, too."
+        ),
+    ] = False,
+    names: Annotated[
+        str | None,
+        typer.Option("--names", metavar="GLOB", help="Only weights whose name matches."),
+    ] = None,
+    rtol: Annotated[
+        float | None,
+        typer.Option("--rtol", metavar="X", help="Values this close count as the same, times B's."),
+    ] = None,
+    atol: Annotated[
+        float | None,
+        typer.Option("--atol", metavar="X", help="Values this close count as the same."),
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            "--top", metavar="N", help="Weights to list.", show_default="20, with --json all"
+        ),
+    ] = None,
+    json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """What is not the same in two checkpoints, by how much, and what it looks like.
+
+    Layouts may differ: Meta's and Hugging Face's compare as equal
+    when they are, whatever the names, shards and order of rows.
+
+    Ends with 0 when nothing differs, else with 1. With --rtol or --atol
+    values count as the same within |a - b| <= atol + rtol * |b|.
+    """
+    from llamainspect.diff import DiffOptions, comparing
+
+    if b is None:
+        a, b = default_path(), a
+    listed = SHOWN_WEIGHTS if top is None and not json else top
+    options = DiffOptions(config_only, names, rtol, atol, listed)
+    show(track(comparing(a, b, options), json, no_color), json, no_color)
 
 
 @app.command(

@@ -1,10 +1,11 @@
 """Meta's layout: consolidated.NN.pth, one per model-parallel rank, and params.json."""
 
-import re
 import zlib
+from contextlib import suppress
 
 from llamainspect.config import PARAMS_FILE, ModelConfig
 from llamainspect.errors import CorruptFile, LlamaInspectError, UnsupportedFile
+from llamainspect.formats.model_parallel import WEIGHT_FILE, count_rows, join_ranks
 from llamainspect.formats.strict_json import read_json_object
 from llamainspect.formats.torch_pickle import (
     MAX_PICKLE_NBYTES,
@@ -24,8 +25,10 @@ from llamainspect.names import counted, listing
 from llamainspect.reports import Finding
 from llamainspect.sources import Source
 from llamainspect.tensors import Storage, TensorInfo
+from llamainspect.weights import Assembly
 
-WEIGHT_FILE = re.compile(r"consolidated(?:\.(\d+))?\.pth")
+CONFIG_FILE = PARAMS_FILE
+WRAPPERS = ("model", "state_dict", "model_state_dict", "module")  # {"model": {...}, ...}
 TORCHSCRIPT = "constants.pkl"
 BYTE_ORDER = "byteorder"
 LITTLE = b"little"
@@ -48,6 +51,25 @@ def read_config(source: Source) -> ModelConfig:
 def locate(source: Source, storage: Storage) -> int:
     """Offset of a storage's first byte: read from its zip record's local header."""
     return locate_record(source, storage.file, storage.key, Record(storage.start, storage.nbytes))
+
+
+def assemble(
+    source: Source,
+    shards: dict[str, dict[str, TensorInfo]],
+    unreadable: set[str],
+    config: ModelConfig | None,
+) -> Assembly:
+    """The weights, each joined from the parts of all ranks."""
+    unwrapped = {file: _unwrap(tensors) for file, tensors in shards.items()}
+    return join_ranks(source, locate, unwrapped, unreadable, config)
+
+
+def embedding_rows(source: Source, files: list[str], config: ModelConfig) -> int | None:
+    """Tokens that the weights have a vector for, by the header of the first file."""
+    with suppress(LlamaInspectError, OSError):  # `summary` tells what is wrong with weights
+        named = {tensor.name: tensor for tensor in read_tensors(source, files[0])[0]}
+        return count_rows({files[0]: _unwrap(named)}, len(files), config.dim)
+    return None
 
 
 def read_tensors(source: Source, file: str) -> tuple[list[TensorInfo], list[Finding]]:
@@ -233,3 +255,12 @@ def _describe_contents(file: str, contents: Contents) -> list[Finding]:
         for name in contents.without_data
     ]
     return findings
+
+
+def _unwrap(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """Tensors by name, without the key under which a training script put the state dict."""
+    for wrapper in WRAPPERS:
+        prefix = f"{wrapper}."
+        if f"{prefix}tok_embeddings.weight" in tensors or f"{prefix}norm.weight" in tensors:
+            return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors

@@ -8,7 +8,7 @@ import re
 from contextlib import suppress
 from typing import NamedTuple
 
-from llamainspect.config import PARAMS_FILE, ModelConfig
+from llamainspect.config import HUB_CONFIG_FILE, PARAMS_FILE, ModelConfig
 from llamainspect.errors import CorruptFile, MissingFile, NotACheckpoint
 from llamainspect.formats.sentencepiece_file import PIECE_TAG, count_pieces
 from llamainspect.formats.signatures import HEAD_NBYTES, describe_stand_in
@@ -18,7 +18,7 @@ from llamainspect.sources import ABSENT, NATIVE_SUBFOLDER, Folder, Source, open_
 
 TOKENIZER_FILE = "tokenizer.model"
 JSON_FILE = "tokenizer.json"  # of Hugging Face's tokenizers library
-BESIDE = (".pth", ".pt", ".bin", ".safetensors", PARAMS_FILE, "config.json")  # not tokenizers
+BESIDE = (".pth", ".pt", ".bin", ".safetensors", PARAMS_FILE, HUB_CONFIG_FILE)  # not tokenizers
 # Of the released ones, 3.6 MB and 28 MB are the largest.
 MAX_MODEL_NBYTES, MAX_TOKENIZER_JSON_NBYTES = 16 * 2**20, 128 * 2**20
 LAST_LINE_NBYTES = 4096
@@ -29,14 +29,16 @@ SENTENCEPIECE, TIKTOKEN, JSON = "sentencepiece", "tiktoken", JSON_FILE  # kinds
 class Vocabulary(NamedTuple):
     """What the tokenizer file says of its size."""
 
-    kind: str  # "sentencepiece" or "tiktoken"
-    base_tokens: int  # in the file
+    kind: str  # "sentencepiece", "tiktoken" or "tokenizer.json"
+    base_tokens: int | None  # in the file; None: not counted
     special_tokens: int | None  # added by the model's code; None: not known for this size
 
     @property
     def vocab_size(self) -> int | None:
         """Tokens in all."""
-        return None if self.special_tokens is None else self.base_tokens + self.special_tokens
+        if self.base_tokens is None or self.special_tokens is None:
+            return None
+        return self.base_tokens + self.special_tokens
 
 
 # --- where ----------------------------------------------------------------------------------------
@@ -92,7 +94,10 @@ def find_tokenizer(folder: Folder, names: tuple[str, ...]) -> TokenizerPlace | N
 
 
 def _is_model(folder: Folder) -> bool:
-    """Whether the directory holds a native model: only then is what stands above it its own."""
+    """Whether the directory holds a native model: only then is what stands above it its own.
+
+    On the hub everything lies in one directory.
+    """
     return any(name == PARAMS_FILE or name.endswith(".pth") for name in folder.files())
 
 
@@ -174,9 +179,16 @@ def _sentencepiece(data: bytes, file: str) -> Vocabulary:
 
 
 def check_vocabulary(
-    vocab_size: int | None, embedding_rows: int | None, tokens: int | None, file: str
+    vocab_size: int | None,
+    embedding_rows: int | None,
+    tokens: int | None,
+    file: str,
+    config_file: str = PARAMS_FILE,
 ) -> list[Finding]:
-    """The tokenizer's size against the model's, as params.json says and as the weights have it."""
+    """The tokenizer's size against the model's, as its configuration and its weights have it.
+
+    On the hub rows without a token are usual: tokens that were never added, or a rounder number.
+    """
     sizes = {size for size in (vocab_size, embedding_rows) if size is not None}
     if tokens is None or sizes <= {tokens}:
         return []
@@ -184,11 +196,12 @@ def check_vocabulary(
     there = (
         f"the model has {rows:,}"
         if rows is not None
-        else f"params.json says {vocab_size:,} and the embedding has {embedding_rows:,} rows"
+        else f"{config_file} says {vocab_size:,} and the embedding has {embedding_rows:,} rows"
     )
+    padded = config_file == HUB_CONFIG_FILE and rows is not None and rows > tokens
     return [
         Finding(
-            "error",
+            "warning" if padded else "error",
             file,
             f"it has {tokens:,} tokens, {there}. Likely cause: the tokenizer of another model, a "
             "file that was cut short, or a vocabulary that was padded or extended",

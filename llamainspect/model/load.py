@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor
 
-from llamainspect.checkpoint import Checkpoint, Weight
+from llamainspect.checkpoint import Checkpoint
 from llamainspect.errors import CorruptFile
 from llamainspect.model.quantize import Simulation, simulate
 from llamainspect.model.transformer import Layer
@@ -26,10 +26,10 @@ from llamainspect.readahead import (
     nbytes_of,
     output_blocks,
     read_parts,
-    rows_of,
     start_reading,
 )
 from llamainspect.sources import Folder
+from llamainspect.weights import Weight, rows_of
 
 LINEARS = frozenset(Layer._fields) - {"attention_norm", "ffn_norm"}
 
@@ -136,7 +136,7 @@ class Weights:
     def pieces(self, name: str) -> Iterator[tuple[int, Tensor]]:
         """One weight by itself, as it is stored, in blocks: their first row, and their rows."""
         weight = self.checkpoint.weights[name]
-        if len(weight.shape) < 2:
+        if len(weight.shape) < 2 or weight.rope_heads:  # whose rows are not where they are stored
             yield 0, self._read(weight)
             return
         rows, step = weight.shape[0], block_rows(weight.shape[1])
@@ -165,7 +165,7 @@ class Weights:
         parts = ahead.take(weight)
         self.nbytes_read += sum(len(part.data) for part in parts)
         tensors = [as_tensor(part) for part in parts]
-        if len(tensors) == 1 and self._as_is(tensors[0]):
+        if len(tensors) == 1 and not weight.rope_heads and self._as_is(tensors[0]):
             if not self.keep:
                 self._lent.append(parts)
             return self._simulated(tensors[0], field)
@@ -199,9 +199,9 @@ class Weights:
 
 
 def join(weight: Weight, parts: tuple[RawPart, ...]) -> Tensor:
-    """The whole of a weight from the parts of all ranks, contiguous, as it is stored."""
+    """The whole of a weight from the parts of all ranks, contiguous, in its own type."""
     tensors = [as_tensor(part) for part in parts]
-    if len(tensors) == 1:
+    if len(tensors) == 1 and not weight.rope_heads:
         return tensors[0].contiguous()
     whole = torch.empty(weight.shape, dtype=tensors[0].dtype)
     join_into(whole, weight, tensors)
@@ -210,6 +210,11 @@ def join(weight: Weight, parts: tuple[RawPart, ...]) -> Tensor:
 
 def join_into(whole: Tensor, weight: Weight, tensors: Sequence[Tensor]) -> None:
     """Write the parts of all ranks to where they belong, and convert them on the way."""
+    if weight.rope_heads:  # rows of a head: the first half of all pairs, then the second
+        (tensor,) = tensors
+        pairs = whole.unflatten(0, (weight.rope_heads, -1, 2))
+        pairs.copy_(tensor.unflatten(0, (weight.rope_heads, 2, -1)).transpose(1, 2))
+        return
     first, axis = 0, weight.axis or 0
     for tensor in tensors:
         length = tensor.shape[axis]

@@ -11,7 +11,7 @@ from llamainspect.model import devices
 from llamainspect.model.load import join
 from llamainspect.model.runner import Model, Stage
 from llamainspect.readahead import EMBEDDING, LAYER_WEIGHTS, NORM, OUTPUT, layer_weight, read_parts
-from llamainspect.rope import LOW_FREQ_FACTOR, ORIGINAL_CONTEXT
+from llamainspect.rope import RopeScaling
 
 try:
     import transformers
@@ -80,15 +80,7 @@ def _keep(stages: list[Stage], kind: Any, number: int | None) -> Any:
 def _build(model: Model) -> Any:
     config = model.config
     scaling = model.rope.scaling
-    rope: dict[str, Any] = {"rope_type": "default"}
-    if scaling is not None:
-        rope = {
-            "rope_type": "llama3",
-            "factor": scaling.factor,
-            "low_freq_factor": LOW_FREQ_FACTOR,
-            "high_freq_factor": scaling.high_freq_factor,
-            "original_max_position_embeddings": ORIGINAL_CONTEXT,
-        }
+    rope = _rope(scaling)
     names = dict(_state_dict(model))
     tied = "lm_head.weight" not in names
     settings: dict[str, Any] = {
@@ -116,6 +108,20 @@ def _build(model: Model) -> Any:
     # Its frequencies are no weights: they were made on no device, and are made again on a real one.
     llama.model.rotary_emb = type(llama.model.rotary_emb)(made).to(model.device)
     return llama.eval()
+
+
+def _rope(scaling: RopeScaling | None) -> dict[str, Any]:
+    if scaling is None:
+        return {"rope_type": "default"}
+    if not scaling.original_context:
+        return {"rope_type": "linear", "factor": scaling.factor}
+    return {
+        "rope_type": "llama3",
+        "factor": scaling.factor,
+        "low_freq_factor": scaling.low_freq_factor,
+        "high_freq_factor": scaling.high_freq_factor,
+        "original_max_position_embeddings": scaling.original_context,
+    }
 
 
 def _state_dict(model: Model) -> Iterator[tuple[str, Tensor]]:

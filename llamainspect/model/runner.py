@@ -133,10 +133,9 @@ class Model:
             raise UnusablePrompt("there is no token to begin with; give a prompt")
         self.check_vocabulary(ids)
         if self.context_length and len(ids) > self.context_length:
-            assert self.subject.official is not None
             raise UnusablePrompt(
                 f"the prompt has {len(ids):,} tokens, and the context of "
-                f"{self.subject.official.id} holds {self.context_length:,}; shorten it"
+                f"{self.subject.model} holds {self.context_length:,}; shorten it"
             )
 
     def check_vocabulary(self, ids: Sequence[int]) -> None:
@@ -222,7 +221,7 @@ class Model:
                 raise NonFinite(
                     f"{self.subject.name}: RoPE makes NaN of rope_theta {self.config.rope_theta:g} "
                     f"and factor {self.rope.scaling.factor if self.rope.scaling else 1:g}; "
-                    "params.json should have those of the release"
+                    f"{self.config.file} should have those of the release"
                 )
         return self._turns
 

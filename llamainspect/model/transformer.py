@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llamainspect.config import ModelConfig
-from llamainspect.rope import LOW_FREQ_FACTOR, ORIGINAL_CONTEXT, RopeScaling
+from llamainspect.rope import RopeScaling
 
 
 class Layer(NamedTuple):
@@ -146,8 +146,8 @@ def scale(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
     """Slow pairs turn `factor` times slower, so that a longer context looks like the old one."""
     wavelengths = 2 * math.pi / frequencies
     slowed = frequencies / scaling.factor
-    share = (ORIGINAL_CONTEXT / wavelengths - LOW_FREQ_FACTOR) / (
-        scaling.high_freq_factor - LOW_FREQ_FACTOR
+    share = (scaling.original_context / wavelengths - scaling.low_freq_factor) / (
+        scaling.high_freq_factor - scaling.low_freq_factor
     )  # 0 for the slowest of those between, 1 for the fastest
     between = (1 - share) * slowed + share * frequencies
     scaled = torch.where(wavelengths > scaling.stretched_above, slowed, between)

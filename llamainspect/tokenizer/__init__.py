@@ -175,7 +175,7 @@ class Tokenizer:
         rows = self.sizes.embedding_rows
         findings = [
             *self.sizes.findings,
-            *check_vocabulary(vocab_size, rows, self.vocab_size, self.place.file),
+            *check_vocabulary(vocab_size, rows, self.vocab_size, self.place.file, self.sizes.file),
         ]
         if (
             self.kind == TIKTOKEN
@@ -183,9 +183,9 @@ class Tokenizer:
             and self.codec.base_tokens not in RELEASED_RANKS
         ):
             message = (
-                f"{self.codec.base_tokens:,} ranks are those of no release, and no params.json "
-                "says how many there should be: the file was cut short, or is of another model. "
-                "The ids of the special tokens follow the ranks"
+                f"{self.codec.base_tokens:,} ranks are those of no release, and no "
+                f"{self.sizes.file} says how many there should be: the file was cut short, or is "
+                "of another model. The ids of the special tokens follow the ranks"
             )
             findings.append(Finding("warning", self.place.file, message))
         return findings
@@ -211,7 +211,7 @@ class Tokenizer:
 
     def _reason(self) -> str | None:
         unread = self.codec.generation and self.sizes.findings
-        return self.codec.reason or ("params.json cannot be read" if unread else None)
+        return self.codec.reason or (f"{self.sizes.file} cannot be read" if unread else None)
 
     def _checked(self, ids: Iterable[int]) -> list[int]:
         found = list(ids)

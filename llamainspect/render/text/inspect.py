@@ -76,7 +76,9 @@ def _headline(report: Summary) -> Text:
     line.append("  ")
     if model.match == "exact":
         line.append(f"{model.name}", style="bold green")
-        line.append("  exact match: configuration, shapes, dtype and shards", style="green")
+        shards = " and shards" if report.format == "meta" else ""
+        what = f"configuration, shapes{',' if shards else ' and'} dtype{shards}"
+        line.append(f"  exact match: {what}", style="green")
     elif model.match == "architecture":
         line.append(f"like {model.name}", style="bold yellow")
         line.append("  same architecture", style="yellow")
@@ -99,7 +101,8 @@ def _overview(report: Summary) -> Table:
         size = report.tokenizer["vocab_size"] or report.tokenizer["base_tokens"]
         file = printable(report.tokenizer["file"])
         place = f", in {file}" if "/" in file else ""
-        rows.append(("tokenizer", Text(f"{report.tokenizer['kind']}, {size:,} tokens{place}")))
+        tokens = "" if size is None else f", {size:,} tokens"
+        rows.append(("tokenizer", Text(f"{report.tokenizer['kind']}{tokens}{place}")))
     if model.context_length:
         rows.append(("context", Text(f"{model.context_length:,} tokens, as published")))
     return facts(rows)
@@ -303,7 +306,7 @@ def _places(entry: TensorEntry) -> RenderableType:
 
 TITLES = {
     "file": "Files",
-    "field": "params.json",
+    "field": "Configuration file",
     "derived": "Worked out",
     "bits": "One weight in bits",
 }

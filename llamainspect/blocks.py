@@ -1,0 +1,243 @@
+"""The values of a weight in blocks of rows, in Meta's order, from whatever parts it is stored in.
+
+Memory is bounded by the block, not by the weight. A weight with other than two axes is read as rows
+of its last one.
+"""
+
+from collections.abc import Iterator
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from llamainspect.arrays import decode_small_float
+from llamainspect.checkpoint import Checkpoint
+from llamainspect.dtypes import BF16, DTYPES, DType
+from llamainspect.errors import CorruptFile
+from llamainspect.tensors import TensorInfo
+from llamainspect.weights import Weight, parts_needed
+
+Codes = npt.NDArray[Any]  # elements as they are stored: the bits of a BF16 as a whole number
+Floats = npt.NDArray[Any]
+
+BLOCK_NBYTES = 2**20  # of one side: it stays in a core's cache while it is looked at
+
+
+class Grid(NamedTuple):
+    """A weight as rows and columns."""
+
+    rows: int
+    columns: int
+    head_dim: int = 1  # rows that stand together, in another order than Meta's
+
+    def blocks(self, width: int) -> Iterator[tuple[int, int]]:
+        """First and last row of blocks of about BLOCK_NBYTES, for elements of `width` bytes."""
+        step = max(BLOCK_NBYTES // max(self.columns * width, 1), 1)
+        step = -(-step // self.head_dim) * self.head_dim
+        for start in range(0, self.rows, step):
+            yield start, min(start + step, self.rows)
+
+
+def grid_of(*weights: Weight, whole_rows: bool = False) -> Grid:
+    """Rows and columns in which all of some weights of one shape can be read.
+
+    Where all lie there row after row, each element is a row unless `whole_rows` are needed, so that
+    blocks may end anywhere.
+    """
+    shape = weights[0].shape
+    if not whole_rows and all(_is_flat(weight) for weight in weights):
+        return Grid(prod(shape), 1)
+    columns = shape[-1] if len(shape) > 1 else 1
+    rows = prod(shape) // columns if columns else 0
+    heads = max(weight.rope_heads for weight in weights)
+    return Grid(rows, columns, shape[0] // heads if heads else 1)
+
+
+def code_type(dtype: DType) -> np.dtype[Any]:
+    """What stored elements are read as; bytes, where nothing here knows their values."""
+    known = dtype.numpy is not None and dtype.block_elements == 1
+    return np.dtype(dtype.numpy if known else "u1")
+
+
+class Reader:
+    """Reads blocks of one weight into memory of its own; the next block overwrites the last."""
+
+    def __init__(self, checkpoint: Checkpoint, weight: Weight, grid: Grid) -> None:
+        self.checkpoint, self.weight, self.grid = checkpoint, weight, grid
+        self.dtype = weight.parts[0].dtype
+        self.type = code_type(self.dtype)
+        self.nbytes_read = 0
+        self._starts: dict[str, int] = {}
+        self._room = np.empty(0, self.type)
+        self._ordered = np.empty(0, self.type)
+
+    def read(self, first: int, last: int) -> Codes:
+        """Rows `first` to `last` as (rows, columns). Raises CorruptFile when they are not there."""
+        count = (last - first) * self.grid.columns
+        if len(self._room) < count:
+            self._room = np.empty(count, self.type)
+        block = self._room[:count].reshape(last - first, self.grid.columns)
+        flat = self.grid.columns == 1
+        for run in _runs(self.weight, flat, first, last):
+            rows = block[run.at : run.at + run.rows]
+            self._read_run(run, rows[:, run.column : run.column + run.columns])
+        return self._in_order(block) if self.weight.rope_heads else block
+
+    def _read_run(self, run: "_Run", target: Codes) -> None:
+        part = run.part
+        start = self._start(part)
+        if part.strides is None:
+            offset = run.first * run.columns * self.type.itemsize
+            if target.flags.c_contiguous:
+                self._fill(part, start + offset, target)
+                return
+            rows = np.empty(target.shape, self.type)
+            self._fill(part, start + offset, rows)
+            target[...] = rows
+            return
+        strides = _row_strides(part)
+        if strides is not None and strides[0] >= strides[1] * run.columns:  # rows with gaps
+            low = run.first * strides[0]
+            length = (run.rows - 1) * strides[0] + (run.columns - 1) * strides[1] + 1
+            raw = np.empty(length, self.type)
+            self._fill(part, start + low * self.type.itemsize, raw)
+            width = self.type.itemsize
+            view = np.lib.stride_tricks.as_strided(
+                raw, target.shape, (strides[0] * width, strides[1] * width)
+            )
+            target[...] = view
+            return
+        whole = self._whole(part, start)
+        target[...] = whole[run.first : run.first + run.rows]
+
+    def _whole(self, part: TensorInfo, start: int) -> Codes:
+        """All of a part whose rows lie scattered (a transposed view): no bound but its own."""
+        assert part.strides is not None
+        raw = np.empty(part.span // self.type.itemsize, self.type)
+        self._fill(part, start, raw)
+        width = self.type.itemsize
+        strides = tuple(step * width for step in part.strides)
+        view = np.lib.stride_tricks.as_strided(raw, part.shape, strides)
+        columns = part.shape[-1] if len(part.shape) > 1 and self.grid.columns > 1 else 1
+        return np.ascontiguousarray(view).reshape(-1, columns)
+
+    def _start(self, part: TensorInfo) -> int:
+        if part.offset + part.span > part.storage.nbytes:
+            raise CorruptFile(
+                f"{part.file}: {part.name} reaches beyond its {part.storage.nbytes:,} stored "
+                "bytes; the file is damaged, download it again"
+            )
+        key = f"{part.file}/{part.storage.key}"
+        if key not in self._starts:
+            self._starts[key] = self.checkpoint.reader.locate(self.checkpoint.source, part.storage)
+        return self._starts[key] + part.offset
+
+    def _fill(self, part: TensorInfo, offset: int, target: Codes) -> None:
+        if target.size:
+            data = memoryview(target.reshape(-1).view("u1"))  # type: ignore[arg-type]
+            self.checkpoint.source.read_into(part.file, offset, data)
+            self.nbytes_read += target.nbytes
+
+    def _in_order(self, block: Codes) -> Codes:
+        """Rows of each head from Hugging Face's order to Meta's."""
+        rows, columns = block.shape
+        half = self.weight.shape[0] // self.weight.rope_heads // 2
+        if len(self._ordered) < block.size:
+            self._ordered = np.empty(block.size, self.type)
+        ordered = self._ordered[: block.size].reshape(-1, half, 2, columns)
+        ordered[...] = block.reshape(-1, 2, half, columns).swapaxes(1, 2)
+        return ordered.reshape(rows, columns)
+
+
+class _Run(NamedTuple):
+    """Some rows of one part, and where they belong in a block."""
+
+    part: TensorInfo
+    first: int  # row of the part
+    rows: int
+    at: int  # row of the block
+    column: int
+    columns: int
+
+
+def _runs(weight: Weight, flat: bool, first: int, last: int) -> Iterator[_Run]:
+    """What has to be read for rows `first` to `last` of the whole."""
+    parts, shape, axis = parts_needed(weight), weight.shape, weight.axis
+    columns = 1 if flat else shape[-1]
+    if axis is None:
+        yield _Run(parts[0], first, last - first, 0, 0, columns)
+        return
+    if not flat and axis == len(shape) - 1:
+        column = 0
+        for part in parts:
+            yield _Run(part, first, last - first, 0, column, part.shape[-1])
+            column += part.shape[-1]
+        return
+    # Each step of the axes before it holds rows of every part, one after the other.
+    inner = prod(shape[axis + 1 :]) // columns
+    heights = [part.shape[axis] * inner for part in parts]
+    outer_rows = shape[axis] * inner
+    for outer in range(first // outer_rows, -(-last // outer_rows)):
+        begin = outer * outer_rows
+        for part, height in zip(parts, heights, strict=True):
+            low, high = max(first, begin), min(last, begin + height)
+            if low < high:
+                inside = outer * height + low - begin
+                yield _Run(part, inside, high - low, low - first, 0, columns)
+            begin += height
+
+
+def _is_flat(weight: Weight) -> bool:
+    """Whether all elements of the whole lie one after the other, in one part or several."""
+    simple = weight.rope_heads == 0 and all(part.strides is None for part in weight.parts)
+    return simple and weight.axis in (None, 0)
+
+
+def _row_strides(part: TensorInfo) -> tuple[int, int] | None:
+    """(from row to row, from column to column) in elements, if one number says each."""
+    assert part.strides is not None
+    if len(part.shape) < 2:
+        return part.strides[0] if part.strides else 1, 1
+    row, column = part.strides[-2:]
+    step = row * part.shape[-2]
+    for length, stride in zip(part.shape[-3::-1], part.strides[-3::-1], strict=True):
+        if length > 1 and stride != step:
+            return None
+        step = stride * length
+    return row, column
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+
+def has_values(dtype: DType) -> bool:
+    """Whether numbers can be made of its elements here: real ones, not packed."""
+    return dtype.numpy is not None and dtype.block_elements == 1 and not dtype.name.startswith("C")
+
+
+def is_wide(dtype: DType) -> bool:
+    """Whether float32 would lose some of its values."""
+    return dtype.name in ("F64", "I64", "I32", "U64", "U32", "QI32", "F32")
+
+
+def widen(codes: Codes, dtype: DType, out: Floats) -> None:
+    """Values of stored elements into `out`, of the same shape: float32, float64 for wide ones."""
+    if dtype.small_float == BF16:
+        np.left_shift(codes, 16, out=out.view(np.uint32), dtype=np.uint32, casting="unsafe")
+    elif dtype.small_float is not None:
+        np.take(_small_values(dtype.name), codes, out=out)
+    else:
+        np.copyto(out, codes, casting="unsafe")
+
+
+_TABLES: dict[str, Floats] = {}
+
+
+def _small_values(name: str) -> Floats:
+    """The values of all 256 codes of an 8-bit float."""
+    if name not in _TABLES:
+        layout = DTYPES[name].small_float
+        assert layout is not None
+        _TABLES[name] = decode_small_float(np.arange(256, dtype=np.uint8), layout)
+    return _TABLES[name]

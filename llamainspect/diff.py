@@ -1,0 +1,530 @@
+"""Two checkpoints, weight by weight: what only one has, what differs, by how much, and like what.
+
+Both are read under Meta's names and in Meta's order, so that a conversion that changed nothing
+shows no difference. Values are streamed; memory does not grow with the checkpoints.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from fnmatch import fnmatchcase
+from time import monotonic
+from typing import Any, NamedTuple
+
+from llamainspect.arrays import decode, place_of, read_elements, shortest_text
+from llamainspect.canonical import canonical_weights
+from llamainspect.checkpoint import Checkpoint, name_of, open_checkpoint
+from llamainspect.distance import Distance, Side, compare_weights, cosine, relative
+from llamainspect.errors import InvalidRequest, LlamaInspectError, MissingFile, reason_of
+from llamainspect.formats.strict_json import read_json_object
+from llamainspect.hub_config import IGNORED
+from llamainspect.names import COMPONENTS, component_of, compress, layer_of, listing
+from llamainspect.progress import finish
+from llamainspect.reports import (
+    CheckpointDiff,
+    ConfigDifference,
+    DiffStatus,
+    FileProgress,
+    Finding,
+    GroupDifference,
+    WeightDifference,
+    worst_first,
+)
+from llamainspect.rope import choose_rope
+from llamainspect.sources import Folder
+from llamainspect.subject import Subject, find_subject, subject_of
+from llamainspect.verdicts import Compared, find_likeness
+from llamainspect.weights import Weight
+
+STEP_SECONDS = 0.1  # between two looks at how far it is
+OUTPUT, EMBEDDING = "output.weight", "tok_embeddings.weight"
+# Fields that decide what is computed.
+FIELDS = (
+    "dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "hidden_dim", "vocab_size", "norm_eps",
+    "rope_theta", "rope_type", "attention_bias", "mlp_bias", "hidden_act",
+)  # fmt: skip
+GROUPS = ("moe", "vision", "cross_attention", "quantization", "lora")
+# Of these groups, what only says how another of their fields came about, or who wrote them.
+LEFT_OUT = ("capacity_factor", "auto_scale_F", "native")
+# Written by some releases only; compared where both have them.
+OPTIONAL = ("nope_layer_interval", "attention_chunk_size", "floor_scale", "attn_scale")
+HARMLESS = ("context_length",)
+
+
+class DiffOptions(NamedTuple):
+    """What is compared, and how closely."""
+
+    config_only: bool = False
+    names: str | None = None  # a glob, of Meta's names or of Hugging Face's
+    rtol: float | None = None  # of B's value
+    atol: float | None = None
+    top: int | None = None  # weights that are listed; None: all
+
+    def check(self) -> None:
+        """Raises InvalidRequest for what means nothing."""
+        for name, value in (("--rtol", self.rtol), ("--atol", self.atol)):
+            if value is not None and not 0 <= value < float("inf"):
+                raise InvalidRequest(f"{name}: a number from 0 upwards is needed")
+        if self.top is not None and self.top < 0:
+            raise InvalidRequest("--top: a whole number from 0 upwards is needed")
+        given = (self.names, self.rtol, self.atol)
+        if self.config_only and any(value is not None for value in given):
+            raise InvalidRequest(
+                "--config-only looks at no weights: leave out --names and --rtol/--atol"
+            )
+
+
+EXACTLY = DiffOptions()
+
+
+def diff_checkpoints(a: str, b: str, options: DiffOptions = EXACTLY) -> CheckpointDiff:
+    """Compare two checkpoints in any layout.
+
+    Raises InvalidRequest for options that mean nothing, and what opening a checkpoint raises.
+    """
+    return finish(comparing(a, b, options))
+
+
+def comparing(
+    path_a: str, path_b: str, options: DiffOptions = EXACTLY
+) -> Generator[tuple[FileProgress, ...], None, CheckpointDiff]:
+    """`diff_checkpoints`, step by step."""
+    options.check()
+    begin = monotonic()
+    yield ()
+    if options.config_only:
+        return _compare_configs(find_subject(path_a), find_subject(path_b), options, begin)
+    a, b = _open_both(path_a, path_b)
+    whole = _Comparison(a, b, options)
+    yield from whole.run()
+    return whole.report(monotonic() - begin)
+
+
+def _open_both(path_a: str, path_b: str) -> tuple["_Half", "_Half"]:
+    """Both checkpoints; the configuration of one stands in where the other has none."""
+    a, b = open_checkpoint(path_a), open_checkpoint(path_b)
+    if a.config is None and b.config is not None:
+        a = open_checkpoint(path_a, b.config)
+    elif b.config is None and a.config is not None:
+        b = open_checkpoint(path_b, a.config)
+    return _Half.of(path_a, a), _Half.of(path_b, b)
+
+
+class _Half(NamedTuple):
+    """One of the two."""
+
+    path: str
+    checkpoint: Checkpoint
+    subject: Subject | None  # None: there is no configuration
+    weights: dict[str, Weight]
+
+    @classmethod
+    def of(cls, path: str, checkpoint: Checkpoint) -> "_Half":
+        try:
+            subject = subject_of(checkpoint)
+        except MissingFile:
+            subject = None
+        return cls(path, checkpoint, subject, canonical_weights(checkpoint))
+
+    @property
+    def tied_output(self) -> bool:
+        return self.subject is not None and self.subject.tied_output
+
+
+# --- configurations -------------------------------------------------------------------------------
+
+
+def _compare_configs(a: Subject, b: Subject, options: DiffOptions, begin: float) -> CheckpointDiff:
+    differences = compare_configs(a, b)
+    same = not any(row.matters for row in differences)
+    return CheckpointDiff(
+        a=a.name, b=b.name,
+        format_a=a.checkpoint.format if a.checkpoint else None,
+        format_b=b.checkpoint.format if b.checkpoint else None,
+        identical=same, same=same, config=tuple(differences),
+        weights=(), by_component=(), by_layer=(), counts={}, likeness=None,
+        rtol=None, atol=None, nbytes_read=0, seconds=monotonic() - begin, findings=(),
+    )  # fmt: skip
+
+
+def compare_configs(a: Subject, b: Subject) -> list[ConfigDifference]:
+    """Fields that are not the same, whatever file and spelling they stand in."""
+    values_a, values_b = _values(a), _values(b)
+    rows = [
+        ConfigDifference(name, values_a.get(name), values_b.get(name), name not in HARMLESS)
+        for name in dict.fromkeys((*values_a, *values_b))
+        if values_a.get(name) != values_b.get(name) and not _unsaid(name, values_a, values_b)
+    ]
+    if a.tied_output != b.tied_output:
+        rows.append(ConfigDifference("tied_output", a.tied_output, b.tied_output, matters=False))
+    return rows + _other_fields(a, b)
+
+
+def _unsaid(name: str, values_a: dict[str, Any], values_b: dict[str, Any]) -> bool:
+    """Whether one of the two says nothing of a field that need not be said."""
+    return name in (*OPTIONAL, *HARMLESS) and None in (values_a.get(name), values_b.get(name))
+
+
+def _values(subject: Subject) -> dict[str, Any]:
+    """What decides what a model computes, flat."""
+    config = subject.config
+    values: dict[str, Any] = {
+        name: getattr(config, name) for name in (*FIELDS, *OPTIONAL, *HARMLESS)
+    }
+    for group in GROUPS:
+        found = getattr(config, group)
+        for key, value in (found._asdict() if found else {}).items():
+            if key not in LEFT_OUT:
+                values[f"{group}.{key}"] = str(value) if isinstance(value, tuple) else value
+    scaling = choose_rope(config, subject.official.id if subject.official else None).scaling
+    values |= {
+        f"rope.{key}": value for key, value in (scaling._asdict() if scaling else {}).items()
+    }
+    return values
+
+
+def _other_fields(a: Subject, b: Subject) -> list[ConfigDifference]:
+    """Of two files of one kind also what decides nothing here: token ids, dtype, versions."""
+    if a.config.file != b.config.file or a.source is None or b.source is None:
+        return []
+    raw_a, raw_b = (read_json_object(s.source, s.config.file) for s in (a, b) if s.source)
+    known = set(IGNORED) | set(a.config.unknown or ()) | set(b.config.unknown or ())
+    return [
+        ConfigDifference(name, _short(raw_a.get(name)), _short(raw_b.get(name)), matters=False)
+        for name in dict.fromkeys((*raw_a, *raw_b))
+        if name in known and raw_a.get(name) != raw_b.get(name)
+    ]
+
+
+def _short(value: Any) -> Any:
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)[:200]
+
+
+# --- weights --------------------------------------------------------------------------------------
+
+
+class _Pair(NamedTuple):
+    """A weight that both have, and what is to be said if values need not be looked at."""
+
+    name: str
+    a: Weight | None
+    b: Weight | None
+    status: DiffStatus | None  # None: values decide
+
+
+class _Comparison:
+    """Compares all weights of two checkpoints on all cores."""
+
+    def __init__(self, a: _Half, b: _Half, options: DiffOptions) -> None:
+        self.a, self.b, self.options = a, b, options
+        self.pairs = self._match()
+        self.compared: list[Compared] = []
+        self.findings: list[Finding] = []
+        self.nbytes_read = 0
+        self._failed: set[str] = set()
+
+    def _match(self) -> list[_Pair]:
+        """Weights by name; of a tied model the embedding stands for the output it lacks."""
+        a, b = dict(self.a.weights), dict(self.b.weights)
+        for ours, others, half in ((a, b, self.a), (b, a, self.b)):
+            for name in [name for name in others if name.endswith(OUTPUT) and name not in ours]:
+                embedding = ours.get(name.replace(OUTPUT, EMBEDDING))
+                if half.tied_output and embedding is not None:
+                    ours[name] = embedding._replace(name=name)
+        return [
+            _Pair(name, a.get(name), b.get(name), self._status(name, a.get(name), b.get(name)))
+            for name in dict.fromkeys((*a, *b))
+            if self._is_wanted(name, a.get(name) or b.get(name))
+        ]
+
+    def _is_wanted(self, name: str, weight: Weight | None) -> bool:
+        glob = self.options.names
+        if glob is None or weight is None:
+            return True
+        half = self.a if name in self.a.weights else self.b
+        return fnmatchcase(name, glob) or fnmatchcase(name_of(half.checkpoint, weight, "hf"), glob)
+
+    def _status(self, name: str, a: Weight | None, b: Weight | None) -> DiffStatus | None:
+        if b is None:
+            return "only_a"
+        if a is None:
+            return "only_b"
+        if not a.complete or not b.complete:
+            return "incomplete"
+        if a.shape == b.shape:
+            return None
+        return "tabulated" if self._is_tabulated(name) else "shape"
+
+    def _is_tabulated(self, name: str) -> bool:
+        """Position embeddings of images, in which the two layouts differ on purpose."""
+        halves = (self.a.checkpoint, self.b.checkpoint)
+        specs = [half.expected.get(name) for half in halves]
+        unknown = any(spec is not None and spec.shape is None for spec in specs)
+        return unknown and halves[0].format != halves[1].format
+
+    def run(self) -> Generator[tuple[FileProgress, ...], None, None]:
+        """Look at all values; how far it is comes in between."""
+        todo = [pair for pair in self.pairs if pair.status is None]
+        total = sum(weight.nbytes for pair in todo for weight in (pair.a, pair.b) if weight)
+        done = [0]
+
+        def count(nbytes: int) -> None:
+            done[0] += nbytes
+
+        # The largest first, so that no core is left with one of them at the end.
+        todo.sort(key=lambda pair: -(pair.a.nbytes if pair.a else 0))
+        workers = os.cpu_count() or 1
+        pool = ThreadPoolExecutor(workers)
+        running: dict[Future[Distance], tuple[_Pair, Side, Side]] = {}
+        queue = iter(todo)
+        try:
+            while True:
+                for pair in queue:
+                    assert pair.a is not None
+                    assert pair.b is not None
+                    a, b = Side(self.a.checkpoint, pair.a), Side(self.b.checkpoint, pair.b)
+                    rtol, atol = self.options.rtol or 0.0, self.options.atol or 0.0
+                    running[pool.submit(compare_weights, a, b, rtol, atol, count)] = pair, a, b
+                    if len(running) >= 2 * workers:
+                        break
+                if not running:
+                    break
+                ready, _ = wait(running, STEP_SECONDS, FIRST_COMPLETED)
+                for future in ready:
+                    self._take(future, *running.pop(future))
+                yield (FileProgress("values", min(done[0], total), total),)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+        self.nbytes_read = done[0]
+        places = {pair.name: place for place, pair in enumerate(self.pairs)}
+        self.compared.sort(key=lambda compared: places[compared.name])
+        self._check_unchanged()
+
+    def _take(self, future: "Future[Distance]", pair: _Pair, a: Side, b: Side) -> None:
+        try:
+            self.compared.append(Compared(pair.name, a, b, future.result()))
+        except (LlamaInspectError, OSError) as error:
+            self._failed.add(pair.name)
+            self.findings.append(Finding("error", pair.name, reason_of(error, pair.name)))
+
+    def _check_unchanged(self) -> None:
+        for half in (self.a, self.b):
+            source = half.checkpoint.source
+            for file in source.changed() if isinstance(source, Folder) else ():
+                message = "it changed while it was read; try again"
+                self.findings.append(Finding("error", f"{half.path}: {file}", message))
+
+    # --- the report ---
+
+    def report(self, seconds: float) -> CheckpointDiff:
+        """All of it."""
+        rows = self._rows()
+        config = self._config()
+        rows.sort(key=_moved_most)
+        counts = Counter(row.status for row in rows)
+        harmless = {"identical", "tabulated"}
+        wanted = [row for row in rows if not _is_buffer(row)]
+        same_config = not any(row.matters for row in config)
+        identical = same_config and all(row.status in harmless for row in wanted)
+        within = harmless | {"equal", "close"}
+        tolerant = self.options.rtol is not None or self.options.atol is not None
+        same = identical or (
+            tolerant and same_config and all(row.status in within for row in wanted)
+        )
+        return CheckpointDiff(
+            a=self.a.path,
+            b=self.b.path,
+            format_a=self.a.checkpoint.format,
+            format_b=self.b.checkpoint.format,
+            identical=identical,
+            same=same,
+            config=tuple(config),
+            weights=tuple(rows[: self.options.top]),
+            by_component=self._groups(component_of, COMPONENTS),
+            by_layer=self._groups(_layer_name, ()),
+            counts={str(status): count for status, count in counts.items()},
+            likeness=None if identical else find_likeness(self.compared),
+            rtol=self.options.rtol,
+            atol=self.options.atol,
+            nbytes_read=self.nbytes_read,
+            seconds=seconds,
+            findings=tuple(worst_first([*self._problems(rows), *self.findings])),
+        )
+
+    def _config(self) -> list[ConfigDifference]:
+        if self.a.subject is None or self.b.subject is None:
+            return []
+        return compare_configs(self.a.subject, self.b.subject)
+
+    def _rows(self) -> list[WeightDifference]:
+        distances = {compared.name: compared for compared in self.compared}
+        return [
+            _row_of(distances[pair.name], self._judged(distances[pair.name]))
+            if pair.name in distances
+            else _row_without_values(pair, pair.status or "incomplete")
+            for pair in self.pairs
+        ]
+
+    def _judged(self, compared: Compared) -> DiffStatus:
+        distance = compared.distance
+        if distance.same_bits:
+            return "identical"
+        if distance.changed == 0:
+            return "equal"
+        tolerant = self.options.rtol is not None or self.options.atol is not None
+        return "close" if tolerant and distance.outside == 0 else "changed"
+
+    def _groups(
+        self, key: Callable[[str], str], order: Iterable[str]
+    ) -> tuple[GroupDifference, ...]:
+        groups: dict[str, list[Compared]] = {name: [] for name in order}
+        for compared in self.compared:
+            if name := key(compared.name):
+                groups.setdefault(name, []).append(compared)
+        return tuple(_group(name, found) for name, found in groups.items() if found)
+
+    def _problems(self, rows: list[WeightDifference]) -> list[Finding]:
+        """What keeps the two from being compared, and what was wrong with either before."""
+        findings = [
+            finding._replace(where=f"{half.path}: {finding.where}")
+            for half in (self.a, self.b)
+            for finding in half.checkpoint.findings
+            if finding.severity != "note"
+        ]
+        for half in (self.a, self.b):
+            if half.subject is None:
+                message = (
+                    "no configuration: fields, and the order of rows of wq and wk, not compared"
+                )
+                findings.append(Finding("note", half.path, message))
+        incomplete = [row.name for row in rows if row.status == "incomplete"]
+        incomplete = [name for name in incomplete if name not in self._failed]
+        if incomplete:
+            message = "not compared: parts of it are in shards that cannot be read"
+            findings.append(Finding("error", listing(compress(incomplete)), message))
+        if tabulated := [row.name for row in rows if row.status == "tabulated"]:
+            message = (
+                "not compared: Hugging Face's layout holds position embeddings worked out for each "
+                "arrangement of tiles, Meta's holds what they are worked out from"
+            )
+            findings.append(Finding("note", listing(compress(tabulated)), message))
+        if buffers := [row.name for row in rows if _is_buffer(row)]:
+            message = "no weight of the model: worked out anew by whoever loads it"
+            where = listing(compress(buffers))
+            findings.append(Finding("note", where, f"in one of the two; {message}"))
+        if self.options.names is not None and not rows:
+            raise MissingFile(
+                f"{self.a.path} and {self.b.path}: no weight is called like "
+                f"{self.options.names!r}; `llamainspect tensors` lists them"
+            )
+        return findings
+
+
+def _is_buffer(row: WeightDifference) -> bool:
+    return row.status in ("only_a", "only_b") and row.component == "buffers"
+
+
+def _layer_name(name: str) -> str:
+    layer = layer_of(name)
+    return "" if layer is None else f"layer {layer}"
+
+
+_ORDER = (
+    "shape",
+    "only_a",
+    "only_b",
+    "incomplete",
+    "changed",
+    "close",
+    "equal",
+    "tabulated",
+    "identical",
+)
+
+
+def _moved_most(row: WeightDifference) -> tuple[int, float]:
+    """What has no numbers first, then what moved most; the rest as in the files."""
+    moved = row.rel_l2 if row.rel_l2 is not None else float("inf")
+    return _ORDER.index(row.status), -moved if row.changed else 0.0
+
+
+def _row_without_values(pair: _Pair, status: DiffStatus) -> WeightDifference:
+    some = pair.a or pair.b
+    assert some is not None
+    return WeightDifference(
+        name=pair.name,
+        status=status,
+        component=component_of(pair.name),
+        layer=layer_of(pair.name),
+        shape_a=pair.a.shape if pair.a else None,
+        shape_b=pair.b.shape if pair.b else None,
+        dtype_a=pair.a.parts[0].dtype.name if pair.a else None,
+        dtype_b=pair.b.parts[0].dtype.name if pair.b else None,
+        elements=some.elements,
+        changed=None, max_abs=None, rel_l2=None, cosine=None, first=None, last=None,
+        value_a=None, value_b=None, place_a=None, place_b=None,
+        not_finite_a=None, not_finite_b=None,
+    )  # fmt: skip
+
+
+def _row_of(compared: Compared, status: DiffStatus) -> WeightDifference:
+    a, b, found = compared.a, compared.b, compared.distance
+    pair = _Pair(compared.name, a.weight, b.weight, status)
+    same = found.changed == 0
+    row = _row_without_values(pair, status)._replace(
+        changed=found.changed,
+        max_abs=found.max_abs,
+        rel_l2=0.0 if same and found.max_abs is not None else found.rel_l2,
+        cosine=1.0 if same and found.max_abs is not None else found.cosine,
+        first=found.first,
+        last=found.last,
+        not_finite_a=found.not_finite[0],
+        not_finite_b=found.not_finite[1],
+    )
+    if found.first is None:
+        return row
+    places = [place_of(side.checkpoint, side.weight, found.first) for side in (a, b)]
+    texts = [f"{file} @ {offset:,}" for file, offset in places]
+    values = [_value(side, found.first) for side in (a, b)]
+    return row._replace(value_a=values[0], value_b=values[1], place_a=texts[0], place_b=texts[1])
+
+
+def _value(side: Side, index: tuple[int, ...]) -> str:
+    """One element in the shortest text that is exact."""
+    window = tuple(range(i, i + 1) for i in index)
+    elements, _ = read_elements(side.checkpoint, side.weight, window)
+    values = decode(elements, side.weight.parts[0])
+    if values is None:
+        return elements[0].hex()
+    layout = side.dtype.small_float
+    return shortest_text(float(values[0]), layout) if layout else str(values[0])
+
+
+def _group(name: str, found: list[Compared]) -> GroupDifference:
+    distances = [compared.distance for compared in found]
+    changed = [distance for distance in distances if distance.changed]
+    known = [distance.max_abs for distance in distances if distance.max_abs is not None]
+    moved: float | None = 0.0
+    angle: float | None = 1.0
+    max_abs = max(known) if known else None
+    if changed:
+        # Of weights that are the same no sums were made: the figures are of those that changed.
+        square_a = sum(distance.square_a for distance in changed)
+        moved = relative(sum(distance.square for distance in changed), square_a, max_abs)
+        angle = cosine(
+            sum(distance.product for distance in changed),
+            square_a,
+            sum(distance.square_b for distance in changed),
+            max_abs,
+        )
+    return GroupDifference(
+        name=name,
+        weights=len(found),
+        weights_changed=len(changed),
+        elements=sum(distance.elements for distance in distances),
+        changed=sum(distance.changed for distance in distances),
+        max_abs=max_abs,
+        rel_l2=moved,
+        cosine=angle,
+    )

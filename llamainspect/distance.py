@@ -1,0 +1,310 @@
+"""How far two weights of one shape are apart, in one pass over both of them, block by block.
+
+Values of up to 16 bits are compared in float32, wider ones in float64; sums are kept in float64.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from llamainspect.blocks import Codes, Floats, Grid, Reader, grid_of, has_values, is_wide, widen
+from llamainspect.checkpoint import Checkpoint
+from llamainspect.dtypes import DTYPES, DType
+from llamainspect.weights import Weight, meta_row
+
+Mask = npt.NDArray[np.bool_]
+# Types that values may have passed through, coarsest last.
+ROUNDED = ("F16", "BF16", "F8_E4M3", "F8_E5M2")
+
+
+class Side(NamedTuple):
+    """One weight of one of the two checkpoints."""
+
+    checkpoint: Checkpoint
+    weight: Weight
+
+    @property
+    def dtype(self) -> DType:
+        """Of its elements, as the first part has it."""
+        return self.weight.parts[0].dtype
+
+
+class Distance(NamedTuple):
+    """What was found. Sums are over elements that are finite on both sides."""
+
+    elements: int
+    changed: int  # elements of another value; NaN equals NaN
+    first: tuple[int, ...] | None  # index of the first element that changed, in Meta's order
+    last: tuple[int, ...] | None
+    same_bits: bool  # stored alike, to the last bit
+    outside: int  # changed elements that are further apart than the tolerance
+    max_abs: float | None  # None: nothing here knows the values
+    square: float  # sum of squared differences
+    square_a: float
+    square_b: float
+    product: float  # sum of products
+    not_finite: tuple[int, int]  # NaN and Inf in each
+    rounding: float  # sum of squares that storing B's values may have cost, at most
+    rounded: frozenset[tuple[str, str]]  # ("a", "F16"): A, rounded to F16, has B's values
+
+    @property
+    def rel_l2(self) -> float | None:
+        """Length of the difference as a share of A's length."""
+        return relative(self.square, self.square_a, self.max_abs)
+
+    @property
+    def cosine(self) -> float | None:
+        """Of the angle between the two."""
+        return cosine(self.product, self.square_a, self.square_b, self.max_abs)
+
+
+def relative(square: float, square_a: float, max_abs: float | None) -> float | None:
+    """Length of a difference as a share of A's length; None where that is nothing."""
+    if max_abs is None or (square_a == 0 and square > 0):
+        return None
+    return math.sqrt(square / square_a) if square_a else 0.0
+
+
+def cosine(product: float, a: float, b: float, max_abs: float | None) -> float | None:
+    """Of the angle between two, from their product and squares; None where one has no length."""
+    if max_abs is None or a == 0 or b == 0:
+        return None
+    return max(-1.0, min(1.0, product / math.sqrt(a) / math.sqrt(b)))
+
+
+Progress = Callable[[int], None]  # called with the bytes of both sides that were read
+
+
+def compare_weights(a: Side, b: Side, rtol: float, atol: float, progress: Progress) -> Distance:
+    """One weight in two checkpoints. Raises CorruptFile where bytes are missing."""
+    if a.weight.rope_heads == b.weight.rope_heads != 0:
+        return _as_stored(a, b, rtol, atol, progress)
+    grid = grid_of(a.weight, b.weight)
+    if _same_storage_form(a, b) and _all_equal(a, b, grid, progress):
+        return _identical(a.weight.elements, has_values(a.dtype))
+    sums = _Sums(a, b, grid, rtol, atol)
+    for first, codes_a, codes_b in _pairs(a, b, grid, progress):
+        sums.add(first, codes_a, codes_b)
+    return sums.distance()
+
+
+def _as_stored(a: Side, b: Side, rtol: float, atol: float, progress: Progress) -> Distance:
+    """Two weights with their rows in the same order, whichever that is."""
+    sides = [side._replace(weight=side.weight._replace(rope_heads=0)) for side in (a, b)]
+    found = compare_weights(sides[0], sides[1], rtol, atol, progress)
+
+    def in_meta(index: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        return index and (meta_row(a.weight, index[0]), *index[1:])
+
+    return found._replace(first=in_meta(found.first), last=in_meta(found.last))
+
+
+def same_values(a: Side, b: Side) -> bool:
+    """Whether two weights hold the same bits; ends at the first block that differs."""
+    grid = grid_of(a.weight, b.weight)
+    return _same_storage_form(a, b) and _all_equal(a, b, grid, lambda nbytes: None)
+
+
+def _same_storage_form(a: Side, b: Side) -> bool:
+    """Whether equal bits are equal values."""
+    parts = (*a.weight.parts, *b.weight.parts)
+    return len({(part.dtype.name, part.conjugate, part.negative) for part in parts}) == 1
+
+
+def _identical(elements: int, valued: bool) -> Distance:
+    nothing = 0.0 if valued else None
+    return Distance(elements, 0, None, None, True, 0, nothing, 0, 0, 0, 0, (0, 0), 0, frozenset())
+
+
+def _all_equal(a: Side, b: Side, grid: Grid, progress: Progress) -> bool:
+    return all(_equal(one, other) for _, one, other in _pairs(a, b, grid, progress))
+
+
+def _equal(one: Codes, other: Codes) -> bool:
+    """Bit by bit, eight bytes at a time where they allow it."""
+    flat, flat_other = one.reshape(-1).view("u1"), other.reshape(-1).view("u1")
+    eights = len(flat) // 8 * 8
+    return bool(
+        np.array_equal(flat[:eights].view("u8"), flat_other[:eights].view("u8"))
+        and np.array_equal(flat[eights:], flat_other[eights:])
+    )
+
+
+def _pairs(a: Side, b: Side, grid: Grid, progress: Progress) -> Iterator[tuple[int, Codes, Codes]]:
+    """The same rows of both, block by block: first row, stored elements."""
+    reader_a, reader_b = (Reader(side.checkpoint, side.weight, grid) for side in (a, b))
+    width = max(reader_a.type.itemsize, reader_b.type.itemsize)
+    for first, last in grid.blocks(width):
+        codes_a, codes_b = reader_a.read(first, last), reader_b.read(first, last)
+        progress(codes_a.nbytes + codes_b.nbytes)
+        yield first, codes_a, codes_b
+
+
+class _Sums:
+    """Adds up what is found in the blocks of one weight."""
+
+    def __init__(self, a: Side, b: Side, grid: Grid, rtol: float, atol: float) -> None:
+        self.a, self.b, self.grid, self.rtol, self.atol = a, b, grid, rtol, atol
+        self.valued = has_values(a.dtype) and has_values(b.dtype)
+        self.float_type = np.float64 if is_wide(a.dtype) or is_wide(b.dtype) else np.float32
+        self.signs = tuple(-1 if side.weight.parts[0].negative else 1 for side in (a, b))
+        self.changed = self.outside = 0
+        self.first: int | None = None
+        self.last: int | None = None
+        self.max_abs = self.square = self.square_a = self.square_b = self.product = 0.0
+        self.rounding = 0.0
+        self.not_finite = [0, 0]
+        self.same_bits = _same_storage_form(a, b)
+        self.rounded = {(side, kind) for side in "ab" for kind in ROUNDED} if self.valued else set()
+        self._room: list[Floats] = []
+
+    def add(self, first_row: int, codes_a: Codes, codes_b: Codes) -> None:
+        """One block of both."""
+        start = first_row * self.grid.columns
+        if self.same_bits and not _equal(codes_a, codes_b):
+            self.same_bits = False
+        if not self.valued:
+            if codes_a.dtype == codes_b.dtype and codes_a.shape == codes_b.shape:
+                self._note(start, (codes_a != codes_b).reshape(-1))
+            return
+        values_a, values_b, difference = self._floats(codes_a, codes_b)
+        with np.errstate(invalid="ignore", over="ignore"):
+            np.subtract(values_a, values_b, out=difference)
+            total = float(np.sum(difference, dtype=np.float64))
+        if not math.isfinite(total):
+            self._keep_finite(start, values_a, values_b, difference)
+        else:
+            self._note(start, difference != 0)
+        self._add_up(values_a, values_b, difference)
+        if self.rounded and self.changed:
+            self._check_rounding(values_a, values_b)
+
+    def _floats(self, codes_a: Codes, codes_b: Codes) -> list[Floats]:
+        count = codes_a.size
+        if not self._room or len(self._room[0]) < count:
+            self._room = [np.empty(count, self.float_type) for _ in range(4)]
+        values = [room[:count] for room in self._room[:3]]
+        for codes, side, sign, out in zip((codes_a, codes_b), (self.a, self.b), self.signs, values,
+                                          strict=False):  # fmt: skip
+            flat = codes.reshape(-1)
+            if self.float_type == np.float64 and side.dtype.small_float is not None:
+                narrow = np.empty(count, np.float32)
+                widen(flat, side.dtype, narrow)
+                np.copyto(out, narrow)
+            else:
+                widen(flat, side.dtype, out)
+            if sign < 0:
+                np.negative(out, out=out)
+        return values
+
+    def _keep_finite(self, start: int, a: Floats, b: Floats, difference: Floats) -> None:
+        """Count what is not finite, and leave it out of what is added up."""
+        finite_a, finite_b = np.isfinite(a), np.isfinite(b)
+        self.not_finite[0] += int(np.count_nonzero(~finite_a))
+        self.not_finite[1] += int(np.count_nonzero(~finite_b))
+        finite = finite_a & finite_b
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        self._note(start, ~same)
+        for values in (a, b, difference):
+            values[~finite] = 0
+
+    def _note(self, start: int, changed: Mask) -> None:
+        count = int(np.count_nonzero(changed))
+        if count:
+            self.changed += count
+            if self.first is None:
+                self.first = start + int(changed.argmax())
+            self.last = start + len(changed) - 1 - int(changed[::-1].argmax())
+
+    def _add_up(self, a: Floats, b: Floats, difference: Floats) -> None:
+        scratch = self._room[3][: len(a)]
+
+        def summed(x: Floats, y: Floats) -> float:
+            np.multiply(x, y, out=scratch)
+            return float(np.sum(scratch, dtype=np.float64))
+
+        self.square_a += summed(a, a)
+        self.square_b += summed(b, b)
+        self.product += summed(a, b)
+        self.square += summed(difference, difference)
+        np.abs(difference, out=scratch)
+        self.max_abs = max(self.max_abs, float(scratch.max(initial=0)))
+        self.outside += self._outside(b, scratch)
+
+    def _outside(self, b: Floats, distances: Floats) -> int:
+        """Elements that are not within atol + rtol * |b|; all that changed without a tolerance."""
+        if self.rtol == 0:
+            return int(np.count_nonzero(distances > self.atol))
+        return int(np.count_nonzero(distances > self.atol + self.rtol * np.abs(b)))
+
+    def _check_rounding(self, a: Floats, b: Floats) -> None:
+        """Which of the types both sides may have passed through."""
+        for side, kind in sorted(self.rounded):
+            given, expected, target = (a, b, self.b) if side == "a" else (b, a, self.a)
+            passed = round_to(round_to(given, kind), target.dtype.name)
+            if not np.array_equal(passed, expected):
+                self.rounded.discard((side, kind))
+
+    def distance(self) -> Distance:
+        """The result, when all blocks were added."""
+        differ = self.not_finite[0] + self.not_finite[1] > 0 and self.changed > 0
+        return Distance(
+            elements=self.a.weight.elements,
+            changed=self.changed,
+            first=self._index(self.first),
+            last=self._index(self.last),
+            same_bits=self.same_bits,
+            outside=max(self.outside, self.changed if not self.valued else int(differ)),
+            max_abs=self.max_abs if self.valued else None,
+            square=self.square,
+            square_a=self.square_a,
+            square_b=self.square_b,
+            product=self.product,
+            not_finite=(self.not_finite[0], self.not_finite[1]),
+            rounding=self.square_b * _rounding_share(self.b.dtype),
+            rounded=frozenset(self.rounded),
+        )
+
+    def _index(self, place: int | None) -> tuple[int, ...] | None:
+        if place is None:
+            return None
+        shape = self.a.weight.shape
+        if not self.valued:  # places of bytes, not of elements
+            place = place // max(self.a.dtype.block_bytes, 1) * self.a.dtype.block_elements
+        return tuple(int(i) for i in np.unravel_index(place, shape)) if shape else ()
+
+
+def _rounding_share(dtype: DType) -> float:
+    """What rounding to `dtype` adds to a sum of squares, as a share of it.
+
+    An error of up to half a step, step^2 / 12 on average, of values that are spread evenly between
+    two powers of two, where squares are 7/3 on average.
+    """
+    bits = {"F16": 10, "F32": 23, "F64": 52}.get(dtype.name)
+    if dtype.small_float is not None:
+        bits = dtype.small_float.mantissa_bits
+    return 0.0 if bits is None else float(4.0**-bits / 28)
+
+
+def round_to(values: Floats, kind: str) -> Floats:
+    """Values as they come out of a type: rounded to the nearest, ties to even."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if kind == "F16":
+            return values.astype(np.float16).astype(values.dtype)
+        if kind == "BF16":
+            bits = values.astype(np.float32).view(np.uint32)
+            rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+            exact = np.where(np.isnan(values), bits, rounded) & np.uint32(0xFFFF0000)
+            result: Floats = exact.view(np.float32).astype(values.dtype)
+            return result
+    layout = DTYPES[kind].small_float if kind in DTYPES else None
+    if layout is None:
+        return values.astype(np.float32).astype(values.dtype) if kind == "F32" else values
+    # The step between neighbours at each value; below the normal numbers it stays the same.
+    _, exponent = np.frexp(values)
+    smallest = 1 - layout.bias
+    step = np.ldexp(1.0, np.maximum(exponent - 1, smallest) - layout.mantissa_bits)
+    return np.asarray(np.rint(values / step) * step, values.dtype)

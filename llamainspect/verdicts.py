@@ -1,0 +1,397 @@
+"""What the difference between two checkpoints looks like, by rules that numbers can meet or not.
+
+In this order; the first that fits is named, and where none does, nothing is:
+
+dtype           Every value is the same; only the type that it is stored in is not.
+row_order       Only wq and wk differ, and each is the other's with the rows of its heads in Hugging
+                Face's order where Meta's belongs, or the reverse: a conversion that forgot them, or
+                did it twice.
+swapped_shards  The weights that are cut hold the other's parts in another order, and all others
+                are the same.
+damage          Everything that changed lies in one stretch of at most two neighbouring weights, no
+                more than a hundredth of all bytes, and most of that stretch changed.
+rounding        Every changed weight of one checkpoint is exactly the other's, rounded to a coarser
+                type on the way.
+lora            Only matrices of layers changed, norms, embedding and output did not, and in those
+                that are looked at RANK directions hold nine tenths of what rounding cannot explain.
+fine_tune       Weights changed in nine of ten layers and more than half of all, and they still
+                point the same way: a cosine of 0.9 and a difference of at most 0.3 of the length.
+unrelated       Weights changed in nine of ten layers, and the two point different ways: a cosine
+                below 0.3.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from llamainspect.arrays import place_of
+from llamainspect.blocks import Reader, grid_of, has_values, widen
+from llamainspect.distance import (
+    ROUNDED,
+    Distance,
+    Side,
+    compare_weights,
+    cosine,
+    relative,
+    same_values,
+)
+from llamainspect.names import (
+    NOT_PARAMETERS,
+    component_of,
+    counted,
+    layer_of,
+    layer_pattern,
+    listing,
+)
+from llamainspect.reports import Likeness
+from llamainspect.weights import Weight
+
+Matrix = npt.NDArray[np.float64]
+RANK = 64  # directions that a LoRA's difference must fit in; most have 8 to 64
+SHARE_OF_SIDE = 4  # ... and at most this part of a matrix's shorter side
+LOOKED_AT = 6  # matrices whose rank is measured, spread over the layers
+LOW_RANK_SHARE = 0.9
+MAX_DAMAGE = 0.01  # of all bytes
+MANY_LAYERS = 0.9
+SAME_WAY, LITTLE, OTHER_WAY = 0.9, 0.3, 0.3
+MAX_RANKS = 64
+SAMPLE = 64  # elements of a row by which a part is recognised
+
+
+class Compared(NamedTuple):
+    """One weight of both, and how far apart they are."""
+
+    name: str
+    a: Side
+    b: Side
+    distance: Distance
+
+    @property
+    def changed(self) -> bool:
+        """Whether any value is another."""
+        return self.distance.changed > 0
+
+
+def find_likeness(compared: Sequence[Compared]) -> Likeness | None:
+    """The first rule that fits; None when nothing changed, or nothing fits."""
+    changed = [pair for pair in compared if pair.changed]
+    if not changed:
+        message = _dtype(compared)
+        return Likeness("dtype", message) if message else None
+    for kind, rule in RULES.items():
+        if message := rule(compared, changed):
+            return Likeness(kind, message)
+    return None
+
+
+# --- stored in another way ------------------------------------------------------------------------
+
+
+def _dtype(compared: Sequence[Compared]) -> str | None:
+    kinds = {
+        (pair.a.dtype.name, pair.b.dtype.name) for pair in compared if pair.a.dtype != pair.b.dtype
+    }
+    if not kinds:
+        return None
+    ways = listing([f"{one} to {other}" for one, other in sorted(kinds)])
+    return f"only the dtype: {ways}, and every value is the same"
+
+
+def _row_order(compared: Sequence[Compared], changed: list[Compared]) -> str | None:
+    names = (".attention.wq.weight", ".attention.wk.weight")
+    if not all(pair.name.endswith(names) for pair in changed):
+        return None
+    toggled_b = all(_equals(pair.a, _toggled(pair.b, pair)) for pair in changed)
+    if not toggled_b and not all(_equals(_toggled(pair.a, pair), pair.b) for pair in changed):
+        return None
+    return (
+        f"rows of wq and wk in the wrong order ({counted(len(changed), 'weight')}): with the rows "
+        "of each head put back they are the same. Hugging Face's layout turns halves of a head, "
+        "Meta's neighbours; a conversion left that out, or did it twice, and the model computes "
+        "nonsense"
+    )
+
+
+def _toggled(side: Side, pair: Compared) -> Side:
+    """As if its rows stood in the other order."""
+    heads = pair.a.weight.rope_heads or pair.b.weight.rope_heads
+    if not heads:
+        config = pair.a.checkpoint.config or pair.b.checkpoint.config
+        if config is None:
+            return side
+        heads = side.weight.shape[0] // config.head_dim
+    head_dim = side.weight.shape[0] // heads if heads else 0
+    if head_dim % 2 or heads * head_dim != side.weight.shape[0]:
+        return side
+    other = 0 if side.weight.rope_heads else heads
+    return side._replace(weight=side.weight._replace(rope_heads=other))
+
+
+def _equals(a: Side, b: Side) -> bool:
+    """Whether all values are the same, whatever type they are stored in."""
+    if a.dtype == b.dtype:
+        return same_values(a, b)
+    return compare_weights(a, b, 0, 0, lambda nbytes: None).changed == 0
+
+
+def _swapped_shards(compared: Sequence[Compared], changed: list[Compared]) -> str | None:
+    cut = [pair for pair in changed if _is_cut(pair.b.weight) or _is_cut(pair.a.weight)]
+    if len(cut) != len(changed):
+        return None
+    first = min(cut, key=lambda pair: pair.distance.elements)
+    swap_b = _is_cut(first.b.weight)
+    order = _order_of_parts(first, swap_b)
+    if order is None or order == sorted(order):
+        return None
+    for pair in changed:
+        side = pair.b if swap_b else pair.a
+        if not _is_cut(side.weight) or len(side.weight.parts) != len(order):
+            return None
+        put_back = side._replace(
+            weight=side.weight._replace(parts=tuple(side.weight.parts[i] for i in order))
+        )
+        if not _equals(*((pair.a, put_back) if swap_b else (put_back, pair.b))):
+            return None
+    where = "b" if swap_b else "a"
+    files = [part.file for part in (first.b if swap_b else first.a).weight.parts]
+    moved = [f"{files[i]} holds part {order.index(i)}" for i in range(len(order)) if order[i] != i]
+    return (
+        f"shards of {where.upper()} in another order: {listing(moved)}; with the files renamed the "
+        "two are the same"
+    )
+
+
+def _is_cut(weight: Weight) -> bool:
+    return weight.axis is not None and weight.repeat == 1 and len(weight.parts) > 1
+
+
+def _order_of_parts(pair: Compared, swap_b: bool) -> list[int] | None:
+    """For each place, which part belongs there, by the first elements of each; None if unclear."""
+    side, other = (pair.b, pair.a) if swap_b else (pair.a, pair.b)
+    parts = side.weight.parts
+    if len(parts) > MAX_RANKS or side.dtype != other.dtype:
+        return None
+    here = _beginnings(side, side.weight)
+    there = _beginnings(other, side.weight)
+    order = [here.index(sample) if sample in here else -1 for sample in there]
+    return order if sorted(order) == list(range(len(parts))) else None
+
+
+def _beginnings(side: Side, cut: Weight) -> list[bytes]:
+    """A few elements from where each part of `cut` begins, read of `side`."""
+    grid = grid_of(side.weight, whole_rows=True)
+    reader = Reader(side.checkpoint, side.weight, grid)
+    assert cut.axis is not None
+    found = []
+    begin = 0
+    for part in cut.parts:
+        if cut.axis == len(cut.shape) - 1 and len(cut.shape) > 1:
+            row = reader.read(0, grid.head_dim)[0]
+            found.append(row[begin : begin + min(SAMPLE, part.shape[-1])].tobytes())
+            begin += part.shape[-1]
+        else:
+            inner = math.prod(cut.shape[cut.axis + 1 : -1])
+            first = begin * inner // grid.head_dim * grid.head_dim
+            row = reader.read(first, first + grid.head_dim)[begin * inner - first]
+            found.append(row[:SAMPLE].tobytes())
+            begin += part.shape[cut.axis]
+    return found
+
+
+# --- some of it changed ---------------------------------------------------------------------------
+
+
+def _damage(compared: Sequence[Compared], changed: list[Compared]) -> str | None:
+    if len(changed) > 2:
+        return None
+    if sum(pair.distance.changed for pair in changed) == 1:
+        (pair,) = changed
+        return f"one element alone: {pair.name} at {list(pair.distance.first or ())}{_bits(pair)}"
+    stretches = sorted(stretch for pair in changed if (stretch := _stretch(pair)))
+    if len(stretches) < len(changed) or len({file for file, *_ in stretches}) > 1:
+        return None
+    file, start, end = stretches[0][0], stretches[0][1], stretches[-1][2]
+    touched = sum(nbytes for *_, nbytes in stretches)
+    total = sum(pair.b.weight.nbytes for pair in compared)
+    if end - start > MAX_DAMAGE * total or 2 * touched < end - start:
+        return None
+    return (
+        f"one damaged stretch: bytes {start:,} to {end:,} of {file} in B "
+        f"({listing([pair.name for pair in changed])}); everything else is the same. "
+        "`llamainspect verify-checksums` tells which of the two is as published"
+    )
+
+
+def _stretch(pair: Compared) -> tuple[str, int, int, int] | None:
+    """(file, first byte, behind the last, bytes changed) in B; None where that is several files."""
+    first, last = pair.distance.first, pair.distance.last
+    if first is None or last is None:
+        return None
+    width = pair.b.dtype.block_bytes
+    (file, start), (other, end) = (
+        place_of(pair.b.checkpoint, pair.b.weight, index) for index in (first, last)
+    )
+    if file != other or end < start:
+        return None
+    return file, start, end + width, pair.distance.changed * width
+
+
+def _bits(pair: Compared) -> str:
+    """Which bit of an element is another, when it is one."""
+    if pair.a.dtype != pair.b.dtype or pair.distance.first is None:
+        return ""
+    codes = []
+    for side in (pair.a, pair.b):
+        grid = grid_of(side.weight)
+        reader = Reader(side.checkpoint, side.weight, grid)
+        place = int(np.ravel_multi_index(pair.distance.first, side.weight.shape or (1,)))
+        row, column = divmod(place, grid.columns)
+        first = row // grid.head_dim * grid.head_dim
+        block = reader.read(first, first + grid.head_dim)
+        codes.append(int.from_bytes(block[row - first, column].tobytes(), "little"))
+    bits = codes[0] ^ codes[1]
+    return f", where bit {bits.bit_length() - 1} is flipped" if bits.bit_count() == 1 else ""
+
+
+def _rounding(compared: Sequence[Compared], changed: list[Compared]) -> str | None:
+    shared = frozenset.intersection(*(pair.distance.rounded for pair in changed))
+    for kind in ROUNDED:
+        for side in "ab":
+            if (side, kind) in shared:
+                one, other = ("A", "B") if side == "a" else ("B", "A")
+                return (
+                    f"a round trip through {kind}: {other} is exactly {one} after rounding to "
+                    f"{kind} ({counted(len(changed), 'weight')} changed by it)"
+                )
+    return None
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+def _lora(compared: Sequence[Compared], changed: list[Compared]) -> str | None:
+    if not all(layer_of(p.name) is not None and len(p.a.weight.shape) == 2 for p in changed):
+        return None
+    looked_at = changed[:: max(1, len(changed) // LOOKED_AT)][:LOOKED_AT]
+    ranks = [_low_rank(pair) for pair in looked_at]
+    if any(rank is None for rank in ranks):
+        return None
+    kinds = dict.fromkeys(layer_pattern(pair.name)[0].rpartition("{}.")[2] for pair in changed)
+    names = listing([kind.removesuffix(".weight") for kind in kinds], 8)
+    layers = counted(len({layer_of(pair.name) for pair in changed}), "layer")
+    return (
+        f"a LoRA merge: only {names} changed, in {layers}, by matrices of low rank (about "
+        f"{max(rank or 0 for rank in ranks)}; measured on {len(looked_at)} of {len(changed):,})"
+    )
+
+
+def _low_rank(pair: Compared) -> int | None:
+    """The rank of the difference, if it is low; None if it is not.
+
+    Random directions are sent through the difference; what comes out spans nearly all of its range
+    when that is narrow (Halko, Martinsson, Tropp, arXiv 0909.4061).
+    """
+    rows, columns = pair.a.weight.shape
+    width = min(RANK, min(rows, columns) // SHARE_OF_SIDE)
+    energy = pair.distance.square - pair.distance.rounding
+    valued = has_values(pair.a.dtype) and has_values(pair.b.dtype)
+    if width < 1 or not valued or energy <= 0 or any(pair.distance.not_finite):
+        return None
+    probes = np.random.default_rng(0).standard_normal((columns, width))
+    for _ in range(2):  # once more with what came out, so that noise counts for less
+        range_of = _through(pair, probes)
+        basis, _ = np.linalg.qr(range_of)
+        inside = _back(pair, basis)
+        probes = np.linalg.qr(inside.T)[0]
+    values = np.linalg.svd(inside, compute_uv=False)
+    noise = math.sqrt(pair.distance.rounding / (rows * columns)) * (rows**0.5 + columns**0.5)
+    kept = float((values**2).sum())
+    if kept < LOW_RANK_SHARE * energy:
+        return None
+    return max(1, int(np.count_nonzero(values > max(2 * noise, 1e-3 * values[0]))))
+
+
+def _through(pair: Compared, probes: Matrix) -> Matrix:
+    """The difference times `probes`, (rows, width)."""
+    return np.concatenate([difference @ probes for difference in _differences(pair)])
+
+
+def _back(pair: Compared, basis: Matrix) -> Matrix:
+    """`basis` transposed times the difference, (width, columns)."""
+    made = np.zeros((basis.shape[1], pair.a.weight.shape[1]))
+    first = 0
+    for difference in _differences(pair):
+        last = first + len(difference)
+        made += basis[first:last].T @ difference
+        first = last
+    return made
+
+
+def _differences(pair: Compared) -> Iterator[Matrix]:
+    """A minus B in blocks of whole rows."""
+    grid = grid_of(pair.a.weight, pair.b.weight, whole_rows=True)
+    readers = [Reader(side.checkpoint, side.weight, grid) for side in (pair.a, pair.b)]
+    for first, last in grid.blocks(8):
+        values = []
+        for reader in readers:
+            codes = reader.read(first, last)
+            narrow = np.empty(codes.shape, np.float32 if codes.itemsize < 4 else np.float64)
+            widen(codes, reader.dtype, narrow)
+            values.append(narrow.astype(np.float64))
+        yield values[0] - values[1]
+
+
+def _fine_tune(compared: Sequence[Compared], changed: list[Compared]) -> str | None:
+    overall = _overall(compared, changed)
+    if overall is None:
+        return None
+    moved, angle = overall
+    if 2 * len(changed) <= len(_parameters(compared)) or angle < SAME_WAY or moved > LITTLE:
+        return None
+    return (
+        f"a fine-tune: {counted(len(changed), 'weight')} of {len(compared):,} changed, all over "
+        f"the model, and little: by {100 * moved:.2g} % of their length, cosine {angle:.6f}"
+    )
+
+
+def _unrelated(compared: Sequence[Compared], changed: list[Compared]) -> str | None:
+    overall = _overall(compared, changed)
+    if overall is None or overall[1] >= OTHER_WAY:
+        return None
+    return (
+        f"two models that were trained apart: their weights have a cosine of {overall[1]:.3f}, and "
+        "one is no start of the other"
+    )
+
+
+def _overall(compared: Sequence[Compared], changed: list[Compared]) -> tuple[float, float] | None:
+    """(relative length of the difference, cosine) of all matrices that changed; None where they
+    are in few layers."""
+    layers = {layer_of(pair.name) for pair in compared} - {None}
+    touched = {layer_of(pair.name) for pair in changed} - {None}
+    if not layers or len(touched) < MANY_LAYERS * len(layers):
+        return None
+    distances = [p.distance for p in changed if len(p.a.weight.shape) > 1 and p.distance.max_abs]
+    square_a = sum(d.square_a for d in distances)
+    moved = relative(sum(d.square for d in distances), square_a, 0)
+    angle = cosine(sum(d.product for d in distances), square_a,
+                   sum(d.square_b for d in distances), 0)  # fmt: skip
+    return None if moved is None or angle is None else (moved, angle)
+
+
+def _parameters(compared: Sequence[Compared]) -> list[Compared]:
+    return [pair for pair in compared if component_of(pair.name) not in NOT_PARAMETERS]
+
+
+RULES: dict[str, Callable[[Sequence[Compared], list[Compared]], str | None]] = {
+    "row_order": _row_order,
+    "swapped_shards": _swapped_shards,
+    "damage": _damage,
+    "rounding": _rounding,
+    "lora": _lora,
+    "fine_tune": _fine_tune,
+    "unrelated": _unrelated,
+}
