@@ -39,6 +39,20 @@ class Grid(NamedTuple):
             yield start, min(start + step, self.rows)
 
 
+class Memory:
+    """Arrays that are used again: new pages of memory cost more time than what is done in them."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, npt.NDArray[np.uint8]] = {}
+
+    def take(self, name: str, count: int, kind: npt.DTypeLike) -> npt.NDArray[Any]:
+        """Room for `count` elements; whatever had that name before is overwritten."""
+        needed = count * np.dtype(kind).itemsize
+        if name not in self._arrays or len(self._arrays[name]) < needed:
+            self._arrays[name] = np.empty(needed, np.uint8)
+        return self._arrays[name][:needed].view(kind)
+
+
 def grid_of(*weights: Weight, whole_rows: bool = False) -> Grid:
     """Rows and columns in which all of some weights of one shape can be read.
 
@@ -61,23 +75,22 @@ def code_type(dtype: DType) -> np.dtype[Any]:
 
 
 class Reader:
-    """Reads blocks of one weight into memory of its own; the next block overwrites the last."""
+    """Reads blocks of one weight into one place in `memory`; the next overwrites the last."""
 
-    def __init__(self, checkpoint: Checkpoint, weight: Weight, grid: Grid) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, weight: Weight, grid: Grid, memory: Memory, place: str = ""
+    ) -> None:
         self.checkpoint, self.weight, self.grid = checkpoint, weight, grid
+        self.memory, self.place = memory, place
         self.dtype = weight.parts[0].dtype
         self.type = code_type(self.dtype)
-        self.nbytes_read = 0
         self._starts: dict[str, int] = {}
-        self._room = np.empty(0, self.type)
-        self._ordered = np.empty(0, self.type)
 
     def read(self, first: int, last: int) -> Codes:
         """Rows `first` to `last` as (rows, columns). Raises CorruptFile when they are not there."""
         count = (last - first) * self.grid.columns
-        if len(self._room) < count:
-            self._room = np.empty(count, self.type)
-        block = self._room[:count].reshape(last - first, self.grid.columns)
+        room = self.memory.take(f"{self.place} stored", count, self.type)
+        block = room.reshape(last - first, self.grid.columns)
         flat = self.grid.columns == 1
         for run in _runs(self.weight, flat, first, last):
             rows = block[run.at : run.at + run.rows]
@@ -137,15 +150,13 @@ class Reader:
         if target.size:
             data = memoryview(target.reshape(-1).view("u1"))  # type: ignore[arg-type]
             self.checkpoint.source.read_into(part.file, offset, data)
-            self.nbytes_read += target.nbytes
 
     def _in_order(self, block: Codes) -> Codes:
         """Rows of each head from Hugging Face's order to Meta's."""
         rows, columns = block.shape
         half = self.weight.shape[0] // self.weight.rope_heads // 2
-        if len(self._ordered) < block.size:
-            self._ordered = np.empty(block.size, self.type)
-        ordered = self._ordered[: block.size].reshape(-1, half, 2, columns)
+        room = self.memory.take(f"{self.place} ordered", block.size, self.type)
+        ordered = room.reshape(-1, half, 2, columns)
         ordered[...] = block.reshape(-1, 2, half, columns).swapaxes(1, 2)
         return ordered.reshape(rows, columns)
 

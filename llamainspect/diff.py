@@ -9,13 +9,15 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from fnmatch import fnmatchcase
+from queue import SimpleQueue
 from time import monotonic
 from typing import Any, NamedTuple
 
 from llamainspect.arrays import decode, place_of, read_elements, shortest_text
+from llamainspect.blocks import Memory
 from llamainspect.canonical import canonical_weights
 from llamainspect.checkpoint import Checkpoint, name_of, open_checkpoint
-from llamainspect.distance import Distance, Side, compare_weights, cosine, relative
+from llamainspect.distance import Distance, Side, Tolerance, compare_weights, cosine, relative
 from llamainspect.errors import InvalidRequest, LlamaInspectError, MissingFile, reason_of
 from llamainspect.formats.strict_json import read_json_object
 from llamainspect.hub_config import IGNORED
@@ -276,6 +278,18 @@ class _Comparison:
         todo.sort(key=lambda pair: -(pair.a.nbytes if pair.a else 0))
         workers = os.cpu_count() or 1
         pool = ThreadPoolExecutor(workers)
+        idle: SimpleQueue[Memory] = SimpleQueue()
+        for _ in range(workers):
+            idle.put(Memory())
+        tolerance = Tolerance(self.options.rtol or 0.0, self.options.atol or 0.0)
+
+        def compare(a: Side, b: Side) -> Distance:
+            memory = idle.get()
+            try:
+                return compare_weights(a, b, tolerance, memory, count)
+            finally:
+                idle.put(memory)
+
         running: dict[Future[Distance], tuple[_Pair, Side, Side]] = {}
         queue = iter(todo)
         try:
@@ -284,8 +298,7 @@ class _Comparison:
                     assert pair.a is not None
                     assert pair.b is not None
                     a, b = Side(self.a.checkpoint, pair.a), Side(self.b.checkpoint, pair.b)
-                    rtol, atol = self.options.rtol or 0.0, self.options.atol or 0.0
-                    running[pool.submit(compare_weights, a, b, rtol, atol, count)] = pair, a, b
+                    running[pool.submit(compare, a, b)] = pair, a, b
                     if len(running) >= 2 * workers:
                         break
                 if not running:

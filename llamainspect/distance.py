@@ -10,12 +10,23 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from llamainspect.blocks import Codes, Floats, Grid, Reader, grid_of, has_values, is_wide, widen
+from llamainspect.blocks import (
+    Codes,
+    Floats,
+    Grid,
+    Memory,
+    Reader,
+    grid_of,
+    has_values,
+    is_wide,
+    widen,
+)
 from llamainspect.checkpoint import Checkpoint
 from llamainspect.dtypes import DTYPES, DType
 from llamainspect.weights import Weight, meta_row
 
 Mask = npt.NDArray[np.bool_]
+RUN = 1024  # squares that are added up in the type of the values
 # Types that values may have passed through, coarsest last.
 ROUNDED = ("F16", "BF16", "F8_E4M3", "F8_E5M2")
 
@@ -63,38 +74,55 @@ class Distance(NamedTuple):
 
 def relative(square: float, square_a: float, max_abs: float | None) -> float | None:
     """Length of a difference as a share of A's length; None where that is nothing."""
-    if max_abs is None or (square_a == 0 and square > 0):
+    if max_abs is None or (square_a == 0 and square > 0) or not math.isfinite(square_a + square):
         return None
     return math.sqrt(square / square_a) if square_a else 0.0
 
 
 def cosine(product: float, a: float, b: float, max_abs: float | None) -> float | None:
     """Of the angle between two, from their product and squares; None where one has no length."""
-    if max_abs is None or a == 0 or b == 0:
+    if max_abs is None or a == 0 or b == 0 or not math.isfinite(a + b + product):
         return None
     return max(-1.0, min(1.0, product / math.sqrt(a) / math.sqrt(b)))
 
 
+class Tolerance(NamedTuple):
+    """Values count as the same within |a - b| <= atol + rtol * |b|."""
+
+    rtol: float = 0.0
+    atol: float = 0.0
+
+
+EXACTLY = Tolerance()
 Progress = Callable[[int], None]  # called with the bytes of both sides that were read
 
 
-def compare_weights(a: Side, b: Side, rtol: float, atol: float, progress: Progress) -> Distance:
+def compare_weights(
+    a: Side,
+    b: Side,
+    tolerance: Tolerance = EXACTLY,
+    memory: Memory | None = None,
+    progress: Progress | None = None,
+) -> Distance:
     """One weight in two checkpoints. Raises CorruptFile where bytes are missing."""
     if a.weight.rope_heads == b.weight.rope_heads != 0:
-        return _as_stored(a, b, rtol, atol, progress)
+        return _as_stored(a, b, tolerance, memory, progress)
+    memory = memory or Memory()
     grid = grid_of(a.weight, b.weight)
-    if _same_storage_form(a, b) and _all_equal(a, b, grid, progress):
+    if _same_storage_form(a, b) and _all_equal(a, b, grid, memory, progress):
         return _identical(a.weight.elements, has_values(a.dtype))
-    sums = _Sums(a, b, grid, rtol, atol)
-    for first, codes_a, codes_b in _pairs(a, b, grid, progress):
+    sums = _Sums(a, b, grid, tolerance, memory)
+    for first, codes_a, codes_b in _pairs(a, b, grid, memory, progress):
         sums.add(first, codes_a, codes_b)
     return sums.distance()
 
 
-def _as_stored(a: Side, b: Side, rtol: float, atol: float, progress: Progress) -> Distance:
+def _as_stored(
+    a: Side, b: Side, tolerance: Tolerance, memory: Memory | None, progress: Progress | None
+) -> Distance:
     """Two weights with their rows in the same order, whichever that is."""
     sides = [side._replace(weight=side.weight._replace(rope_heads=0)) for side in (a, b)]
-    found = compare_weights(sides[0], sides[1], rtol, atol, progress)
+    found = compare_weights(sides[0], sides[1], tolerance, memory, progress)
 
     def in_meta(index: tuple[int, ...] | None) -> tuple[int, ...] | None:
         return index and (meta_row(a.weight, index[0]), *index[1:])
@@ -105,7 +133,7 @@ def _as_stored(a: Side, b: Side, rtol: float, atol: float, progress: Progress) -
 def same_values(a: Side, b: Side) -> bool:
     """Whether two weights hold the same bits; ends at the first block that differs."""
     grid = grid_of(a.weight, b.weight)
-    return _same_storage_form(a, b) and _all_equal(a, b, grid, lambda nbytes: None)
+    return _same_storage_form(a, b) and _all_equal(a, b, grid, Memory(), None)
 
 
 def _same_storage_form(a: Side, b: Side) -> bool:
@@ -119,8 +147,8 @@ def _identical(elements: int, valued: bool) -> Distance:
     return Distance(elements, 0, None, None, True, 0, nothing, 0, 0, 0, 0, (0, 0), 0, frozenset())
 
 
-def _all_equal(a: Side, b: Side, grid: Grid, progress: Progress) -> bool:
-    return all(_equal(one, other) for _, one, other in _pairs(a, b, grid, progress))
+def _all_equal(a: Side, b: Side, grid: Grid, memory: Memory, progress: Progress | None) -> bool:
+    return all(_equal(one, other) for _, one, other in _pairs(a, b, grid, memory, progress))
 
 
 def _equal(one: Codes, other: Codes) -> bool:
@@ -133,21 +161,26 @@ def _equal(one: Codes, other: Codes) -> bool:
     )
 
 
-def _pairs(a: Side, b: Side, grid: Grid, progress: Progress) -> Iterator[tuple[int, Codes, Codes]]:
+def _pairs(
+    a: Side, b: Side, grid: Grid, memory: Memory, progress: Progress | None
+) -> Iterator[tuple[int, Codes, Codes]]:
     """The same rows of both, block by block: first row, stored elements."""
-    reader_a, reader_b = (Reader(side.checkpoint, side.weight, grid) for side in (a, b))
+    reader_a = Reader(a.checkpoint, a.weight, grid, memory, "a")
+    reader_b = Reader(b.checkpoint, b.weight, grid, memory, "b")
     width = max(reader_a.type.itemsize, reader_b.type.itemsize)
     for first, last in grid.blocks(width):
         codes_a, codes_b = reader_a.read(first, last), reader_b.read(first, last)
-        progress(codes_a.nbytes + codes_b.nbytes)
+        if progress is not None:
+            progress(codes_a.nbytes + codes_b.nbytes)
         yield first, codes_a, codes_b
 
 
 class _Sums:
     """Adds up what is found in the blocks of one weight."""
 
-    def __init__(self, a: Side, b: Side, grid: Grid, rtol: float, atol: float) -> None:
-        self.a, self.b, self.grid, self.rtol, self.atol = a, b, grid, rtol, atol
+    def __init__(self, a: Side, b: Side, grid: Grid, tolerance: Tolerance, memory: Memory) -> None:
+        self.a, self.b, self.grid, self.memory = a, b, grid, memory
+        self.tolerance = tolerance
         self.valued = has_values(a.dtype) and has_values(b.dtype)
         self.float_type = np.float64 if is_wide(a.dtype) or is_wide(b.dtype) else np.float32
         self.signs = tuple(-1 if side.weight.parts[0].negative else 1 for side in (a, b))
@@ -159,7 +192,6 @@ class _Sums:
         self.not_finite = [0, 0]
         self.same_bits = _same_storage_form(a, b)
         self.rounded = {(side, kind) for side in "ab" for kind in ROUNDED} if self.valued else set()
-        self._room: list[Floats] = []
 
     def add(self, first_row: int, codes_a: Codes, codes_b: Codes) -> None:
         """One block of both."""
@@ -173,20 +205,19 @@ class _Sums:
         values_a, values_b, difference = self._floats(codes_a, codes_b)
         with np.errstate(invalid="ignore", over="ignore"):
             np.subtract(values_a, values_b, out=difference)
-            total = float(np.sum(difference, dtype=np.float64))
+            total = float(np.sum(difference))
         if not math.isfinite(total):
             self._keep_finite(start, values_a, values_b, difference)
         else:
-            self._note(start, difference != 0)
+            changed = self.memory.take("changed", len(difference), np.bool_)
+            self._note(start, np.not_equal(difference, 0, out=changed))
         self._add_up(values_a, values_b, difference)
         if self.rounded and self.changed:
             self._check_rounding(values_a, values_b)
 
     def _floats(self, codes_a: Codes, codes_b: Codes) -> list[Floats]:
         count = codes_a.size
-        if not self._room or len(self._room[0]) < count:
-            self._room = [np.empty(count, self.float_type) for _ in range(4)]
-        values = [room[:count] for room in self._room[:3]]
+        values = [self.memory.take(name, count, self.float_type) for name in ("a", "b", "a - b")]
         for codes, side, sign, out in zip((codes_a, codes_b), (self.a, self.b), self.signs, values,
                                           strict=False):  # fmt: skip
             flat = codes.reshape(-1)
@@ -205,7 +236,7 @@ class _Sums:
         finite_a, finite_b = np.isfinite(a), np.isfinite(b)
         self.not_finite[0] += int(np.count_nonzero(~finite_a))
         self.not_finite[1] += int(np.count_nonzero(~finite_b))
-        finite = finite_a & finite_b
+        finite = np.isfinite(difference)  # which could not even be stored, if both are huge
         same = (a == b) | (np.isnan(a) & np.isnan(b))
         self._note(start, ~same)
         for values in (a, b, difference):
@@ -217,39 +248,34 @@ class _Sums:
             self.changed += count
             if self.first is None:
                 self.first = start + int(changed.argmax())
-            self.last = start + len(changed) - 1 - int(changed[::-1].argmax())
+            self.last = start + _last_true(changed)
 
     def _add_up(self, a: Floats, b: Floats, difference: Floats) -> None:
-        scratch = self._room[3][: len(a)]
-
-        def summed(x: Floats, y: Floats) -> float:
-            np.multiply(x, y, out=scratch)
-            return float(np.sum(scratch, dtype=np.float64))
-
-        self.square_a += summed(a, a)
-        self.square_b += summed(b, b)
-        self.product += summed(a, b)
-        self.square += summed(difference, difference)
-        np.abs(difference, out=scratch)
-        self.max_abs = max(self.max_abs, float(scratch.max(initial=0)))
-        self.outside += self._outside(b, scratch)
-
-    def _outside(self, b: Floats, distances: Floats) -> int:
-        """Elements that are not within atol + rtol * |b|; all that changed without a tolerance."""
-        if self.rtol == 0:
-            return int(np.count_nonzero(distances > self.atol))
-        return int(np.count_nonzero(distances > self.atol + self.rtol * np.abs(b)))
+        square_a, square_b, square = map(_sum_of_squares, (a, b, difference))
+        self.square_a += square_a
+        self.square_b += square_b
+        self.square += square
+        self.product += (square_a + square_b - square) / 2
+        if len(difference):
+            largest = max(float(difference.max()), -float(difference.min()))
+            self.max_abs = max(self.max_abs, largest)
+        if any(self.tolerance):
+            allowed = self.tolerance.atol + self.tolerance.rtol * np.abs(b)
+            self.outside += int(np.count_nonzero(np.abs(difference) > allowed))
 
     def _check_rounding(self, a: Floats, b: Floats) -> None:
         """Which of the types both sides may have passed through."""
         for side, kind in sorted(self.rounded):
             given, expected, target = (a, b, self.b) if side == "a" else (b, a, self.a)
-            passed = round_to(round_to(given, kind), target.dtype.name)
-            if not np.array_equal(passed, expected):
-                self.rounded.discard((side, kind))
+            for piece in (slice(RUN), slice(RUN, None)):  # few elements tell most that are not
+                passed = round_to(round_to(given[piece], kind), target.dtype.name)
+                if not np.array_equal(passed, expected[piece]):
+                    self.rounded.discard((side, kind))
+                    break
 
     def distance(self) -> Distance:
         """The result, when all blocks were added."""
+        tolerant = self.valued and any(self.tolerance)
         differ = self.not_finite[0] + self.not_finite[1] > 0 and self.changed > 0
         return Distance(
             elements=self.a.weight.elements,
@@ -257,7 +283,7 @@ class _Sums:
             first=self._index(self.first),
             last=self._index(self.last),
             same_bits=self.same_bits,
-            outside=max(self.outside, self.changed if not self.valued else int(differ)),
+            outside=max(self.outside, int(differ)) if tolerant else self.changed,
             max_abs=self.max_abs if self.valued else None,
             square=self.square,
             square_a=self.square_a,
@@ -275,6 +301,26 @@ class _Sums:
         if not self.valued:  # places of bytes, not of elements
             place = place // max(self.a.dtype.block_bytes, 1) * self.a.dtype.block_elements
         return tuple(int(i) for i in np.unravel_index(place, shape)) if shape else ()
+
+
+def _last_true(flags: Mask) -> int:
+    """Place of the last one; there is one. Looked for from the end, in growing pieces."""
+    length = RUN
+    while not flags[-length:].any():
+        length *= 8
+    tail = flags[-length:]
+    return len(flags) - 1 - int(tail[::-1].argmax())
+
+
+def _sum_of_squares(values: Floats) -> float:
+    """In the type of the values over short runs, in float64 over these: as exact as in float64."""
+    runs = len(values) // RUN * RUN
+    rows = values[:runs].reshape(-1, RUN)
+    total = float(np.einsum("ij,ij->i", rows, rows).sum(dtype=np.float64))
+    total += float(np.square(values[runs:], dtype=np.float64).sum())
+    if math.isfinite(total):
+        return total
+    return float(np.square(values, dtype=np.float64).sum())  # too large for float32
 
 
 def _rounding_share(dtype: DType) -> float:

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llamainspect.arrays import place_of
-from llamainspect.blocks import Reader, grid_of, has_values, widen
+from llamainspect.blocks import Memory, Reader, grid_of, has_values, widen
 from llamainspect.distance import (
     ROUNDED,
     Distance,
@@ -134,7 +134,7 @@ def _equals(a: Side, b: Side) -> bool:
     """Whether all values are the same, whatever type they are stored in."""
     if a.dtype == b.dtype:
         return same_values(a, b)
-    return compare_weights(a, b, 0, 0, lambda nbytes: None).changed == 0
+    return compare_weights(a, b).changed == 0
 
 
 def _swapped_shards(compared: Sequence[Compared], changed: list[Compared]) -> str | None:
@@ -183,7 +183,7 @@ def _order_of_parts(pair: Compared, swap_b: bool) -> list[int] | None:
 def _beginnings(side: Side, cut: Weight) -> list[bytes]:
     """A few elements from where each part of `cut` begins, read of `side`."""
     grid = grid_of(side.weight, whole_rows=True)
-    reader = Reader(side.checkpoint, side.weight, grid)
+    reader = Reader(side.checkpoint, side.weight, grid, Memory())
     assert cut.axis is not None
     found = []
     begin = 0
@@ -246,7 +246,7 @@ def _bits(pair: Compared) -> str:
     codes = []
     for side in (pair.a, pair.b):
         grid = grid_of(side.weight)
-        reader = Reader(side.checkpoint, side.weight, grid)
+        reader = Reader(side.checkpoint, side.weight, grid, Memory())
         place = int(np.ravel_multi_index(pair.distance.first, side.weight.shape or (1,)))
         row, column = divmod(place, grid.columns)
         first = row // grid.head_dim * grid.head_dim
@@ -333,7 +333,7 @@ def _back(pair: Compared, basis: Matrix) -> Matrix:
 def _differences(pair: Compared) -> Iterator[Matrix]:
     """A minus B in blocks of whole rows."""
     grid = grid_of(pair.a.weight, pair.b.weight, whole_rows=True)
-    readers = [Reader(side.checkpoint, side.weight, grid) for side in (pair.a, pair.b)]
+    readers = [Reader(side.checkpoint, side.weight, grid, Memory()) for side in (pair.a, pair.b)]
     for first, last in grid.blocks(8):
         values = []
         for reader in readers:

@@ -3,6 +3,7 @@
 python tests/test_readme.py     writes the current output of each command into the README
 """
 
+import json
 import os
 import re
 import shlex
@@ -27,6 +28,7 @@ INLINE = re.findall(r"`(llamainspect [a-z-]+ examples/[^`]+)`", TEXT)
 COMPUTED = {"logits", "verify-logits", "evaluate"}  # with floats, on whatever processor there is
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-\d+)?")
 DAMAGED = "damaged"  # the example with one bit flipped, as the README says
+CONVERTED = "converted"  # the example in Hugging Face's layout
 FLIPPED_BYTE, FLIPPED_BIT = 200_000, 2
 
 
@@ -43,6 +45,8 @@ def run(command):
         data = bytearray(weights.read_bytes())
         data[FLIPPED_BYTE] ^= 1 << FLIPPED_BIT
         weights.write_bytes(data)
+        if CONVERTED in words:
+            write_converted(place / CONVERTED)
         done = subprocess.run(
             [sys.executable, "-m", *words],
             cwd=place,
@@ -52,6 +56,22 @@ def run(command):
             env={**environment, "CUDA_VISIBLE_DEVICES": ""},  # the output shown is that of a CPU
         )
     return done.returncode, done.stdout
+
+
+def write_converted(directory):
+    """The example as a conversion for transformers writes it, tied and so without lm_head."""
+    import torch
+    from hub_layout import hub_config, to_hub, write_hub
+
+    example = ROOT / "examples" / "mini-llama"
+    params = json.loads((example / "params.json").read_text(encoding="utf-8"))
+    native = torch.load(example / "consolidated.00.pth", weights_only=True)
+    hidden_dim = native["layers.0.feed_forward.w1.weight"].shape[0]
+    weights = to_hub(native, params, hidden_dim)
+    del weights["lm_head.weight"]
+    config = hub_config(params, hidden_dim, tie_word_embeddings=True)
+    write_hub(directory, weights, config, shards=2)
+    shutil.copy(example / "tokenizer.model", directory)
 
 
 @pytest.mark.parametrize("block", list(CONSOLE.finditer(TEXT)), ids=lambda m: m["command"])

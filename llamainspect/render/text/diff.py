@@ -48,8 +48,8 @@ def _(report: CheckpointDiff, terminal: bool) -> RenderableType:
     if report.config:
         parts.append(section("Configuration", _config(report.config)))
     different = [row for row in report.weights if row.status not in ("identical", "equal")]
-    if len(report.by_component) and any(group.changed for group in report.by_component):
-        moved = [group for group in report.by_component if group.changed]
+    moved = [group for group in report.by_component if group.changed]
+    if sum(group.weights_changed for group in moved) > 1:
         parts.append(section("Components that changed", _groups(moved)))
         layers = [group for group in report.by_layer if group.changed]
         if layers:
@@ -116,7 +116,7 @@ def _config(rows: tuple[ConfigDifference, ...]) -> Fitted:
             Column("field", [safe(row.field, "" if row.matters else "dim") for row in rows], 0),
             Column("A", [Text(text(row.a)) for row in rows], 0),
             Column("B", [Text(text(row.b)) for row in rows], 0),
-            Column("", [Text("" if row.matters else "no part of it", "dim") for row in rows], 1),
+            Column("", [Text("" if row.matters else "does not count", "dim") for row in rows], 1),
         ]
     )
 
