@@ -48,8 +48,8 @@ class Checkpoint(NamedTuple):
 
     @property
     def config_file(self) -> str:
-        """The file that the configuration is read from."""
-        return self.reader.CONFIG_FILE
+        """The file that the configuration is read from, or would be."""
+        return self.config.file if self.config else self.reader.CONFIG_FILE
 
     @property
     def reader(self) -> Format:
@@ -69,7 +69,7 @@ def open_checkpoint(path: str, config: ModelConfig | None = None) -> Checkpoint:
     reader = FORMATS[name]
     found, findings = _read_config(source, reader)
     shards, entries, problems = _read_files(source, reader, files)
-    findings += problems + _check_neighbours(source, reader, files)
+    findings += problems + _check_neighbours(source, reader, files) + _check_original(source)
     unreadable = {entry.file for entry in entries if not entry.readable}
     whole = reader.assemble(source, shards, unreadable, found or config)
     changed = source.changed() if isinstance(source, Folder) else []
@@ -243,6 +243,19 @@ def _check_neighbours(source: Source, reader: Format, files: list[str]) -> list[
         for file in source.files()
         if file.startswith("consolidated") and file.endswith(".pth") and file not in files
     ]
+
+
+def _check_original(source: Source) -> list[Finding]:
+    """Where Meta's files of the same model lie below Hugging Face's, as in Meta's repositories."""
+    if not isinstance(source, Folder) or source.only or NATIVE_SUBFOLDER not in source.folders():
+        return []
+    files: list[str] = []
+    with suppress(OSError):
+        files = source.names(NATIVE_SUBFOLDER)
+    if not any(WEIGHT_FILE.fullmatch(file) for file in files):
+        return []
+    message = "Meta's files of the model; `llamainspect diff` tells whether these are the same"
+    return [Finding("note", f"{NATIVE_SUBFOLDER}/", message)]
 
 
 def _nbytes(source: Source, file: str) -> int:

@@ -447,7 +447,8 @@ def _weight_bytes(subject: Subject, name: str) -> Topic:
         stored = sum(subject.census.nbytes_by_dtype.values())
         dtypes = list(subject.census.nbytes_by_dtype)
         agrees = None
-        whole = subject.checkpoint.shards == 1 and not subject.config.cross_attention
+        once = subject.checkpoint.shards == 1 or subject.checkpoint.format != "meta"
+        whole = once and not subject.config.cross_attention
         if whole and len(dtypes) == 1 and dtypes[0] in STORED:  # shards hold copies of norms
             agrees = stored == DTYPES[dtypes[0]].nbytes((parameters,))
         check = (f"the files hold {stored:,} bytes of tensors, as {', '.join(dtypes)}", agrees)

@@ -94,7 +94,7 @@ def config_from_hub(raw: dict[str, Any], file: str = HUB_CONFIG_FILE) -> ModelCo
     return config._replace(unknown=fields.unread() or None)
 
 
-def is_llama(raw: dict[str, Any]) -> bool:
+def says_llama(raw: dict[str, Any]) -> bool:
     """Whether a config.json is of a model whose weights are known here, as far as it says.
 
     Early files have no model type, only the name of a class.
@@ -108,7 +108,7 @@ def is_llama(raw: dict[str, Any]) -> bool:
 
 def _kind(fields: Fields) -> str:
     """The model type; early files have none."""
-    if not is_llama(fields.raw):
+    if not says_llama(fields.raw):
         what = fields.raw.get("model_type") or fields.raw.get("architectures")
         raise UnsupportedFile(
             f"{fields.file}: it is of another architecture ({str(what)[:80]}), not of a Llama; "

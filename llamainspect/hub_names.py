@@ -124,7 +124,7 @@ def translate(tensor: TensorInfo, config: ModelConfig | None) -> tuple[Weight, .
 
 def to_meta(name: str, config: ModelConfig | None) -> str:
     """Meta's name; unchanged where there is none, or where it is Meta's already."""
-    cross = config.cross_attention_layers if config else ()
+    cross = _cross_layers(config)
     whole = name.removeprefix("model.")
     if whole.startswith(_VISION_STARTS):
         return _vision_name(whole, _MLLAMA_VISION if cross else _LLAMA_4_VISION)
@@ -145,7 +145,7 @@ def to_meta(name: str, config: ModelConfig | None) -> str:
 
 def to_hub(name: str, config: ModelConfig | None) -> str:
     """Hugging Face's name of a weight of the text model; Meta's where it has none."""
-    cross = config.cross_attention_layers if config else ()
+    cross = _cross_layers(config)
     nested = config is not None and bool(config.vision or config.cross_attention)
     outer = "language_model." if nested else ""
     rest = name.removeprefix("text_model.")
@@ -161,7 +161,8 @@ def to_hub(name: str, config: ModelConfig | None) -> str:
     if found[1]:
         number = cross[number] if number < len(cross) else number
     else:
-        number = _skip(number, cross)
+        for other in cross:
+            number += other <= number
     return f"{outer}model.layers.{number}.{modules[found[3]]}.{found[4]}"
 
 
@@ -170,6 +171,18 @@ def embedding_rows_of(tensor: TensorInfo, config: ModelConfig) -> int | None:
     weight = translate(tensor, config)[0]
     is_embedding = weight.name.endswith("tok_embeddings.weight") and len(weight.shape) == 2
     return weight.shape[0] if is_embedding else None
+
+
+def _cross_layers(config: ModelConfig | None) -> tuple[int, ...]:
+    """Numbers of the layers that look at the image, counted among all; as config.json says, or in
+    the places that Meta's code gives them."""
+    if config is None or config.cross_attention is None:
+        return ()
+    if config.cross_attention_layers:
+        return config.cross_attention_layers
+    crossing = config.cross_attention.n_layers
+    step = -(-config.n_layers // crossing)
+    return tuple(range(step - 1, config.n_layers + crossing, step + 1))[:crossing]
 
 
 @lru_cache(maxsize=1024)
@@ -203,13 +216,6 @@ def _hub_modules(routed: bool, crossing: bool) -> dict[str, str]:
         for theirs, ours in MODULES.items()
         if not theirs.startswith((left_out, left_out_too))
     }
-
-
-def _skip(number: int, taken: tuple[int, ...]) -> int:
-    """The number of a layer when those `taken` are counted too."""
-    for other in taken:
-        number += other <= number
-    return number
 
 
 def _rope_heads(name: str, tensor: TensorInfo, config: ModelConfig) -> int:

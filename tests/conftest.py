@@ -38,9 +38,15 @@ def tiny_weights():
 
 
 @pytest.fixture(scope="session", params=FORMS)
-def checkpoint_path(request, tmp_path_factory) -> Path:
+def native_path(request, tmp_path_factory) -> Path:
     """The tiny model in one of its native forms; do not write into it."""
-    return FORMS[request.param](tmp_path_factory.mktemp("tiny"))
+    return FORMS[request.param](tmp_path_factory.mktemp("native"))
+
+
+@pytest.fixture(scope="session", params=[*FORMS, *HUB_FORMS])
+def checkpoint_path(request, tmp_path_factory) -> Path:
+    """The tiny model in one of all its forms; do not write into it."""
+    return (FORMS | HUB_FORMS)[request.param](tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session", params=HUB_FORMS)

@@ -36,7 +36,9 @@ def errors(checkpoint):
 def test_every_form_joins_to_the_same_values(checkpoint_path):
     whole = random_weights(dense_shapes(TINY, TINY_HIDDEN))
     checkpoint = open_checkpoint(str(checkpoint_path))
-    assert list(checkpoint.weights) == list(whole)
+    if checkpoint.format == "meta":  # safetensors sort by dtype and name
+        assert list(checkpoint.weights) == list(whole)
+    assert checkpoint.weights.keys() == whole.keys()
     assert errors(checkpoint) == []
     for name, tensor in whole.items():
         assert checkpoint.weights[name].shape == tuple(tensor.shape)

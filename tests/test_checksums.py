@@ -96,10 +96,10 @@ def test_a_checkpoint_as_listed_is_ok(two):
     assert report.findings == ()
 
 
-def test_all_native_forms_verify_with_and_without_deep(checkpoint_path):
-    list_all(checkpoint_path, "SHA256SUMS", "sha256")
+def test_all_native_forms_verify_with_and_without_deep(native_path):
+    list_all(native_path, "SHA256SUMS", "sha256")
     for deep in (False, True):
-        report = verify_checksums(str(checkpoint_path), deep=deep)
+        report = verify_checksums(str(native_path), deep=deep)
         assert report.ok
         assert {row.algorithm for row in report.files} == {"sha256"}
         messages = [row.message for row in report.files if row.file.endswith(".pth")]

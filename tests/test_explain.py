@@ -422,7 +422,7 @@ DENSE_CHECKS = dict.fromkeys(
 
 def test_the_files_bear_out_every_number(checkpoint_path):
     found = topics(checkpoint_path)
-    shards = len(list(checkpoint_path.glob("*.pth")))
+    shards = len(list(checkpoint_path.glob("*.pth"))) or 1  # Hugging Face's hold nothing twice
     expected = dict(DENSE_CHECKS)
     if shards > 1:
         del expected["weight_bytes"]  # norms are in both shards

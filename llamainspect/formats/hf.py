@@ -11,14 +11,14 @@ from contextlib import suppress
 from typing import Any
 
 from llamainspect.architecture import expected_weights
-from llamainspect.config import HUB_CONFIG_FILE, ModelConfig
+from llamainspect.config import HUB_CONFIG_FILE, PARAMS_FILE, ModelConfig
 from llamainspect.dtypes import DTYPES
 from llamainspect.errors import CorruptFile, LlamaInspectError, MissingFile, reason_of
 from llamainspect.formats.meta import locate as locate_in_zip
 from llamainspect.formats.meta import read_tensors as read_pickled
 from llamainspect.formats.safetensors_header import Entry, read_header
 from llamainspect.formats.strict_json import read_json_object
-from llamainspect.hub_config import config_from_hub, is_llama
+from llamainspect.hub_config import config_from_hub, says_llama
 from llamainspect.hub_names import embedding_rows_of, translate
 from llamainspect.names import compress, counted, listing
 from llamainspect.reports import Finding
@@ -54,7 +54,13 @@ def weight_files(source: Source) -> list[str]:
 
 
 def read_config(source: Source) -> ModelConfig:
-    """From config.json. Raises MissingFile, CorruptFile, and UnsupportedFile for no Llama."""
+    """From config.json, or params.json where that is all there is.
+
+    Raises MissingFile, CorruptFile, and UnsupportedFile for what is no Llama.
+    """
+    files = source.files()
+    if CONFIG_FILE not in files and PARAMS_FILE in files:
+        return ModelConfig.from_params(read_json_object(source, PARAMS_FILE))
     return config_from_hub(read_json_object(source, CONFIG_FILE), CONFIG_FILE)
 
 
@@ -68,9 +74,8 @@ def read_tensors(source: Source, file: str) -> tuple[list[TensorInfo], list[Find
     if _is_pickled(file):
         return read_pickled(source, file)
     header = read_header(source, file)
-    return [_tensor(file, entry) for entry in header.entries], _check_end(
-        source, file, header.end, header.entries
-    )
+    tensors = [_tensor(file, entry) for entry in header.entries]
+    return tensors, _check_end(source, file, header.end, header.entries)
 
 
 def embedding_rows(source: Source, files: list[str], config: ModelConfig) -> int | None:
@@ -93,18 +98,20 @@ def assemble(
     findings = _check_files(source, shards, unreadable)
     tensors, doubles = _merge(source, shards)
     findings += doubles
-    known = config is not None or _may_be_llama(source)
+    is_llama = config is not None or _may_be_llama(source)
     weights: dict[str, Weight] = {}
     for tensor in tensors:
-        for weight in (
-            translate(tensor, config) if known else (Weight(tensor.name, tensor.shape, (tensor,)),)
-        ):
+        under_own_name = (Weight(tensor.name, tensor.shape, (tensor,)),)
+        for weight in translate(tensor, config) if is_llama else under_own_name:
             if weight.name in weights:
                 other = weights[weight.name].parts[0]
                 message = f"it is the same weight as {other.name} in {other.file}, which counts"
                 findings.append(Finding("error", f"{tensor.name} in {tensor.file}", message))
             else:
                 weights[weight.name] = weight
+    if config is not None and config.vocab_size is None:  # as params.json may leave it
+        embedding = weights.get("tok_embeddings.weight")
+        config = config._replace(vocab_size=embedding.shape[0] if embedding else 0)
     expected = expected_weights(config, weights) if config else {}
     if source.only and SHARD.fullmatch(source.only):  # the rest is in files that nobody asked for
         expected = {name: spec for name, spec in expected.items() if name in weights}
@@ -148,7 +155,7 @@ def _check_end(source: Source, file: str, end: int, entries: Iterable[Entry]) ->
 def _may_be_llama(source: Source) -> bool:
     """Whether names may be taken for a Llama's: not when config.json says otherwise."""
     try:
-        return is_llama(read_json_object(source, CONFIG_FILE))
+        return says_llama(read_json_object(source, CONFIG_FILE))
     except (LlamaInspectError, OSError):
         return True
 
@@ -204,7 +211,9 @@ def _check_files(
     findings = _check_numbers(source, files) if shard else []
     present = source.files()
     ending = SAFETENSORS if files[0].endswith(SAFETENSORS) else ".bin"
+    usual = [f"{stem}{end}.index.json" for stem, end in STEMS]
     indexes = [file for file in present if file.endswith(f"{ending}.index.json")]
+    indexes.sort(key=lambda file: file not in usual)
     if len(files) == 1 and shard is None:
         if unused := [file for file in present if _is_usual_shard(file, ending)]:
             message = f"{files[0]} is read instead, as loaders do; remove what is not wanted"
