@@ -68,6 +68,8 @@ def open_checkpoint(path: str, config: ModelConfig | None = None) -> Checkpoint:
     source, name, files = _find(path)
     reader = FORMATS[name]
     found, findings = _read_config(source, reader)
+    if reader.CONFIG_FILE in source.files():
+        config = None  # what is there cannot be read, or is of no Llama: no other may stand in
     shards, entries, problems = _read_files(source, reader, files)
     findings += problems + _check_neighbours(source, reader, files) + _check_original(source)
     unreadable = {entry.file for entry in entries if not entry.readable}

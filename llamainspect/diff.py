@@ -37,7 +37,7 @@ from llamainspect.rope import choose_rope
 from llamainspect.sources import Folder
 from llamainspect.subject import Subject, find_subject, subject_of
 from llamainspect.verdicts import Compared, find_likeness
-from llamainspect.weights import Weight
+from llamainspect.weights import Weight, rows_of
 
 STEP_SECONDS = 0.1  # between two looks at how far it is
 OUTPUT, EMBEDDING = "output.weight", "tok_embeddings.weight"
@@ -106,11 +106,12 @@ def comparing(
 def _open_both(path_a: str, path_b: str) -> tuple["_Half", "_Half"]:
     """Both checkpoints; the configuration of one stands in where the other has none."""
     a, b = open_checkpoint(path_a), open_checkpoint(path_b)
-    if a.config is None and b.config is not None:
-        a = open_checkpoint(path_a, b.config)
-    elif b.config is None and a.config is not None:
-        b = open_checkpoint(path_b, a.config)
-    return _Half.of(path_a, a), _Half.of(path_b, b)
+    lent_a = open_checkpoint(path_a, b.config) if a.config is None else a
+    lent_b = open_checkpoint(path_b, a.config) if b.config is None else b
+    return (
+        _Half.of(path_a, lent_a, own_config=a.config is not None),
+        _Half.of(path_b, lent_b, own_config=b.config is not None),
+    )
 
 
 class _Half(NamedTuple):
@@ -118,16 +119,17 @@ class _Half(NamedTuple):
 
     path: str
     checkpoint: Checkpoint
-    subject: Subject | None  # None: there is no configuration
+    subject: Subject | None  # None: there is no configuration, not even a lent one
+    own_config: bool
     weights: dict[str, Weight]
 
     @classmethod
-    def of(cls, path: str, checkpoint: Checkpoint) -> "_Half":
+    def of(cls, path: str, checkpoint: Checkpoint, own_config: bool) -> "_Half":
         try:
             subject = subject_of(checkpoint)
         except MissingFile:
             subject = None
-        return cls(path, checkpoint, subject, canonical_weights(checkpoint))
+        return cls(path, checkpoint, subject, own_config, canonical_weights(checkpoint))
 
     @property
     def tied_output(self) -> bool:
@@ -366,7 +368,8 @@ class _Comparison:
         )
 
     def _config(self) -> list[ConfigDifference]:
-        if self.a.subject is None or self.b.subject is None:
+        own = self.a.own_config and self.b.own_config
+        if not own or self.a.subject is None or self.b.subject is None:
             return []
         return compare_configs(self.a.subject, self.b.subject)
 
@@ -406,11 +409,12 @@ class _Comparison:
             if finding.severity != "note"
         ]
         for half in (self.a, self.b):
-            if half.subject is None:
-                message = (
-                    "no configuration: fields, and the order of rows of wq and wk, not compared"
-                )
+            if not half.own_config:
+                message = "no configuration that is known here, so no fields were compared"
+                if half.subject is None:
+                    message += ", and the order of rows of wq and wk is taken as it stands"
                 findings.append(Finding("note", half.path, message))
+        findings += [self._resized(pair) for pair in self.pairs if _is_resized(pair)]
         incomplete = [row.name for row in rows if row.status == "incomplete"]
         incomplete = [name for name in incomplete if name not in self._failed]
         if incomplete:
@@ -432,6 +436,33 @@ class _Comparison:
                 f"{self.options.names!r}; `llamainspect tensors` lists them"
             )
         return findings
+
+    def _resized(self, pair: _Pair) -> Finding:
+        """What became of the rows that both vocabularies have."""
+        assert pair.a is not None
+        assert pair.b is not None
+        rows = min(pair.a.shape[0], pair.b.shape[0])
+        a = Side(self.a.checkpoint, rows_of(pair.a, 0, rows))
+        b = Side(self.b.checkpoint, rows_of(pair.b, 0, rows))
+        try:
+            changed = compare_weights(a, b).changed
+        except (LlamaInspectError, OSError) as error:
+            return Finding("error", pair.name, reason_of(error, pair.name))
+        share = f"{changed:,} of {a.weight.elements:,} elements" if changed else "nothing"
+        message = (
+            f"the vocabulary was resized, from {pair.a.shape[0]:,} to {pair.b.shape[0]:,}; in the "
+            f"first {rows:,} rows, which both have, {share} changed"
+        )
+        return Finding("note", pair.name, message)
+
+
+def _is_resized(pair: _Pair) -> bool:
+    both = pair.a is not None and pair.b is not None and pair.status == "shape"
+    if not both or not pair.name.endswith((OUTPUT, EMBEDDING)):
+        return False
+    assert pair.a is not None
+    assert pair.b is not None
+    return len(pair.a.shape) == 2 and pair.a.shape[1:] == pair.b.shape[1:]
 
 
 def _is_buffer(row: WeightDifference) -> bool:

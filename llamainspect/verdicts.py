@@ -16,8 +16,8 @@ lora            Only matrices of layers changed, norms, embedding and output did
                 that are looked at RANK directions hold nine tenths of what rounding cannot explain.
 fine_tune       Weights changed in nine of ten layers and more than half of all, and they still
                 point the same way: a cosine of 0.9 and a difference of at most 0.3 of the length.
-unrelated       Weights changed in nine of ten layers, and the two point different ways: a cosine
-                below 0.3.
+unrelated       Weights changed in nine of ten layers and more than half of all, and the two point
+                different ways: a cosine below 0.3.
 """
 
 import math
@@ -104,27 +104,29 @@ def _row_order(compared: Sequence[Compared], changed: list[Compared]) -> str | N
     names = (".attention.wq.weight", ".attention.wk.weight")
     if not all(pair.name.endswith(names) for pair in changed):
         return None
-    toggled_b = all(_equals(pair.a, _toggled(pair.b, pair)) for pair in changed)
-    if not toggled_b and not all(_equals(_toggled(pair.a, pair), pair.b) for pair in changed):
-        return None
-    return (
-        f"rows of wq and wk in the wrong order ({counted(len(changed), 'weight')}): with the rows "
-        "of each head put back they are the same. Hugging Face's layout turns halves of a head, "
-        "Meta's neighbours; a conversion left that out, or did it twice, and the model computes "
-        "nonsense"
-    )
+    for head_dim in _head_dims(changed[0]):
+        if all(_equals(pair.a, _toggled(pair.b, head_dim)) for pair in changed) or all(
+            _equals(_toggled(pair.a, head_dim), pair.b) for pair in changed
+        ):
+            return (
+                f"rows of wq and wk in another order ({counted(len(changed), 'weight')}, heads of "
+                f"{head_dim} rows), otherwise the same. Hugging Face's layout turns halves of a "
+                "head, Meta's neighbours: a conversion left that out or did it twice, and the model "
+                "computes nonsense"
+            )
+    return None
 
 
-def _toggled(side: Side, pair: Compared) -> Side:
+def _head_dims(pair: Compared) -> list[int]:
+    """Rows of a head: as the configuration says, or all that usual models have."""
+    config = pair.a.checkpoint.config or pair.b.checkpoint.config
+    return [config.head_dim] if config else [128, 64, 96, 32, 80, 256, 16]
+
+
+def _toggled(side: Side, head_dim: int) -> Side:
     """As if its rows stood in the other order."""
-    heads = pair.a.weight.rope_heads or pair.b.weight.rope_heads
-    if not heads:
-        config = pair.a.checkpoint.config or pair.b.checkpoint.config
-        if config is None:
-            return side
-        heads = side.weight.shape[0] // config.head_dim
-    head_dim = side.weight.shape[0] // heads if heads else 0
-    if head_dim % 2 or heads * head_dim != side.weight.shape[0]:
+    heads, rest = divmod(side.weight.shape[0], head_dim)
+    if rest or head_dim % 2:
         return side
     other = 0 if side.weight.rope_heads else heads
     return side._replace(weight=side.weight._replace(rope_heads=other))
@@ -349,7 +351,7 @@ def _fine_tune(compared: Sequence[Compared], changed: list[Compared]) -> str | N
     if overall is None:
         return None
     moved, angle = overall
-    if 2 * len(changed) <= len(_parameters(compared)) or angle < SAME_WAY or moved > LITTLE:
+    if angle < SAME_WAY or moved > LITTLE:
         return None
     return (
         f"a fine-tune: {counted(len(changed), 'weight')} of {len(compared):,} changed, all over "
@@ -369,10 +371,11 @@ def _unrelated(compared: Sequence[Compared], changed: list[Compared]) -> str | N
 
 def _overall(compared: Sequence[Compared], changed: list[Compared]) -> tuple[float, float] | None:
     """(relative length of the difference, cosine) of all matrices that changed; None where they
-    are in few layers."""
+    are in few layers, or not even half of all weights."""
     layers = {layer_of(pair.name) for pair in compared} - {None}
     touched = {layer_of(pair.name) for pair in changed} - {None}
-    if not layers or len(touched) < MANY_LAYERS * len(layers):
+    parameters = [pair for pair in compared if component_of(pair.name) not in NOT_PARAMETERS]
+    if len(touched) < MANY_LAYERS * max(len(layers), 1) or 2 * len(changed) <= len(parameters):
         return None
     distances = [p.distance for p in changed if len(p.a.weight.shape) > 1 and p.distance.max_abs]
     square_a = sum(d.square_a for d in distances)
@@ -380,10 +383,6 @@ def _overall(compared: Sequence[Compared], changed: list[Compared]) -> tuple[flo
     angle = cosine(sum(d.product for d in distances), square_a,
                    sum(d.square_b for d in distances), 0)  # fmt: skip
     return None if moved is None or angle is None else (moved, angle)
-
-
-def _parameters(compared: Sequence[Compared]) -> list[Compared]:
-    return [pair for pair in compared if component_of(pair.name) not in NOT_PARAMETERS]
 
 
 RULES: dict[str, Callable[[Sequence[Compared], list[Compared]], str | None]] = {

@@ -14,6 +14,7 @@ from llamainspect.architecture import expected_weights
 from llamainspect.config import HUB_CONFIG_FILE, PARAMS_FILE, ModelConfig
 from llamainspect.dtypes import DTYPES
 from llamainspect.errors import CorruptFile, LlamaInspectError, MissingFile, reason_of
+from llamainspect.formats.meta import HUB_FILE
 from llamainspect.formats.meta import locate as locate_in_zip
 from llamainspect.formats.meta import read_tensors as read_pickled
 from llamainspect.formats.safetensors_header import Entry, read_header
@@ -28,7 +29,6 @@ from llamainspect.weights import Assembly, Weight
 
 CONFIG_FILE = HUB_CONFIG_FILE
 SAFETENSORS = ".safetensors"
-BIN = re.compile(r"pytorch_model.*\.bin")
 # The usual names, those first that transformers looks for first.
 STEMS = (("model", SAFETENSORS), ("pytorch_model", ".bin"))
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5,6})-of-(?P<of>\d{5,6})(?P<ending>\.\w+)")
@@ -37,8 +37,7 @@ SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5,6})-of-(?P<of>\d{5,6})(?P<endi
 def weight_files(source: Source) -> list[str]:
     """The files that make one model, or the one file the person named."""
     if source.only:
-        ours = source.only.endswith(SAFETENSORS) or BIN.fullmatch(source.only)
-        return [source.only] if ours else []
+        return [source.only] if HUB_FILE.fullmatch(source.only) else []
     present = source.files()
     for stem, ending in STEMS:
         single, index = f"{stem}{ending}", f"{stem}{ending}.index.json"

@@ -1,5 +1,6 @@
 """Meta's layout: consolidated.NN.pth, one per model-parallel rank, and params.json."""
 
+import re
 import zlib
 from contextlib import suppress
 
@@ -28,6 +29,7 @@ from llamainspect.tensors import Storage, TensorInfo
 from llamainspect.weights import Assembly
 
 CONFIG_FILE = PARAMS_FILE
+HUB_FILE = re.compile(r".*\.safetensors|pytorch_model.*\.bin")  # of Hugging Face's layout
 WRAPPERS = ("model", "state_dict", "model_state_dict", "module")  # {"model": {...}, ...}
 TORCHSCRIPT = "constants.pkl"
 BYTE_ORDER = "byteorder"
@@ -38,7 +40,7 @@ MAX_EXAMPLES = 3
 def weight_files(source: Source) -> list[str]:
     """consolidated.pth or consolidated.NN.pth by rank, or the one file the person named."""
     if source.only:
-        return [source.only]
+        return [] if HUB_FILE.fullmatch(source.only) else [source.only]
     found = [(file, WEIGHT_FILE.fullmatch(file)) for file in source.files()]
     return [file for _, file in sorted((int(m[1] or 0), file) for file, m in found if m)]
 
