@@ -11,10 +11,12 @@ __version__ = "0.1.0"
 # Where each public name lives.
 _HOME = {
     "Checkpoint": "llamainspect.checkpoint",
+    "CheckpointDiff": "llamainspect.reports",
     "ChecksumReport": "llamainspect.reports",
     "ComputeEstimate": "llamainspect.reports",
     "CorruptFile": "llamainspect.errors",
     "Detokenization": "llamainspect.reports",
+    "DiffOptions": "llamainspect.diff",
     "Evaluation": "llamainspect.reports",
     "Explanation": "llamainspect.reports",
     "GPUS": "llamainspect.gpus",
@@ -51,6 +53,7 @@ _HOME = {
     "count_parameters": "llamainspect.architecture",
     "describe_vocabulary": "llamainspect.vocab",
     "detokenize": "llamainspect.tokenization",
+    "diff_checkpoints": "llamainspect.diff",
     "estimate_compute": "llamainspect.compute",
     "estimate_memory": "llamainspect.memory",
     "evaluate_text": "llamainspect.model.evaluate",
@@ -96,6 +99,8 @@ if TYPE_CHECKING:
     from llamainspect.compute import Work as Work
     from llamainspect.compute import estimate_compute as estimate_compute
     from llamainspect.config import ModelConfig as ModelConfig
+    from llamainspect.diff import DiffOptions as DiffOptions
+    from llamainspect.diff import diff_checkpoints as diff_checkpoints
     from llamainspect.errors import CorruptFile as CorruptFile
     from llamainspect.errors import InvalidRequest as InvalidRequest
     from llamainspect.errors import LlamaInspectError as LlamaInspectError
@@ -123,6 +128,7 @@ if TYPE_CHECKING:
     from llamainspect.models import list_models as list_models
     from llamainspect.plans import TrainingPlan as TrainingPlan
     from llamainspect.render.json import to_json as to_json
+    from llamainspect.reports import CheckpointDiff as CheckpointDiff
     from llamainspect.reports import ChecksumReport as ChecksumReport
     from llamainspect.reports import ComputeEstimate as ComputeEstimate
     from llamainspect.reports import Detokenization as Detokenization

@@ -111,8 +111,8 @@ def _row_order(compared: Sequence[Compared], changed: list[Compared]) -> str | N
             return (
                 f"rows of wq and wk in another order ({counted(len(changed), 'weight')}, heads of "
                 f"{head_dim} rows), otherwise the same. Hugging Face's layout turns halves of a "
-                "head, Meta's neighbours: a conversion left that out or did it twice, and the model "
-                "computes nonsense"
+                "head, Meta's neighbours: a conversion left that out or did it twice, and the "
+                "model computes nonsense"
             )
     return None
 

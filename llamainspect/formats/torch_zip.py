@@ -116,8 +116,8 @@ def _not_a_zip(source: Source, file: str, size: int, head: bytes) -> CorruptFile
         return UnsupportedFile(f"{file}: it {LEGACY}")
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
         return UnsupportedFile(
-            f"{file}: it looks like a safetensors file under another name; rename it so that it ends "
-            "in .safetensors"
+            f"{file}: it looks like a safetensors file under another name; rename it to end in "
+            ".safetensors"
         )
     if head[:1] == b"\x80":
         return UnsupportedFile(f"{file}: it is a bare pickle, not a checkpoint; do not load it")
