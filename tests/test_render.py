@@ -33,9 +33,13 @@ from llamainspect.render.text import to_text
 from llamainspect.render.text.common import count_text, nbytes_text, view
 from llamainspect.reports import (
     Candidate,
+    CheckpointDiff,
+    ConfigDifference,
     Evaluation,
     Finding,
     Generation,
+    GroupDifference,
+    Likeness,
     LogitsComparison,
     LogitsReport,
     ModelRun,
@@ -45,6 +49,7 @@ from llamainspect.reports import (
     StageDifference,
     Token,
     Tolerance,
+    WeightDifference,
 )
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "mini-llama"
@@ -58,6 +63,11 @@ CANDIDATES = (
     Candidate(12366, " Paris", b" Paris".hex(), 0.4131, 15.25),
     Candidate(107, "\ufffd", "e6", 0.00004, 6.015),
 )
+WEIGHT = WeightDifference(
+    "layers.7.attention.wq.weight", "changed", "attention", 7, (128, 64), (128, 64), "BF16", "BF16",
+    8_192, 3, 0.25, 0.5, 0.875, (41, 32), (41, 34), "0.12", "0.118",
+    "consolidated.00.pth @ 200,000", "model.safetensors @ 7,000", 0, 0,
+)  # fmt: skip
 # Made by hand: what is computed differs in the last digits from processor to processor.
 COMPUTED = {
     "logits": LogitsReport(
@@ -80,6 +90,27 @@ COMPUTED = {
             *(StageDifference(f"layer {i}", i, i / 64, i / 128) for i in range(9, 16)),
             StageDifference("norm", None, 0.25, 0.125),
         ), "layer 9", "layer 9", 2.0, (Finding("warning", "Llama3.2-1B", "norm_eps is 1e-05"),),
+    ),
+    "diff": CheckpointDiff(
+        "Llama3.2-1B", "merged\x1b[31m", "meta", "hf", False, False, (
+            ConfigDifference("rope.factor", 8.0, 32.0, True),
+            ConfigDifference("eos_token_id", "[1, 2]", None, False),
+        ), (
+            WEIGHT._replace(name="output.weight", status="shape", shape_b=(130, 64), changed=None,
+                            max_abs=None, rel_l2=None, cosine=None, first=None),
+            WEIGHT,
+            WEIGHT._replace(name="norm.weight", dtype_b="F32", changed=8_192, rel_l2=0.0031,
+                            first=None, not_finite_b=3),
+            WEIGHT._replace(name="tok_embeddings.weight", status="identical", changed=0),
+        ), (
+            GroupDifference("attention", 64, 1, 100_000, 3, 0.25, 0.5, 0.875),
+            GroupDifference("norms", 33, 1, 67_584, 8_192, 0.25, None, None),
+        ), tuple(
+            GroupDifference(f"layer {i}", 9, 1, 8_192, i, 0.25, i / 64, 1 - i / 64)
+            for i in range(1, 15)
+        ), {"identical": 143, "changed": 2, "shape": 1, "only_b": 0},
+        Likeness("fine_tune", "a fine-tune: 2 weights of 146 changed"), 0.001, 0.01, 123, 1.5,
+        (Finding("warning", "merged: model.safetensors.index.json", "its total_size is 1"),),
     ),
     "generate": Generation(
         "Llama3.2-1B", RUN, (128000, 791), (12366, 13, 128009), " Paris.\n\x1b[31m", "stop token",
