@@ -61,7 +61,7 @@ def count_parameters(config: ModelConfig, tied_output: bool = False) -> int:
         for name, spec in expected_weights(config).items()
         if spec.shape is not None and component_of(name) not in NOT_PARAMETERS
     )
-    if config.cross_attention:
+    if config.cross_attention and config.cross_attention.has_encoder:
         total += _mllama_position_parameters(config.cross_attention)
     return total - (config.vocab_size or 0) * config.dim if tied_output else total
 
@@ -107,8 +107,12 @@ def routed_layers(config: ModelConfig) -> int:
 
 
 def is_moe_layer(moe: MoEConfig | None, layer: int) -> bool:
-    """Llama 4 routes every `interleave_moe_layer_step`-th layer, counted from 1."""
-    return moe is not None and (layer + 1) % moe.interleave_moe_layer_step == 0
+    """Llama 4 routes each `interleave_moe_layer_step`-th layer, counted from 1, or those listed."""
+    if moe is None:
+        return False
+    if moe.layers:
+        return layer in moe.layers
+    return (layer + 1) % moe.interleave_moe_layer_step == 0
 
 
 def _slots(config: ModelConfig) -> Iterator[Slot]:
@@ -271,7 +275,12 @@ def _cross_attention(config: ModelConfig, cross: CrossAttentionConfig) -> Iterat
         }.items():
             yield _one(prefix + name, shape)
         yield from _swiglu(config.hidden_dim, dim, f"{prefix}feed_forward.")
+    if cross.has_encoder:
+        yield from _mllama_encoder(dim)
 
+
+def _mllama_encoder(dim: int) -> Iterator[Slot]:
+    """Llama 3.2 Vision's image encoder, and what joins it to the text model."""
     width = MLLAMA_VISION_DIM
     encoder = "vision_model.vision_encoder."
     yield _one(f"{encoder}conv1._linear.weight", (width, 3 * MLLAMA_PATCH**2))

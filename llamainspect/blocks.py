@@ -21,6 +21,12 @@ from llamainspect.weights import Weight, parts_needed
 Codes = npt.NDArray[Any]  # elements as they are stored: the bits of a BF16 as a whole number
 Floats = npt.NDArray[Any]
 
+VALUED = frozenset(
+    (
+        "F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL",
+        "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0", "QI32", "QI8", "QU8",
+    )
+)  # fmt: skip
 BLOCK_NBYTES = 2**20  # of one side: it stays in a core's cache while it is looked at
 
 
@@ -60,18 +66,26 @@ def grid_of(*weights: Weight, whole_rows: bool = False) -> Grid:
     blocks may end anywhere.
     """
     shape = weights[0].shape
-    if not whole_rows and all(_is_flat(weight) for weight in weights):
+    if not whole_rows and all(is_flat(weight) for weight in weights):
         return Grid(prod(shape), 1)
     columns = shape[-1] if len(shape) > 1 else 1
     rows = prod(shape) // columns if columns else 0
-    heads = max(weight.rope_heads for weight in weights)
+    heads = max(abs(weight.rope_heads) for weight in weights)
     return Grid(rows, columns, shape[0] // heads if heads else 1)
 
 
-def code_type(dtype: DType) -> np.dtype[Any]:
-    """What stored elements are read as; bytes, where nothing here knows their values."""
-    known = dtype.numpy is not None and dtype.block_elements == 1
-    return np.dtype(dtype.numpy if known else "u1")
+def has_codes(dtype: DType) -> bool:
+    """Whether an element of it can be read as one number of numpy's."""
+    return dtype.numpy is not None and dtype.block_elements == 1
+
+
+def bytes_of(weight: Weight) -> Weight:
+    """A weight whose parts lie there byte after byte, as these bytes."""
+    parts = tuple(
+        part._replace(dtype=DTYPES["U8"], shape=(part.nbytes,)) for part in parts_needed(weight)
+    )
+    whole = sum(part.nbytes for part in parts)
+    return Weight(weight.name, (whole,), parts, weight.axis, len(parts))
 
 
 class Reader:
@@ -83,8 +97,9 @@ class Reader:
         self.checkpoint, self.weight, self.grid = checkpoint, weight, grid
         self.memory, self.place = memory, place
         self.dtype = weight.parts[0].dtype
-        self.type = code_type(self.dtype)
+        self.type = np.dtype(self.dtype.numpy)
         self._starts: dict[str, int] = {}
+        self._scattered: dict[TensorInfo, Codes] = {}  # parts that had to be read whole
 
     def read(self, first: int, last: int) -> Codes:
         """Rows `first` to `last` as (rows, columns). Raises CorruptFile when they are not there."""
@@ -127,13 +142,16 @@ class Reader:
     def _whole(self, part: TensorInfo, start: int) -> Codes:
         """All of a part whose rows lie scattered (a transposed view): no bound but its own."""
         assert part.strides is not None
+        if part in self._scattered:
+            return self._scattered[part]
         raw = np.empty(part.span // self.type.itemsize, self.type)
         self._fill(part, start, raw)
         width = self.type.itemsize
         strides = tuple(step * width for step in part.strides)
         view = np.lib.stride_tricks.as_strided(raw, part.shape, strides)
         columns = part.shape[-1] if len(part.shape) > 1 and self.grid.columns > 1 else 1
-        return np.ascontiguousarray(view).reshape(-1, columns)
+        self._scattered[part] = np.ascontiguousarray(view).reshape(-1, columns)
+        return self._scattered[part]
 
     def _start(self, part: TensorInfo) -> int:
         if part.offset + part.span > part.storage.nbytes:
@@ -152,12 +170,14 @@ class Reader:
             self.checkpoint.source.read_into(part.file, offset, data)
 
     def _in_order(self, block: Codes) -> Codes:
-        """Rows of each head from Hugging Face's order to Meta's."""
+        """Rows of each head from Hugging Face's order to Meta's; -heads: the reverse."""
         rows, columns = block.shape
-        half = self.weight.shape[0] // self.weight.rope_heads // 2
+        heads = self.weight.rope_heads
+        half = self.weight.shape[0] // abs(heads) // 2
+        before, after = ((2, half), (half, 2)) if heads > 0 else ((half, 2), (2, half))
         room = self.memory.take(f"{self.place} ordered", block.size, self.type)
-        ordered = room.reshape(-1, half, 2, columns)
-        ordered[...] = block.reshape(-1, 2, half, columns).swapaxes(1, 2)
+        ordered = room.reshape(-1, *after, columns)
+        ordered[...] = block.reshape(-1, *before, columns).swapaxes(1, 2)
         return ordered.reshape(rows, columns)
 
 
@@ -199,7 +219,7 @@ def _runs(weight: Weight, flat: bool, first: int, last: int) -> Iterator[_Run]:
             begin += height
 
 
-def _is_flat(weight: Weight) -> bool:
+def is_flat(weight: Weight) -> bool:
     """Whether all elements of the whole lie one after the other, in one part or several."""
     simple = weight.rope_heads == 0 and all(part.strides is None for part in weight.parts)
     return simple and weight.axis in (None, 0)
@@ -223,8 +243,8 @@ def _row_strides(part: TensorInfo) -> tuple[int, int] | None:
 
 
 def has_values(dtype: DType) -> bool:
-    """Whether numbers can be made of its elements here: real ones, not packed."""
-    return dtype.numpy is not None and dtype.block_elements == 1 and not dtype.name.startswith("C")
+    """Whether its elements are real numbers that are known here, one each."""
+    return dtype.name in VALUED
 
 
 def is_wide(dtype: DType) -> bool:
@@ -237,7 +257,7 @@ def widen(codes: Codes, dtype: DType, out: Floats) -> None:
     if dtype.small_float == BF16:
         np.left_shift(codes, 16, out=out.view(np.uint32), dtype=np.uint32, casting="unsafe")
     elif dtype.small_float is not None:
-        np.take(_small_values(dtype.name), codes, out=out)
+        np.take(small_values(dtype.name), codes, out=out)
     else:
         np.copyto(out, codes, casting="unsafe")
 
@@ -245,7 +265,7 @@ def widen(codes: Codes, dtype: DType, out: Floats) -> None:
 _TABLES: dict[str, Floats] = {}
 
 
-def _small_values(name: str) -> Floats:
+def small_values(name: str) -> Floats:
     """The values of all 256 codes of an 8-bit float."""
     if name not in _TABLES:
         layout = DTYPES[name].small_float

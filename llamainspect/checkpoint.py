@@ -137,8 +137,10 @@ def name_of(checkpoint: Checkpoint, weight: Weight, names: Names) -> str:
     """What a weight is called by Meta, or by Hugging Face: there as its file says, if it does."""
     if names == "meta":
         return weight.name
-    stored = weight.parts[0].name
-    return stored if stored != weight.name else to_hub(weight.name, checkpoint.config)
+    part = weight.parts[0]
+    if part.storage.key.startswith(f"{part.name}["):
+        return part.storage.key  # a piece of what the file holds
+    return part.name if part.name != weight.name else to_hub(weight.name, checkpoint.config)
 
 
 def _part(checkpoint: Checkpoint, part: TensorInfo) -> TensorPart:

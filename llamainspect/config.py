@@ -29,6 +29,7 @@ class MoEConfig(NamedTuple):
     interleave_moe_layer_step: int  # every n-th layer is routed, the others are dense
     capacity_factor: float = 1.0
     auto_scale_F: bool = True
+    layers: tuple[int, ...] = ()  # numbers of the routed layers, where config.json lists others
 
 
 class VisionConfig(NamedTuple):
@@ -50,6 +51,7 @@ class CrossAttentionConfig(NamedTuple):
     n_layers: int  # vision_num_cross_attention_layers
     chunk_size: int  # pixels on a side of an image tile
     max_num_chunks: int
+    has_encoder: bool = True  # false: the text model alone, as Hugging Face's layout can hold it
 
 
 class QuantizationConfig(NamedTuple):

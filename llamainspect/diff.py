@@ -44,7 +44,7 @@ OUTPUT, EMBEDDING = "output.weight", "tok_embeddings.weight"
 # Fields that decide what is computed.
 FIELDS = (
     "dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "hidden_dim", "vocab_size", "norm_eps",
-    "rope_theta", "rope_type", "attention_bias", "mlp_bias", "hidden_act",
+    "rope_theta", "rope_type", "use_qk_norm", "attention_bias", "mlp_bias", "hidden_act",
 )  # fmt: skip
 GROUPS = ("moe", "vision", "cross_attention", "quantization", "lora")
 # Of these groups, what only says how another of their fields came about, or who wrote them.
@@ -155,6 +155,9 @@ def _compare_configs(a: Subject, b: Subject, options: DiffOptions, begin: float)
 def compare_configs(a: Subject, b: Subject) -> list[ConfigDifference]:
     """Fields that are not the same, whatever file and spelling they stand in."""
     values_a, values_b = _values(a), _values(b)
+    if a.config.file == b.config.file:  # Hugging Face's default for it is not Meta's
+        name = "attn_temperature_tuning"
+        values_a[name], values_b[name] = getattr(a.config, name), getattr(b.config, name)
     rows = [
         ConfigDifference(name, values_a.get(name), values_b.get(name), name not in HARMLESS)
         for name in dict.fromkeys((*values_a, *values_b))
@@ -357,7 +360,7 @@ class _Comparison:
             config=tuple(config),
             weights=tuple(rows[: self.options.top]),
             by_component=self._groups(component_of, COMPONENTS),
-            by_layer=self._groups(_layer_name, ()),
+            by_layer=self._groups(_layer_name, self._layers()),
             counts={str(status): count for status, count in counts.items()},
             likeness=None if identical else find_likeness(self.compared),
             rtol=self.options.rtol,
@@ -390,6 +393,11 @@ class _Comparison:
             return "equal"
         tolerant = self.options.rtol is not None or self.options.atol is not None
         return "close" if tolerant and distance.outside == 0 else "changed"
+
+    def _layers(self) -> list[str]:
+        """Names of the layers in their order, which is not that of every file."""
+        numbers = {layer_of(compared.name) for compared in self.compared}
+        return [f"layer {number}" for number in sorted(n for n in numbers if n is not None)]
 
     def _groups(
         self, key: Callable[[str], str], order: Iterable[str]

@@ -16,17 +16,23 @@ from llamainspect.blocks import (
     Grid,
     Memory,
     Reader,
+    bytes_of,
     grid_of,
+    has_codes,
     has_values,
+    is_flat,
     is_wide,
+    small_values,
     widen,
 )
 from llamainspect.checkpoint import Checkpoint
 from llamainspect.dtypes import DTYPES, DType
+from llamainspect.errors import UnsupportedFile
 from llamainspect.weights import Weight, meta_row
 
 Mask = npt.NDArray[np.bool_]
-RUN = 1024  # squares that are added up in the type of the values
+RUN = 1024  # products that are added up in the type of the values
+TINY = 1e-24  # a sum below that may have lost products that float32 takes for nothing
 # Types that values may have passed through, coarsest last.
 ROUNDED = ("F16", "BF16", "F8_E4M3", "F8_E5M2")
 
@@ -107,6 +113,8 @@ def compare_weights(
     """One weight in two checkpoints. Raises CorruptFile where bytes are missing."""
     if a.weight.rope_heads == b.weight.rope_heads != 0:
         return _as_stored(a, b, tolerance, memory, progress)
+    if not has_codes(a.dtype) or not has_codes(b.dtype):
+        return _as_bytes(a, b, memory, progress)
     memory = memory or Memory()
     grid = grid_of(a.weight, b.weight)
     if _same_storage_form(a, b) and _all_equal(a, b, grid, memory, progress):
@@ -130,10 +138,39 @@ def _as_stored(
     return found._replace(first=in_meta(found.first), last=in_meta(found.last))
 
 
+def _as_bytes(a: Side, b: Side, memory: Memory | None, progress: Progress | None) -> Distance:
+    """Two weights of a type that nothing here has numbers for: packed, or a rare one."""
+    if a.dtype != b.dtype or not (is_flat(a.weight) and is_flat(b.weight)):
+        raise UnsupportedFile(
+            f"{a.weight.name}: stored as {a.dtype.name} and {b.dtype.name}, not byte after byte; "
+            "values of these types are not compared"
+        )
+    sides = [side._replace(weight=bytes_of(side.weight)) for side in (a, b)]
+    found = compare_weights(sides[0], sides[1], EXACTLY, memory, progress)
+    per_byte = a.dtype.block_elements / a.dtype.block_bytes
+
+    def element(index: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if index is None or not a.weight.shape:
+            return index and ()
+        place = np.unravel_index(int(index[0] * per_byte), a.weight.shape)
+        return tuple(int(i) for i in place)
+
+    return found._replace(
+        elements=a.weight.elements,
+        changed=math.ceil(found.changed * per_byte),
+        outside=math.ceil(found.changed * per_byte),
+        first=element(found.first),
+        last=element(found.last),
+        max_abs=None,
+        rounded=frozenset(),
+    )
+
+
 def same_values(a: Side, b: Side) -> bool:
     """Whether two weights hold the same bits; ends at the first block that differs."""
-    grid = grid_of(a.weight, b.weight)
-    return _same_storage_form(a, b) and _all_equal(a, b, grid, Memory(), None)
+    if not has_codes(a.dtype) or not _same_storage_form(a, b):
+        return False
+    return _all_equal(a, b, grid_of(a.weight, b.weight), Memory(), None)
 
 
 def _same_storage_form(a: Side, b: Side) -> bool:
@@ -188,9 +225,13 @@ class _Sums:
         self.first: int | None = None
         self.last: int | None = None
         self.max_abs = self.square = self.square_a = self.square_b = self.product = 0.0
-        self.rounding = 0.0
         self.not_finite = [0, 0]
         self.same_bits = _same_storage_form(a, b)
+        self.whole_numbers = (
+            a.dtype == b.dtype
+            and np.dtype(a.dtype.numpy).kind in "iu"
+            and (a.dtype.small_float is None)
+        )
         self.rounded = {(side, kind) for side in "ab" for kind in ROUNDED} if self.valued else set()
 
     def add(self, first_row: int, codes_a: Codes, codes_b: Codes) -> None:
@@ -203,16 +244,20 @@ class _Sums:
                 self._note(start, (codes_a != codes_b).reshape(-1))
             return
         values_a, values_b, difference = self._floats(codes_a, codes_b)
-        with np.errstate(invalid="ignore", over="ignore"):
-            np.subtract(values_a, values_b, out=difference)
-            total = float(np.sum(difference))
-        if not math.isfinite(total):
-            self._keep_finite(start, values_a, values_b, difference)
-        else:
+        if _subtract(values_a, values_b, difference):
             changed = self.memory.take("changed", len(difference), np.bool_)
-            self._note(start, np.not_equal(difference, 0, out=changed))
+            if self.whole_numbers:  # which float64 does not hold all of
+                np.not_equal(codes_a.reshape(-1), codes_b.reshape(-1), out=changed)
+            else:
+                np.not_equal(difference, 0, out=changed)
+            self._note(start, changed)
+        else:
+            wide = [values.astype(np.float64) for values in (values_a, values_b, difference)]
+            values_a, values_b, difference = wide
+            _subtract(values_a, values_b, difference)
+            self._keep_finite(start, values_a, values_b, difference)
         self._add_up(values_a, values_b, difference)
-        if self.rounded and self.changed:
+        if self.rounded:
             self._check_rounding(values_a, values_b)
 
     def _floats(self, codes_a: Codes, codes_b: Codes) -> list[Floats]:
@@ -236,9 +281,10 @@ class _Sums:
         finite_a, finite_b = np.isfinite(a), np.isfinite(b)
         self.not_finite[0] += int(np.count_nonzero(~finite_a))
         self.not_finite[1] += int(np.count_nonzero(~finite_b))
-        finite = np.isfinite(difference)  # which could not even be stored, if both are huge
-        same = (a == b) | (np.isnan(a) & np.isnan(b))
-        self._note(start, ~same)
+        finite = np.isfinite(difference)  # which two of float64's largest do not have
+        changed = ~((a == b) | (np.isnan(a) & np.isnan(b)))
+        self._note(start, changed)
+        self.outside += int(np.count_nonzero(changed & ~finite))
         for values in (a, b, difference):
             values[~finite] = 0
 
@@ -251,11 +297,10 @@ class _Sums:
             self.last = start + _last_true(changed)
 
     def _add_up(self, a: Floats, b: Floats, difference: Floats) -> None:
-        square_a, square_b, square = map(_sum_of_squares, (a, b, difference))
-        self.square_a += square_a
-        self.square_b += square_b
-        self.square += square
-        self.product += (square_a + square_b - square) / 2
+        self.square_a += _product(a, a)
+        self.square_b += _product(b, b)
+        self.square += _product(difference, difference)
+        self.product += _product(a, b)
         if len(difference):
             largest = max(float(difference.max()), -float(difference.min()))
             self.max_abs = max(self.max_abs, largest)
@@ -276,14 +321,13 @@ class _Sums:
     def distance(self) -> Distance:
         """The result, when all blocks were added."""
         tolerant = self.valued and any(self.tolerance)
-        differ = self.not_finite[0] + self.not_finite[1] > 0 and self.changed > 0
         return Distance(
             elements=self.a.weight.elements,
             changed=self.changed,
             first=self._index(self.first),
             last=self._index(self.last),
             same_bits=self.same_bits,
-            outside=max(self.outside, int(differ)) if tolerant else self.changed,
+            outside=self.outside if tolerant else self.changed,
             max_abs=self.max_abs if self.valued else None,
             square=self.square,
             square_a=self.square_a,
@@ -298,8 +342,6 @@ class _Sums:
         if place is None:
             return None
         shape = self.a.weight.shape
-        if not self.valued:  # places of bytes, not of elements
-            place = place // max(self.a.dtype.block_bytes, 1) * self.a.dtype.block_elements
         return tuple(int(i) for i in np.unravel_index(place, shape)) if shape else ()
 
 
@@ -312,15 +354,26 @@ def _last_true(flags: Mask) -> int:
     return len(flags) - 1 - int(tail[::-1].argmax())
 
 
-def _sum_of_squares(values: Floats) -> float:
-    """In the type of the values over short runs, in float64 over these: as exact as in float64."""
-    runs = len(values) // RUN * RUN
-    rows = values[:runs].reshape(-1, RUN)
-    total = float(np.einsum("ij,ij->i", rows, rows).sum(dtype=np.float64))
-    total += float(np.square(values[runs:], dtype=np.float64).sum())
-    if math.isfinite(total):
-        return total
-    return float(np.square(values, dtype=np.float64).sum())  # too large for float32
+def _subtract(a: Floats, b: Floats, difference: Floats) -> bool:
+    """a - b into `difference`; whether all of it is finite."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        np.subtract(a, b, out=difference)
+        return math.isfinite(float(np.sum(difference)))
+
+
+def _product(a: Floats, b: Floats) -> float:
+    """Sum of products: of short runs in the type of the values, of these in float64.
+
+    Where float32 is too small or too large for the products, all of it in float64.
+    """
+    runs = len(a) // RUN * RUN
+    rows_a, rows_b = a[:runs].reshape(-1, RUN), b[:runs].reshape(-1, RUN)
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = float(np.einsum("ij,ij->i", rows_a, rows_b).sum(dtype=np.float64))
+        total += float(np.multiply(a[runs:], b[runs:], dtype=np.float64).sum())
+        if math.isfinite(total) and (abs(total) > TINY or a.dtype == np.float64):
+            return total
+        return float(np.multiply(a, b, dtype=np.float64).sum())
 
 
 def _rounding_share(dtype: DType) -> float:
@@ -353,4 +406,8 @@ def round_to(values: Floats, kind: str) -> Floats:
     _, exponent = np.frexp(values)
     smallest = 1 - layout.bias
     step = np.ldexp(1.0, np.maximum(exponent - 1, smallest) - layout.mantissa_bits)
-    return np.asarray(np.rint(values / step) * step, values.dtype)
+    rounded = np.asarray(np.rint(values / step) * step, values.dtype)
+    largest = float(np.nanmax(np.where(np.isfinite(t := small_values(kind)), t, 0)))
+    beyond = np.abs(rounded) > largest
+    limit = math.inf if layout.has_inf else largest  # without Inf torch stays at the largest
+    return np.where(beyond, np.copysign(limit, rounded), rounded).astype(values.dtype)

@@ -173,7 +173,8 @@ def _known(subject: Subject) -> dict[str, Any]:
         if name in GROUPS and value is not None:
             values |= _flatten(_named(value), GROUPS[name])
         elif name == "cross_attention" and value is not None:
-            values |= {CROSS_ATTENTION[key]: item for key, item in value._asdict().items()}
+            fields = value._asdict()
+            values |= {name: fields[key] for key, name in CROSS_ATTENTION.items()}
         elif value is not None and value is not False:
             values[name] = value
     del values["head_dim"]  # params.json leaves it out, and it is worked out below
@@ -184,6 +185,7 @@ def _named(group: Any) -> dict[str, Any]:
     return {
         key: dict(zip(SIZE, value, strict=True)) if isinstance(value, tuple) else value
         for key, value in group._asdict().items()
+        if value != ()
     }
 
 

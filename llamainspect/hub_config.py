@@ -7,6 +7,7 @@ transformers 4 and 5, whose defaults are those below, and the config.json files 
 
 from typing import Any
 
+from llamainspect.architecture import is_moe_layer
 from llamainspect.config import (
     DEFAULT_ROPE_THETA,
     HUB_CONFIG_FILE,
@@ -22,7 +23,8 @@ from llamainspect.config import (
 from llamainspect.errors import UnsupportedFile
 
 MODEL_TYPES = ("llama", "llama4", "llama4_text", "mllama", "mllama_text_model")
-DEFAULT_NORM_EPS = 1e-6  # unlike in Meta's code
+DEFAULT_NORM_EPS, LATER_NORM_EPS = 1e-6, 1e-5  # of "llama", and of Llama 4 and Llama 3.2 Vision
+DEFAULT_DENSE_WIDTH = 16_384  # of Llama 4
 LATER_ROPE_THETA = 500_000.0  # of Llama 4 and Llama 3.2 Vision, when it is not written
 DEFAULT_LLAMA_4_HEAD_DIM = 128
 DEFAULT_EXPERTS = 16
@@ -34,7 +36,7 @@ IGNORED = (
     "architectures", "attention_dropout", "auto_map", "boi_token_index", "bos_token_id",
     "cache_implementation", "chunk_size_feed_forward", "dropout", "dtype", "eoi_token_index",
     "eos_token_id", "for_llm_compressor", "gradient_checkpointing", "image_token_index",
-    "initializer_range", "layer_types", "max_sequence_length", "model_type", "moe_layers",
+    "initializer_range", "layer_types", "max_sequence_length", "model_type",
     "output_attentions", "output_hidden_states", "output_router_logits", "pad_token_id",
     "pretraining_tp", "return_dict", "rope_interleaved", "router_aux_loss_coef",
     "router_jitter_noise", "torch_dtype", "transformers_version", "use_cache", "_name_or_path",
@@ -67,16 +69,20 @@ def config_from_hub(raw: dict[str, Any], file: str = HUB_CONFIG_FILE) -> ModelCo
     layers = text.integer("num_hidden_layers", MAX_LAYERS)
     cross_layers = _cross_layers(text, layers) if kind.startswith("mllama") else ()
     width = text.integer("intermediate_size")
+    first = kind == "llama"
+    default_eps = DEFAULT_NORM_EPS if first else LATER_NORM_EPS
     config = ModelConfig(
         dim=dim,
         n_layers=layers - len(cross_layers),
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
         head_dim=head_dim or dim // n_heads,
-        hidden_dim=text.optional_integer("intermediate_size_mlp") or width if routed else width,
+        hidden_dim=(text.optional_integer("intermediate_size_mlp") or DEFAULT_DENSE_WIDTH)
+        if routed
+        else width,
         vocab_size=text.integer("vocab_size"),
-        norm_eps=text.optional_number("rms_norm_eps") or DEFAULT_NORM_EPS,
-        moe=_moe(text, width) if routed else None,
+        norm_eps=text.optional_number("rms_norm_eps") or default_eps,
+        moe=_moe(text, width, layers) if routed else None,
         vision=_llama_4_vision(vision) if routed and vision else None,
         cross_attention=_cross_attention(vision, len(cross_layers)) if cross_layers else None,
         quantization=_quantization(fields),
@@ -88,7 +94,7 @@ def config_from_hub(raw: dict[str, Any], file: str = HUB_CONFIG_FILE) -> ModelCo
         hidden_act=text.text("hidden_act") or "silu",
         cross_attention_layers=cross_layers,
     )
-    config = _with_rope(config, text, DEFAULT_ROPE_THETA if kind == "llama" else LATER_ROPE_THETA)
+    config = _with_rope(config, text, DEFAULT_ROPE_THETA if first else LATER_ROPE_THETA)
     if routed:
         config = _with_llama_4(config, text)
     return config._replace(unknown=fields.unread() or None)
@@ -119,7 +125,7 @@ def _kind(fields: Fields) -> str:
 
 def _with_rope(config: ModelConfig, text: Fields, default_theta: float) -> ModelConfig:
     """The position encoding, in either spelling."""
-    group = text.group("rope_parameters") or text.group("rope_scaling")
+    group = text.group("rope_scaling") or text.group("rope_parameters")
     text.ignore("rope_parameters", "rope_scaling", "no_rope_layers")
     theta = (group.optional_number("rope_theta") if group else None) or text.optional_number(
         "rope_theta"
@@ -146,16 +152,24 @@ def _with_rope(config: ModelConfig, text: Fields, default_theta: float) -> Model
 # --- Llama 4 --------------------------------------------------------------------------------------
 
 
-def _moe(text: Fields, width: int) -> MoEConfig | None:
+def _moe(text: Fields, width: int, layers: int) -> MoEConfig | None:
     if text.get("num_local_experts") == 0:  # Llama Guard 4: dense layers alone
-        text.ignore("num_experts_per_tok", "interleave_moe_layer_step")
+        text.ignore("num_experts_per_tok", "interleave_moe_layer_step", "moe_layers")
         return None
     experts = text.optional_integer("num_local_experts", MAX_EXPERTS) or DEFAULT_EXPERTS
     top_k = text.optional_integer("num_experts_per_tok") or 1
     if top_k > experts:
         raise text.wrong("num_experts_per_tok", f"{top_k} is more than num_local_experts {experts}")
     step = text.optional_integer("interleave_moe_layer_step") or 1
-    return MoEConfig(experts, top_k, width, step)
+    config = MoEConfig(experts, top_k, width, step)
+    listed = text.get("moe_layers")
+    if listed is None:
+        return config
+    if not isinstance(listed, list) or any(type(number) is not int for number in listed):
+        raise text.wrong("moe_layers", "a list of layer numbers is needed")
+    if sorted(listed) == [layer for layer in range(layers) if is_moe_layer(config, layer)]:
+        return config
+    return config._replace(layers=tuple(sorted(listed))) if listed else None
 
 
 def _with_llama_4(config: ModelConfig, text: Fields) -> ModelConfig:
@@ -212,8 +226,8 @@ def _cross_layers(text: Fields, layers: int) -> tuple[int, ...]:
 
 
 def _cross_attention(vision: Fields | None, layers: int) -> CrossAttentionConfig:
-    if vision is None:
-        return CrossAttentionConfig(layers, 448, 4)
+    if vision is None:  # the text model alone
+        return CrossAttentionConfig(layers, 448, 4, has_encoder=False)
     vision.ignore(*vision.raw)  # the encoder's own sizes are constants of the reference code
     return CrossAttentionConfig(
         layers,

@@ -222,6 +222,8 @@ def _rope_heads(name: str, tensor: TensorInfo, config: ModelConfig) -> int:
     """Heads whose rows are in Hugging Face's order; 0 where they are in Meta's."""
     if config.nope_layer_interval is not None or "cross_attention_layers." in name:
         return 0  # Llama 4 turns neighbours, and what looks at an image is not turned at all
+    if tensor.dtype.block_elements > 1:
+        return 0  # packed: rows of it are not rows of the weight
     kinds = {"attention.wq": config.n_heads, "attention.wk": config.n_kv_heads}
     heads = next((n for kind, n in kinds.items() if name.endswith(_ENDINGS[kind])), 0)
     whole = tensor.shape[:1] == (heads * config.head_dim,) and config.head_dim % 2 == 0
@@ -258,10 +260,15 @@ def _view(
     if transposed:
         shape, strides = shape[::-1], strides[::-1]
     storage = tensor.storage
-    if storage.key == tensor.name:  # not a record of a .pth; pieces share no bytes
-        storage = storage._replace(key=f"{storage.key}[{axis}: {start} to {end}]")
+    if (
+        storage.key == tensor.name and end - start < tensor.shape[axis]
+    ):  # not a record of a .pth; pieces share no bytes
+        storage = storage._replace(key=f"{storage.key}[{':, ' * axis}{start}:{end}]")
     row_by_row = strides == contiguous_strides(shape)
     part = tensor._replace(
-        shape=shape, strides=None if row_by_row else strides, offset=offset, storage=storage
+        shape=shape,
+        strides=None if row_by_row else strides,
+        offset=offset,
+        storage=storage,
     )
     return Weight(name, shape, (part,))

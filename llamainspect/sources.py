@@ -257,7 +257,11 @@ def open_source(path: str) -> Folder:
 def _revision(path: str, snapshots: str) -> str:
     """The snapshot that `main` stands for, or the only one."""
     found = sorted(os.listdir(snapshots))
-    with suppress(OSError), open(os.path.join(path, "refs", "main"), encoding="ascii") as main:
+    # What is no text is no revision (a UnicodeDecodeError is a ValueError).
+    with (
+        suppress(OSError, ValueError),
+        open(os.path.join(path, "refs", "main"), encoding="ascii") as main,
+    ):
         revision = main.read(100).strip()
         if revision in found:
             return revision

@@ -214,7 +214,7 @@ def _check_missing(
 ) -> list[Finding]:
     if not missing:
         return []
-    if any(name.startswith(HF_NAMES) for name in checkpoint.weights):
+    if checkpoint.format == "meta" and any(n.startswith(HF_NAMES) for n in checkpoint.weights):
         return []  # said once, of the names that are there
     file = checkpoint.config_file
     layers = {layer_of(name) for name in checkpoint.weights} - {None}
@@ -243,8 +243,9 @@ def _check_missing(
 
 
 def _check_unexpected(unexpected: list[str], checkpoint: Checkpoint) -> list[Finding]:
-    foreign = [name for name in unexpected if name.startswith(HF_NAMES)]
-    rest = [name for name in unexpected if not name.startswith(HF_NAMES)]
+    native = checkpoint.format == "meta"
+    foreign = [name for name in unexpected if native and name.startswith(HF_NAMES)]
+    rest = [name for name in unexpected if not (native and name.startswith(HF_NAMES))]
     findings = []
     if foreign:
         findings.append(

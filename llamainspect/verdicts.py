@@ -9,15 +9,18 @@ row_order       Only wq and wk differ, and each is the other's with the rows of 
 swapped_shards  The weights that are cut hold the other's parts in another order, and all others
                 are the same.
 damage          Everything that changed lies in one stretch of at most two neighbouring weights, no
-                more than a hundredth of all bytes, and most of that stretch changed.
+                more than a hundredth of all bytes, and most of that stretch changed, though not
+                all of each weight.
 rounding        Every changed weight of one checkpoint is exactly the other's, rounded to a coarser
                 type on the way.
 lora            Only matrices of layers changed, norms, embedding and output did not, and in those
-                that are looked at RANK directions hold nine tenths of what rounding cannot explain.
+                that are looked at, some of each kind, a twentieth of the elements changed, rounding
+                explains half of the difference at most, and RANK directions hold nine
+                tenths of the rest.
 fine_tune       Weights changed in nine of ten layers and more than half of all, and they still
                 point the same way: a cosine of 0.9 and a difference of at most 0.3 of the length.
 unrelated       Weights changed in nine of ten layers and more than half of all, and the two point
-                different ways: a cosine below 0.3.
+                different ways: a cosine between -0.3 and 0.3.
 """
 
 import math
@@ -27,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from llamainspect.arrays import place_of
+from llamainspect.arrays import place_of, read_elements
 from llamainspect.blocks import Memory, Reader, grid_of, has_values, widen
 from llamainspect.distance import (
     ROUNDED,
@@ -54,6 +57,8 @@ RANK = 64  # directions that a LoRA's difference must fit in; most have 8 to 64
 SHARE_OF_SIDE = 4  # ... and at most this part of a matrix's shorter side
 LOOKED_AT = 6  # matrices whose rank is measured, spread over the layers
 LOW_RANK_SHARE = 0.9
+LEAST_CHANGED = 0.05  # of a matrix's elements: a LoRA's product touches all, rounding hides some
+LEAST_ENERGY = 0.5  # of the difference that rounding does not explain, or nothing can be said
 MAX_DAMAGE = 0.01  # of all bytes
 MANY_LAYERS = 0.9
 SAME_WAY, LITTLE, OTHER_WAY = 0.9, 0.3, 0.3
@@ -105,8 +110,8 @@ def _row_order(compared: Sequence[Compared], changed: list[Compared]) -> str | N
     if not all(pair.name.endswith(names) for pair in changed):
         return None
     for head_dim in _head_dims(changed[0]):
-        if all(_equals(pair.a, _toggled(pair.b, head_dim)) for pair in changed) or all(
-            _equals(_toggled(pair.a, head_dim), pair.b) for pair in changed
+        if all(_equals(_turned(pair.a, head_dim), pair.b) for pair in changed) or all(
+            _equals(pair.a, _turned(pair.b, head_dim)) for pair in changed
         ):
             return (
                 f"rows of wq and wk in another order ({counted(len(changed), 'weight')}, heads of "
@@ -123,13 +128,13 @@ def _head_dims(pair: Compared) -> list[int]:
     return [config.head_dim] if config else [128, 64, 96, 32, 80, 256, 16]
 
 
-def _toggled(side: Side, head_dim: int) -> Side:
-    """As if its rows stood in the other order."""
+def _turned(side: Side, head_dim: int) -> Side:
+    """Its rows as a conversion to Hugging Face's layout orders them, whatever order they are in."""
     heads, rest = divmod(side.weight.shape[0], head_dim)
     if rest or head_dim % 2:
         return side
-    other = 0 if side.weight.rope_heads else heads
-    return side._replace(weight=side.weight._replace(rope_heads=other))
+    order = 0 if side.weight.rope_heads else -heads
+    return side._replace(weight=side.weight._replace(rope_heads=order))
 
 
 def _equals(a: Side, b: Side) -> bool:
@@ -140,66 +145,72 @@ def _equals(a: Side, b: Side) -> bool:
 
 
 def _swapped_shards(compared: Sequence[Compared], changed: list[Compared]) -> str | None:
-    cut = [pair for pair in changed if _is_cut(pair.b.weight) or _is_cut(pair.a.weight)]
-    if len(cut) != len(changed):
+    cut_b = [pair for pair in changed if _is_cut(pair.b.weight)]
+    cut = cut_b or [pair for pair in changed if _is_cut(pair.a.weight)]
+    whole = [pair for pair in cut if (pair.b if cut_b else pair.a).weight.repeat == 1]
+    if len(cut) != len(changed) or not whole:
         return None
-    first = min(cut, key=lambda pair: pair.distance.elements)
-    swap_b = _is_cut(first.b.weight)
-    order = _order_of_parts(first, swap_b)
+    first = min(whole, key=lambda pair: pair.distance.elements)
+    side, other = (first.b, first.a) if cut_b else (first.a, first.b)
+    order = _order_of_parts(side, other)
     if order is None or order == sorted(order):
         return None
     for pair in changed:
-        side = pair.b if swap_b else pair.a
-        if not _is_cut(side.weight) or len(side.weight.parts) != len(order):
+        if not _equals(*((pair.a, _put_back(pair.b, order)) if cut_b else
+                         (_put_back(pair.a, order), pair.b))):  # fmt: skip
             return None
-        put_back = side._replace(
-            weight=side.weight._replace(parts=tuple(side.weight.parts[i] for i in order))
-        )
-        if not _equals(*((pair.a, put_back) if swap_b else (put_back, pair.b))):
-            return None
-    where = "b" if swap_b else "a"
-    files = [part.file for part in (first.b if swap_b else first.a).weight.parts]
-    moved = [f"{files[i]} holds part {order.index(i)}" for i in range(len(order)) if order[i] != i]
+    files = [part.file for part in side.weight.parts]
+    moved = [
+        f"{files[part]} holds what belongs into {files[place]}"
+        for place, part in sorted(enumerate(order), key=lambda both: both[1])
+        if place != part
+    ]
     return (
-        f"shards of {where.upper()} in another order: {listing(moved)}; with the files renamed the "
-        "two are the same"
+        f"shards of {'B' if cut_b else 'A'} in another order: {listing(moved)}; with the files "
+        "renamed the two are the same"
     )
 
 
 def _is_cut(weight: Weight) -> bool:
-    return weight.axis is not None and weight.repeat == 1 and len(weight.parts) > 1
+    return weight.axis is not None and len(weight.parts) > 1
 
 
-def _order_of_parts(pair: Compared, swap_b: bool) -> list[int] | None:
-    """For each place, which part belongs there, by the first elements of each; None if unclear."""
-    side, other = (pair.b, pair.a) if swap_b else (pair.a, pair.b)
+def _put_back(side: Side, order: list[int]) -> Side:
+    """With its parts in that order, if it has as many."""
     parts = side.weight.parts
-    if len(parts) > MAX_RANKS or side.dtype != other.dtype:
+    if len(parts) != len(order):
+        return side
+    return side._replace(weight=side.weight._replace(parts=tuple(parts[i] for i in order)))
+
+
+def _order_of_parts(side: Side, other: Side) -> list[int] | None:
+    """For each place, which part belongs there, by the first elements of each; None if unclear."""
+    parts = side.weight.parts
+    if len(parts) > MAX_RANKS or not (has_values(side.dtype) and has_values(other.dtype)):
         return None
-    here = _beginnings(side, side.weight)
-    there = _beginnings(other, side.weight)
+    here, there = _beginnings(side, side.weight), _beginnings(other, side.weight)
     order = [here.index(sample) if sample in here else -1 for sample in there]
     return order if sorted(order) == list(range(len(parts))) else None
 
 
-def _beginnings(side: Side, cut: Weight) -> list[bytes]:
-    """A few elements from where each part of `cut` begins, read of `side`."""
+def _beginnings(side: Side, cut: Weight) -> list[tuple[float, ...]]:
+    """A few values from where each part of `cut` begins, read of `side`."""
     grid = grid_of(side.weight, whole_rows=True)
     reader = Reader(side.checkpoint, side.weight, grid, Memory())
     assert cut.axis is not None
     found = []
     begin = 0
     for part in cut.parts:
-        if cut.axis == len(cut.shape) - 1 and len(cut.shape) > 1:
-            row = reader.read(0, grid.head_dim)[0]
-            found.append(row[begin : begin + min(SAMPLE, part.shape[-1])].tobytes())
-            begin += part.shape[-1]
-        else:
-            inner = math.prod(cut.shape[cut.axis + 1 : -1])
-            first = begin * inner // grid.head_dim * grid.head_dim
-            row = reader.read(first, first + grid.head_dim)[begin * inner - first]
-            found.append(row[:SAMPLE].tobytes())
-            begin += part.shape[cut.axis]
+        by_columns = cut.axis == len(cut.shape) - 1 and len(cut.shape) > 1
+        row = 0 if by_columns else begin * math.prod(cut.shape[cut.axis + 1 : -1])
+        column = begin if by_columns else 0
+        first = row // grid.head_dim * grid.head_dim
+        codes = reader.read(first, first + grid.head_dim)[row - first]
+        values = np.empty(codes.shape, np.float64 if codes.itemsize > 2 else np.float32)
+        widen(codes, side.dtype, values)
+        width = part.shape[-1] if by_columns else len(values)
+        found.append(tuple(values[column : column + min(SAMPLE, width)].tolist()))
+        begin += part.shape[cut.axis]
     return found
 
 
@@ -212,58 +223,74 @@ def _damage(compared: Sequence[Compared], changed: list[Compared]) -> str | None
     if sum(pair.distance.changed for pair in changed) == 1:
         (pair,) = changed
         return f"one element alone: {pair.name} at {list(pair.distance.first or ())}{_bits(pair)}"
-    stretches = sorted(stretch for pair in changed if (stretch := _stretch(pair)))
-    if len(stretches) < len(changed) or len({file for file, *_ in stretches}) > 1:
-        return None
-    file, start, end = stretches[0][0], stretches[0][1], stretches[-1][2]
-    touched = sum(nbytes for *_, nbytes in stretches)
-    total = sum(pair.b.weight.nbytes for pair in compared)
-    if end - start > MAX_DAMAGE * total or 2 * touched < end - start:
-        return None
-    return (
-        f"one damaged stretch: bytes {start:,} to {end:,} of {file} in B "
-        f"({listing([pair.name for pair in changed])}); everything else is the same. "
-        "`llamainspect verify-checksums` tells which of the two is as published"
-    )
+    if all(pair.distance.changed == pair.distance.elements for pair in changed):
+        return None  # a stretch that ends where weights do was made by someone who knows them
+    for side in "ba":
+        if stretch := _common_stretch(changed, side):
+            file, start, end, touched = stretch
+            total = sum(pair.b.weight.nbytes for pair in compared)
+            if end - start <= MAX_DAMAGE * total and 2 * touched >= end - start:
+                return (
+                    f"one damaged stretch: bytes {start:,} to {end:,} of {file} in {side.upper()} "
+                    f"({listing([pair.name for pair in changed])}); everything else is the same. "
+                    "`llamainspect verify-checksums` tells which of the two is as published"
+                )
+    return None
 
 
-def _stretch(pair: Compared) -> tuple[str, int, int, int] | None:
-    """(file, first byte, behind the last, bytes changed) in B; None where that is several files."""
-    first, last = pair.distance.first, pair.distance.last
-    if first is None or last is None:
+def _common_stretch(changed: list[Compared], side: str) -> tuple[str, int, int, int] | None:
+    """(file, first byte, behind the last, bytes changed) of all together; None if in two files."""
+    stretches = [_stretch(pair, side) for pair in changed]
+    known = sorted(stretch for stretch in stretches if stretch is not None)
+    if len(known) < len(changed) or len({file for file, *_ in known}) > 1:
         return None
-    width = pair.b.dtype.block_bytes
-    (file, start), (other, end) = (
-        place_of(pair.b.checkpoint, pair.b.weight, index) for index in (first, last)
+    touched = sum(nbytes for *_, nbytes in known)
+    return known[0][0], known[0][1], known[-1][2], touched
+
+
+def _stretch(pair: Compared, side: str) -> tuple[str, int, int, int] | None:
+    """The same of one weight, in the order in which `side` stores it."""
+    sides = {"a": pair.a, "b": pair.b}
+    stored, other = sides[side], sides["a" if side == "b" else "b"]
+    heads, distance = stored.weight.rope_heads, pair.distance
+    if heads:  # rows that are neighbours in the file are not in Meta's order
+        order = 0 if other.weight.rope_heads else -heads
+        stored = stored._replace(weight=stored.weight._replace(rope_heads=0))
+        other = other._replace(weight=other.weight._replace(rope_heads=order))
+        distance = compare_weights(stored, other)
+    if distance.first is None or distance.last is None:
+        return None
+    (file, start), (last_file, end) = (
+        place_of(stored.checkpoint, stored.weight, index)
+        for index in (distance.first, distance.last)
     )
-    if file != other or end < start:
+    if file != last_file or end < start:
         return None
-    return file, start, end + width, pair.distance.changed * width
+    width = stored.dtype.block_bytes
+    return file, start, end + width, distance.changed * width
 
 
 def _bits(pair: Compared) -> str:
     """Which bit of an element is another, when it is one."""
-    if pair.a.dtype != pair.b.dtype or pair.distance.first is None:
+    index = pair.distance.first
+    if pair.a.dtype != pair.b.dtype or index is None:
         return ""
+    window = tuple(range(i, i + 1) for i in index)
     codes = []
     for side in (pair.a, pair.b):
-        grid = grid_of(side.weight)
-        reader = Reader(side.checkpoint, side.weight, grid, Memory())
-        place = int(np.ravel_multi_index(pair.distance.first, side.weight.shape or (1,)))
-        row, column = divmod(place, grid.columns)
-        first = row // grid.head_dim * grid.head_dim
-        block = reader.read(first, first + grid.head_dim)
-        codes.append(int.from_bytes(block[row - first, column].tobytes(), "little"))
+        elements, _ = read_elements(side.checkpoint, side.weight, window)
+        codes.append(int.from_bytes(elements[0], "little"))
     bits = codes[0] ^ codes[1]
     return f", where bit {bits.bit_length() - 1} is flipped" if bits.bit_count() == 1 else ""
 
 
 def _rounding(compared: Sequence[Compared], changed: list[Compared]) -> str | None:
     shared = frozenset.intersection(*(pair.distance.rounded for pair in changed))
-    for kind in ROUNDED:
-        for side in "ab":
+    for side, one, other in (("a", "A", "B"), ("b", "B", "A")):
+        # The type that the rounded one is stored in says most; the others, finest first.
+        stored = {(pair.b if side == "a" else pair.a).dtype.name for pair in changed}
+        for kind in sorted(ROUNDED, key=lambda kind: kind not in stored):
             if (side, kind) in shared:
-                one, other = ("A", "B") if side == "a" else ("B", "A")
                 return (
                     f"a round trip through {kind}: {other} is exactly {one} after rounding to "
                     f"{kind} ({counted(len(changed), 'weight')} changed by it)"
@@ -277,7 +304,7 @@ def _rounding(compared: Sequence[Compared], changed: list[Compared]) -> str | No
 def _lora(compared: Sequence[Compared], changed: list[Compared]) -> str | None:
     if not all(layer_of(p.name) is not None and len(p.a.weight.shape) == 2 for p in changed):
         return None
-    looked_at = changed[:: max(1, len(changed) // LOOKED_AT)][:LOOKED_AT]
+    looked_at = _some_of_each_kind(changed)
     ranks = [_low_rank(pair) for pair in looked_at]
     if any(rank is None for rank in ranks):
         return None
@@ -290,6 +317,19 @@ def _lora(compared: Sequence[Compared], changed: list[Compared]) -> str | None:
     )
 
 
+def _some_of_each_kind(changed: list[Compared]) -> list[Compared]:
+    """One or more matrices of each kind, from different layers."""
+    kinds: dict[str, list[Compared]] = {}
+    for pair in changed:
+        kinds.setdefault(layer_pattern(pair.name)[0], []).append(pair)
+    each = max(1, LOOKED_AT // len(kinds))
+    chosen = []
+    for number, pairs in enumerate(kinds.values()):
+        for turn in range(min(each, len(pairs))):
+            chosen.append(pairs[(number + turn * max(1, len(pairs) // each)) % len(pairs)])
+    return chosen
+
+
 def _low_rank(pair: Compared) -> int | None:
     """The rank of the difference, if it is low; None if it is not.
 
@@ -300,7 +340,10 @@ def _low_rank(pair: Compared) -> int | None:
     width = min(RANK, min(rows, columns) // SHARE_OF_SIDE)
     energy = pair.distance.square - pair.distance.rounding
     valued = has_values(pair.a.dtype) and has_values(pair.b.dtype)
-    if width < 1 or not valued or energy <= 0 or any(pair.distance.not_finite):
+    if width < 1 or not valued or any(pair.distance.not_finite):
+        return None
+    dense = pair.distance.changed >= LEAST_CHANGED * pair.distance.elements
+    if not dense or energy < LEAST_ENERGY * pair.distance.square:
         return None
     probes = np.random.default_rng(0).standard_normal((columns, width))
     for _ in range(2):  # once more with what came out, so that noise counts for less
@@ -361,7 +404,7 @@ def _fine_tune(compared: Sequence[Compared], changed: list[Compared]) -> str | N
 
 def _unrelated(compared: Sequence[Compared], changed: list[Compared]) -> str | None:
     overall = _overall(compared, changed)
-    if overall is None or overall[1] >= OTHER_WAY:
+    if overall is None or abs(overall[1]) >= OTHER_WAY:
         return None
     return (
         f"two models that were trained apart: their weights have a cosine of {overall[1]:.3f}, and "

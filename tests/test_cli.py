@@ -82,6 +82,9 @@ TOKENIZER_COMMANDS = {
 }
 
 
+@pytest.mark.parametrize(
+    "checkpoint_path", ["two shards", "safetensors, three files"], indirect=True
+)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_json_equals_the_library(checkpoint_path, tmp_path, command):
     if command == "verify-checksums":  # a list, since safetensors have no checksums in them

@@ -282,7 +282,8 @@ def _check_index(
     named = set(table.values())
     outside = sorted(file for file in named if not _is_inside(file))
     if outside:
-        message = f"it names {listing(outside)}, outside of the directory; not opened"
+        shown = listing([repr(file) for file in outside])
+        message = f"it names {shown}, outside of the directory; not opened"
         findings.append(Finding("error", index, message))
     gone = sorted(named - shards.keys() - unreadable - set(outside))
     if gone:
@@ -316,7 +317,12 @@ def _check_total(
     """What the index says of all bytes together; loaders do not need it."""
     metadata = raw.get("metadata")
     said = metadata.get("total_size") if isinstance(metadata, dict) else None
-    total = sum(tensor.nbytes for tensors in shards.values() for tensor in tensors.values())
+    views = {  # a pickle may hold two names for the same bytes
+        (tensor.storage, tensor.offset, tensor.shape): tensor.nbytes
+        for tensors in shards.values()
+        for tensor in tensors.values()
+    }
+    total = sum(views.values())
     if said is not None and said != total:
         what = f"{said:,}" if isinstance(said, int) else str(said)[:40]
         message = f"its total_size is {what}, the tensors have {total:,} bytes"

@@ -97,6 +97,8 @@ def _overview(report: Summary) -> Table:
     rows.append(("layout", Text(_files(report))))
     dtypes = ", ".join(f"{name} {nbytes_text(n)}" for name, n in report.nbytes_by_dtype.items())
     rows.append(("weights", Text(dtypes)))
+    if report.tied_output:
+        rows.append(("output", Text("tied: it is the embedding")))
     if report.tokenizer:
         size = report.tokenizer["vocab_size"] or report.tokenizer["base_tokens"]
         file = printable(report.tokenizer["file"])
