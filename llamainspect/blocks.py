@@ -14,7 +14,7 @@ import numpy.typing as npt
 from llamainspect.arrays import decode_small_float
 from llamainspect.checkpoint import Checkpoint
 from llamainspect.dtypes import BF16, DTYPES, DType
-from llamainspect.errors import CorruptFile
+from llamainspect.errors import CorruptFile, UnsupportedFile
 from llamainspect.tensors import TensorInfo
 from llamainspect.weights import Weight, parts_needed
 
@@ -27,6 +27,8 @@ VALUED = frozenset(
         "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0", "QI32", "QI8", "QU8",
     )
 )  # fmt: skip
+MAX_ROW_NBYTES = 64 * 2**20  # of rows that have to be read together; no model's are near
+MAX_SCATTERED_NBYTES = 256 * 2**20  # of a part that can only be read whole
 BLOCK_NBYTES = 2**20  # of one side: it stays in a core's cache while it is looked at
 
 
@@ -89,7 +91,10 @@ def bytes_of(weight: Weight) -> Weight:
 
 
 class Reader:
-    """Reads blocks of one weight into one place in `memory`; the next overwrites the last."""
+    """Reads blocks of one weight into one place in `memory`; the next overwrites the last.
+
+    Raises UnsupportedFile for what would need more memory than a block may.
+    """
 
     def __init__(
         self, checkpoint: Checkpoint, weight: Weight, grid: Grid, memory: Memory, place: str = ""
@@ -98,6 +103,12 @@ class Reader:
         self.memory, self.place = memory, place
         self.dtype = weight.parts[0].dtype
         self.type = np.dtype(self.dtype.numpy)
+        needed = grid.head_dim * grid.columns * self.type.itemsize
+        if needed > MAX_ROW_NBYTES:
+            raise UnsupportedFile(
+                f"{weight.name}: {needed:,} bytes of it would have to be in memory at once; its "
+                "values are not compared"
+            )
         self._starts: dict[str, int] = {}
         self._scattered: dict[TensorInfo, Codes] = {}  # parts that had to be read whole
 
@@ -144,6 +155,11 @@ class Reader:
         assert part.strides is not None
         if part in self._scattered:
             return self._scattered[part]
+        if part.span > MAX_SCATTERED_NBYTES:
+            raise UnsupportedFile(
+                f"{part.name}: a transposed view of {part.span:,} bytes, which is not compared; "
+                "save it anew, contiguous"
+            )
         raw = np.empty(part.span // self.type.itemsize, self.type)
         self._fill(part, start, raw)
         width = self.type.itemsize

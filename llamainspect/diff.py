@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from fnmatch import fnmatchcase
 from queue import SimpleQueue
+from threading import Lock
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ from llamainspect.verdicts import Compared, find_likeness
 from llamainspect.weights import Weight, rows_of
 
 STEP_SECONDS = 0.1  # between two looks at how far it is
+MAX_WORKERS = 4  # each has blocks in memory: of 405B some 36 MB
 OUTPUT, EMBEDDING = "output.weight", "tok_embeddings.weight"
 # Fields that decide what is computed.
 FIELDS = (
@@ -274,14 +276,15 @@ class _Comparison:
         """Look at all values; how far it is comes in between."""
         todo = [pair for pair in self.pairs if pair.status is None]
         total = sum(weight.nbytes for pair in todo for weight in (pair.a, pair.b) if weight)
-        done = [0]
+        lock = Lock()
 
         def count(nbytes: int) -> None:
-            done[0] += nbytes
+            with lock:
+                self.nbytes_read += nbytes
 
         # The largest first, so that no core is left with one of them at the end.
         todo.sort(key=lambda pair: -(pair.a.nbytes if pair.a else 0))
-        workers = os.cpu_count() or 1
+        workers = min(os.cpu_count() or 1, MAX_WORKERS)
         pool = ThreadPoolExecutor(workers)
         idle: SimpleQueue[Memory] = SimpleQueue()
         for _ in range(workers):
@@ -311,10 +314,9 @@ class _Comparison:
                 ready, _ = wait(running, STEP_SECONDS, FIRST_COMPLETED)
                 for future in ready:
                     self._take(future, *running.pop(future))
-                yield (FileProgress("values", min(done[0], total), total),)
+                yield (FileProgress("values", min(self.nbytes_read, total), total),)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-        self.nbytes_read = done[0]
         places = {pair.name: place for place, pair in enumerate(self.pairs)}
         self.compared.sort(key=lambda compared: places[compared.name])
         self._check_unchanged()
