@@ -122,8 +122,10 @@ def _slots(config: ModelConfig) -> Iterator[Slot]:
     for layer in range(config.n_layers):
         yield from _layer(config, f"{prefix}layers.{layer}.", layer)
     yield _one(f"{prefix}norm.weight", (dim,))
-    tied = WeightSpec((vocab_size, dim), required=not config.tied_output)
-    yield ({f"{prefix}output.weight": tied},)
+    needed = config.has_output and not config.tied_output
+    yield ({f"{prefix}output.weight": WeightSpec((vocab_size, dim), required=needed)},)
+    if not config.has_output:
+        yield _optional("score.weight", None)  # of a classifier
     yield _optional(f"{prefix}rope.freqs", (config.head_dim // 2,))
     if config.quantization and config.quantization.native:
         # int8 with a scale per row; no public file shows the shape of the scales.

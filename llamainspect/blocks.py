@@ -265,7 +265,7 @@ def has_values(dtype: DType) -> bool:
 
 def is_wide(dtype: DType) -> bool:
     """Whether float32 would lose some of its values."""
-    return dtype.name in ("F64", "I64", "I32", "U64", "U32", "QI32", "F32")
+    return dtype.name in ("F64", "I64", "I32", "U64", "U32", "QI32")
 
 
 def widen(codes: Codes, dtype: DType, out: Floats) -> None:

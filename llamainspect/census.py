@@ -11,6 +11,7 @@ from llamainspect.architecture import inactive_parameters
 from llamainspect.catalog import Form, Identified, identify
 from llamainspect.checkpoint import Checkpoint
 from llamainspect.config import ModelConfig
+from llamainspect.errors import LlamaInspectError
 from llamainspect.names import (
     COMPONENTS,
     NOT_PARAMETERS,
@@ -26,7 +27,8 @@ from llamainspect.weights import Weight
 TIED = "tied: two names for the same bytes"
 PARTLY = "overlapping: two names for some of the same bytes"
 EQUAL = "tied, yet stored twice: the two have the same CRC-32"
-SAID = "tied, as config.json says, yet stored twice"
+SAID = "tied, as config.json says, yet stored twice (samples of the two are equal)"
+SAMPLE_NBYTES, SAMPLES = 4096, 16  # read of two matrices that should be one
 OUTPUT, EMBEDDING = "output.weight", "tok_embeddings.weight"
 
 
@@ -164,13 +166,38 @@ def _output_equals_embedding(
     if output is None or embedding is None or output.shape != embedding.shape:
         return None, ""
     if checkpoint.config is not None and checkpoint.config.tied_output:
-        return (output, embedding), SAID
+        return (
+            (output, embedding) if _samples_agree(checkpoint, output, embedding) else None
+        ), SAID
     sums = [
         [part.storage.crc32 if part.whole_storage else None for part in weight.parts]
         for weight in (output, embedding)
     ]
     same = sums[0] == sums[1] and None not in sums[0]
     return ((output, embedding) if same else None), EQUAL
+
+
+def _samples_agree(checkpoint: Checkpoint, one: Weight, other: Weight) -> bool:
+    """Whether two weights of one part each hold the same bytes in some places."""
+    parts = (one.parts[0], other.parts[0])
+    nbytes = parts[0].nbytes
+    if parts[0].dtype != parts[1].dtype or any(part.strides is not None for part in parts):
+        return False
+    source, locate = checkpoint.source, checkpoint.reader.locate
+    last = max(nbytes - SAMPLE_NBYTES, 0)
+    try:
+        starts = [locate(source, part.storage) + part.offset for part in parts]
+        for place in {last * number // (SAMPLES - 1) for number in range(SAMPLES)}:
+            length = min(SAMPLE_NBYTES, nbytes - place)
+            samples = [
+                source.read(part.file, start + place, length)
+                for part, start in zip(parts, starts, strict=True)
+            ]
+            if samples[0] != samples[1]:
+                return False
+    except LlamaInspectError:
+        return False  # a file that was cut short, which is said elsewhere
+    return True
 
 
 def _count(

@@ -22,6 +22,7 @@ from llamainspect.sources import ABSENT, NATIVE_SUBFOLDER, Folder, Source, open_
 from llamainspect.tensors import TensorInfo, contiguous_strides
 from llamainspect.weights import Weight
 
+ADAPTER = "adapter_model."  # how the file of an adapter begins
 Names = Literal["meta", "hf"]
 
 
@@ -67,9 +68,9 @@ def open_checkpoint(path: str, config: ModelConfig | None = None) -> Checkpoint:
     """
     source, name, files = _find(path)
     reader = FORMATS[name]
-    found, findings = _read_config(source, reader)
-    if reader.CONFIG_FILE in source.files():
-        config = None  # what is there cannot be read, or is of no Llama: no other may stand in
+    found, findings = _read_config(source, reader, files)
+    if any(f.severity == "note" and f.where == reader.CONFIG_FILE for f in findings):
+        config = None  # it is of no Llama, and none of a Llama may stand in
     shards, entries, problems = _read_files(source, reader, files)
     findings += problems + _check_neighbours(source, reader, files) + _check_original(source)
     unreadable = {entry.file for entry in entries if not entry.readable}
@@ -106,7 +107,7 @@ def read_sizes(source: Folder) -> ModelSizes:
     reader = next(readers_of(source), FORMATS["meta"])
     obstacle = source.obstacle(reader.CONFIG_FILE)
     if obstacle is None:
-        config, findings = _read_config(source, reader)
+        config, findings = _read_config(source, reader, [])
     elif obstacle != ABSENT:
         findings = [Finding("error", reader.CONFIG_FILE, f"it cannot be read: {obstacle}")]
     files = reader.weight_files(source)
@@ -177,21 +178,34 @@ def _nothing_there(path: str, source: Source) -> str:
     irregular = [
         name
         for name in (os.listdir(path) if os.path.isdir(path) else ())
-        if WEIGHT_FILE.fullmatch(name) and name not in files
+        if (WEIGHT_FILE.fullmatch(name) or name.endswith(".safetensors")) and name not in files
     ]
     text = f"{path}: no consolidated.*.pth here or in {NATIVE_SUBFOLDER}/, no model.safetensors"
     others = [file for file in files if file.endswith((".pth", ".pt", ".bin", ".safetensors"))]
+    if source.only and source.only.endswith(".json"):
+        return f"{path}: it is no weight file; give the directory that it stands in"
     if irregular:
         return f"{text}, but {listing(irregular)} is no regular file (a link to nothing?)"
     if others:
         return f"{text}; to read {listing(others)}, give the path of that file"
+    configs = {reader.CONFIG_FILE for reader in FORMATS.values()} & set(files)
+    if configs:
+        return (
+            f"{text}, only {listing(sorted(configs))}; memory, compute, explain and diff "
+            "--config-only need no more than that"
+        )
     return f"{text}; give a directory that Meta's download made, or one weight file"
 
 
-def _read_config(source: Source, reader: Format) -> tuple[ModelConfig | None, list[Finding]]:
+def _read_config(
+    source: Source, reader: Format, files: list[str]
+) -> tuple[ModelConfig | None, list[Finding]]:
     try:
         config = reader.read_config(source)
     except MissingFile:
+        if any(file.startswith(ADAPTER) for file in files):
+            message = "an adapter alone, as PEFT saves it; adapter_config.json names its model"
+            return None, [Finding("note", files[0], message)]
         # Someone who names one file may well have no more; a directory claims to be a checkpoint.
         return None, [
             Finding(

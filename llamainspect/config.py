@@ -105,6 +105,7 @@ class ModelConfig(NamedTuple):
     file: str = PARAMS_FILE  # where all of this was read
     tied_output: bool = False  # said by config.json alone; Meta's files show it by their bytes
     context_length: int | None = None  # tokens; said by config.json alone
+    has_output: bool = True  # false: a model that predicts no tokens, as a classifier
     attention_bias: bool = False
     mlp_bias: bool = False
     hidden_act: str = "silu"

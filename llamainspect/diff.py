@@ -6,7 +6,7 @@ shows no difference. Values are streamed; memory does not grow with the checkpoi
 
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from fnmatch import fnmatchcase
 from queue import SimpleQueue
@@ -18,11 +18,26 @@ from llamainspect.arrays import decode, place_of, read_elements, shortest_text
 from llamainspect.blocks import Memory
 from llamainspect.canonical import canonical_weights
 from llamainspect.checkpoint import Checkpoint, name_of, open_checkpoint
-from llamainspect.distance import Distance, Side, Tolerance, compare_weights, cosine, relative
+from llamainspect.distance import (
+    Progress,
+    Side,
+    Tolerance,
+    compare_weights,
+    cosine,
+    relative,
+)
 from llamainspect.errors import InvalidRequest, LlamaInspectError, MissingFile, reason_of
 from llamainspect.formats.strict_json import read_json_object
 from llamainspect.hub_config import IGNORED
-from llamainspect.names import COMPONENTS, component_of, compress, layer_of, listing
+from llamainspect.names import (
+    COMPONENTS,
+    NOT_PARAMETERS,
+    component_of,
+    compress,
+    counted,
+    layer_of,
+    listing,
+)
 from llamainspect.progress import finish
 from llamainspect.reports import (
     CheckpointDiff,
@@ -31,6 +46,7 @@ from llamainspect.reports import (
     FileProgress,
     Finding,
     GroupDifference,
+    Likeness,
     WeightDifference,
     worst_first,
 )
@@ -41,6 +57,7 @@ from llamainspect.verdicts import Compared, find_likeness
 from llamainspect.weights import Weight, rows_of
 
 STEP_SECONDS = 0.1  # between two looks at how far it is
+BATCH_NBYTES, BATCH_WEIGHTS = 4 * 2**20, 256  # that are compared at one go
 MAX_WORKERS = 4  # each has blocks in memory: of 405B some 36 MB
 OUTPUT, EMBEDDING = "output.weight", "tok_embeddings.weight"
 # Fields that decide what is computed.
@@ -181,11 +198,13 @@ def _values(subject: Subject) -> dict[str, Any]:
     values: dict[str, Any] = {
         name: getattr(config, name) for name in (*FIELDS, *OPTIONAL, *HARMLESS)
     }
+    if config.rope_type is not None:
+        values["rope.factor"] = config.rope_scaling_factor
     for group in GROUPS:
         found = getattr(config, group)
         for key, value in (found._asdict() if found else {}).items():
             if key not in LEFT_OUT:
-                values[f"{group}.{key}"] = str(value) if isinstance(value, tuple) else value
+                values[f"{group}.{key}"] = str(value) if isinstance(value, tuple) else value or None
     scaling = choose_rope(config, subject.official.id if subject.official else None).scaling
     values |= {
         f"rope.{key}": value for key, value in (scaling._asdict() if scaling else {}).items()
@@ -198,6 +217,9 @@ def _other_fields(a: Subject, b: Subject) -> list[ConfigDifference]:
     if a.config.file != b.config.file or a.source is None or b.source is None:
         return []
     raw_a, raw_b = (read_json_object(s.source, s.config.file) for s in (a, b) if s.source)
+    for raw in (raw_a, raw_b):  # two spellings of one field
+        if "torch_dtype" in raw:
+            raw.setdefault("dtype", raw.pop("torch_dtype"))
     known = set(IGNORED) | set(a.config.unknown or ()) | set(b.config.unknown or ())
     return [
         ConfigDifference(name, _short(raw_a.get(name)), _short(raw_b.get(name)), matters=False)
@@ -222,6 +244,20 @@ class _Pair(NamedTuple):
     status: DiffStatus | None  # None: values decide
 
 
+def _batches(pairs: list[_Pair]) -> Iterator[list[_Pair]]:
+    """Weights to be compared at one go: handing over a small one costs more than comparing it."""
+    batch: list[_Pair] = []
+    nbytes = 0
+    for pair in pairs:
+        batch.append(pair)
+        nbytes += pair.a.nbytes if pair.a else 0
+        if nbytes >= BATCH_NBYTES or len(batch) >= BATCH_WEIGHTS:
+            yield batch
+            batch, nbytes = [], 0
+    if batch:
+        yield batch
+
+
 class _Comparison:
     """Compares all weights of two checkpoints on all cores."""
 
@@ -231,16 +267,16 @@ class _Comparison:
         self.compared: list[Compared] = []
         self.findings: list[Finding] = []
         self.nbytes_read = 0
-        self._failed: set[str] = set()
+        self._failed: list[Finding] = []  # weights whose bytes could not be read
 
     def _match(self) -> list[_Pair]:
         """Weights by name; of a tied model the embedding stands for the output it lacks."""
         a, b = dict(self.a.weights), dict(self.b.weights)
-        for ours, others, half in ((a, b, self.a), (b, a, self.b)):
-            for name in [name for name in others if name.endswith(OUTPUT) and name not in ours]:
-                embedding = ours.get(name.replace(OUTPUT, EMBEDDING))
-                if half.tied_output and embedding is not None:
-                    ours[name] = embedding._replace(name=name)
+        for ours, half, others, other in ((a, self.a, b, self.b), (b, self.b, a, self.a)):
+            embedding = ours.get(EMBEDDING)
+            needed = OUTPUT in others or (other.subject is not None and not other.tied_output)
+            if half.tied_output and embedding is not None and OUTPUT not in ours and needed:
+                ours[OUTPUT] = embedding._replace(name=OUTPUT)
         return [
             _Pair(name, a.get(name), b.get(name), self._status(name, a.get(name), b.get(name)))
             for name in dict.fromkeys((*a, *b))
@@ -291,29 +327,27 @@ class _Comparison:
             idle.put(Memory())
         tolerance = Tolerance(self.options.rtol or 0.0, self.options.atol or 0.0)
 
-        def compare(a: Side, b: Side) -> Distance:
+        def compare(pairs: list[_Pair]) -> list[Compared | Finding]:
             memory = idle.get()
             try:
-                return compare_weights(a, b, tolerance, memory, count)
+                return [self._compare(pair, tolerance, memory, count) for pair in pairs]
             finally:
                 idle.put(memory)
 
-        running: dict[Future[Distance], tuple[_Pair, Side, Side]] = {}
-        queue = iter(todo)
+        running: set[Future[list[Compared | Finding]]] = set()
+        queue = _batches(todo)
         try:
             while True:
-                for pair in queue:
-                    assert pair.a is not None
-                    assert pair.b is not None
-                    a, b = Side(self.a.checkpoint, pair.a), Side(self.b.checkpoint, pair.b)
-                    running[pool.submit(compare, a, b)] = pair, a, b
+                for batch in queue:
+                    running.add(pool.submit(compare, batch))
                     if len(running) >= 2 * workers:
                         break
                 if not running:
                     break
-                ready, _ = wait(running, STEP_SECONDS, FIRST_COMPLETED)
+                ready, running = wait(running, STEP_SECONDS, FIRST_COMPLETED)
                 for future in ready:
-                    self._take(future, *running.pop(future))
+                    for found in future.result():
+                        self._take(found)
                 yield (FileProgress("values", min(self.nbytes_read, total), total),)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -321,12 +355,23 @@ class _Comparison:
         self.compared.sort(key=lambda compared: places[compared.name])
         self._check_unchanged()
 
-    def _take(self, future: "Future[Distance]", pair: _Pair, a: Side, b: Side) -> None:
+    def _compare(
+        self, pair: _Pair, tolerance: Tolerance, memory: Memory, progress: Progress
+    ) -> "Compared | Finding":
+        assert pair.a is not None
+        assert pair.b is not None
+        a, b = Side(self.a.checkpoint, pair.a), Side(self.b.checkpoint, pair.b)
         try:
-            self.compared.append(Compared(pair.name, a, b, future.result()))
+            distance = compare_weights(a, b, tolerance, memory, progress)
         except (LlamaInspectError, OSError) as error:
-            self._failed.add(pair.name)
-            self.findings.append(Finding("error", pair.name, reason_of(error, pair.name)))
+            return Finding("error", pair.name, reason_of(error, pair.name))
+        return Compared(pair.name, a, b, distance)
+
+    def _take(self, found: "Compared | Finding") -> None:
+        if isinstance(found, Compared):
+            self.compared.append(found)
+        else:
+            self._failed.append(found)
 
     def _check_unchanged(self) -> None:
         for half in (self.a, self.b):
@@ -364,12 +409,21 @@ class _Comparison:
             by_component=self._groups(component_of, COMPONENTS),
             by_layer=self._groups(_layer_name, self._layers()),
             counts={str(status): count for status, count in counts.items()},
-            likeness=None if identical else find_likeness(self.compared),
+            likeness=None if same else self._likeness(rows),
             rtol=self.options.rtol,
             atol=self.options.atol,
             nbytes_read=self.nbytes_read,
             seconds=seconds,
             findings=tuple(worst_first([*self._problems(rows), *self.findings])),
+        )
+
+    def _likeness(self, rows: list[WeightDifference]) -> Likeness | None:
+        """What it looks like; not what needs all weights, where some were not looked at."""
+        compared = sum(row.changed is not None for row in rows if not _is_buffer(row))
+        return find_likeness(
+            self.compared,
+            whole=self.options.names is None and compared == len(rows),
+            chosen=self.options.names is not None,
         )
 
     def _config(self) -> list[ConfigDifference]:
@@ -417,19 +471,25 @@ class _Comparison:
             for half in (self.a, self.b)
             for finding in half.checkpoint.findings
             if finding.severity != "note"
+            and (half.own_config or finding.where != half.checkpoint.config_file)
         ]
         for half in (self.a, self.b):
             if not half.own_config:
                 message = "no configuration that is known here, so no fields were compared"
                 if half.subject is None:
                     message += ", and the order of rows of wq and wk is taken as it stands"
-                findings.append(Finding("note", half.path, message))
+                where = f"{half.path}: {half.checkpoint.reader.CONFIG_FILE}"
+                findings.append(Finding("note", where, message))
         findings += [self._resized(pair) for pair in self.pairs if _is_resized(pair)]
         incomplete = [row.name for row in rows if row.status == "incomplete"]
-        incomplete = [name for name in incomplete if name not in self._failed]
+        failed = [finding.where for finding in self._failed]
+        if failed:
+            findings.append(Finding("error", listing(compress(failed)), self._failed[0].message))
+        incomplete = [name for name in incomplete if name not in failed]
         if incomplete:
             message = "not compared: parts of it are in shards that cannot be read"
             findings.append(Finding("error", listing(compress(incomplete)), message))
+        findings += _not_finite(rows)
         if tabulated := [row.name for row in rows if row.status == "tabulated"]:
             message = (
                 "not compared: Hugging Face's layout holds position embeddings worked out for each "
@@ -475,6 +535,25 @@ def _is_resized(pair: _Pair) -> bool:
     return len(pair.a.shape) == 2 and pair.a.shape[1:] == pair.b.shape[1:]
 
 
+def _not_finite(rows: list[WeightDifference]) -> list[Finding]:
+    """NaN and Inf that only one of the two has: no figure shows them."""
+    findings = []
+    for side, other in (("A", "B"), ("B", "A")):
+        names = []
+        for row in rows:
+            counts = {"A": row.not_finite_a or 0, "B": row.not_finite_b or 0}
+            if counts[side] > counts[other]:
+                names.append(row.name)
+        if names:
+            weights = counted(len(names), "weight")
+            message = (
+                f"NaN or Inf in {side} where {other} has numbers, in {weights}; they are left out "
+                "of the figures"
+            )
+            findings.append(Finding("warning", listing(compress(names)), message))
+    return findings
+
+
 def _is_buffer(row: WeightDifference) -> bool:
     return row.status in ("only_a", "only_b") and row.component == "buffers"
 
@@ -499,7 +578,12 @@ _ORDER = (
 
 def _moved_most(row: WeightDifference) -> tuple[int, float]:
     """What has no numbers first, then what moved most; the rest as in the files."""
+    beside = row.component in NOT_PARAMETERS and row.status in ("only_a", "only_b")
+    if beside:  # scales, adapters: many, and not the weights themselves
+        return len(_ORDER), 0.0
     moved = row.rel_l2 if row.rel_l2 is not None else float("inf")
+    if (row.not_finite_a or 0) != (row.not_finite_b or 0):
+        moved = float("inf")
     return _ORDER.index(row.status), -moved if row.changed else 0.0
 
 
@@ -541,17 +625,21 @@ def _row_of(compared: Compared, status: DiffStatus) -> WeightDifference:
     places = [place_of(side.checkpoint, side.weight, found.first) for side in (a, b)]
     texts = [f"{file} @ {offset:,}" for file, offset in places]
     values = [_value(side, found.first) for side in (a, b)]
+    if values[0] == values[1]:  # the shortest texts of two types may be the same
+        values = [_value(side, found.first, exact=True) for side in (a, b)]
     return row._replace(value_a=values[0], value_b=values[1], place_a=texts[0], place_b=texts[1])
 
 
-def _value(side: Side, index: tuple[int, ...]) -> str:
-    """One element in the shortest text that is exact."""
+def _value(side: Side, index: tuple[int, ...], exact: bool = False) -> str:
+    """One element, in the shortest text that no other value of its type has, or in full."""
     window = tuple(range(i, i + 1) for i in index)
     elements, _ = read_elements(side.checkpoint, side.weight, window)
     values = decode(elements, side.weight.parts[0])
     if values is None:
         return elements[0].hex()
     layout = side.dtype.small_float
+    if exact:
+        return repr(values[0].item())
     return shortest_text(float(values[0]), layout) if layout else str(values[0])
 
 

@@ -25,7 +25,7 @@ from llamainspect.glossary import FIELDS, FILES, SAME_FIELDS
 from llamainspect.names import NOT_PARAMETERS, component_of, counted, layer_of
 from llamainspect.nearest import nearest
 from llamainspect.reports import Explanation, Finding, Topic
-from llamainspect.rope import choose_rope, wavelengths
+from llamainspect.rope import LINEAR, choose_rope, wavelengths
 from llamainspect.subject import Subject
 from llamainspect.tensors import count
 from llamainspect.weights import Weight
@@ -318,8 +318,8 @@ def _rope(subject: Subject, name: str) -> Topic | None:
     config = subject.config
     if subject.source is None and subject.official and "rope_theta" not in subject.official.fields:
         return None  # not published
-    if config.head_dim % 2:
-        return None  # no pairs
+    if config.head_dim % 2 or config.rope_type not in (None, LINEAR):
+        return None  # no pairs, or scaled in a way that is not worked out here
     scaling, reason = choose_rope(config, subject.official.id if subject.official else None)
     plain, scaled = wavelengths(config), wavelengths(config, scaling)
     pairs = len(plain)
@@ -373,7 +373,7 @@ def _layer_parameters(subject: Subject, name: str) -> Topic:
     ]
     total = sum(map(count, shapes.values()))
     check = None
-    if subject.census:
+    if subject.census and not _is_packed(subject):
         found = dict(subject.census.parameters.by_layer).get(layer, 0)
         check = (f"the files have {found:,} in layer {layer}", found == total)
     text = f"parameters of layer {layer}: all that its matrices and norms hold"
@@ -395,7 +395,7 @@ def _parameters(subject: Subject, name: str) -> Topic:
         cross = "cross-attention, " * (config.cross_attention is not None)
         steps.append(f"{cross}image encoder and what joins it = {rest:,}")
     check = None
-    if subject.census:
+    if subject.census and not _is_packed(subject):
         found = subject.census.parameters.total
         check = (f"the files have {found:,}", not subject.check_parameters(total))
     mistake = None
@@ -475,9 +475,15 @@ DERIVED: dict[str, Callable[[Subject, str], Topic | None]] = {
 }
 
 
+def _is_packed(subject: Subject) -> bool:
+    """Whether a library on the hub quantised it, and stores it in a way of its own."""
+    quantization = subject.config.quantization
+    return quantization is not None and not quantization.native
+
+
 def _check_rows(subject: Subject, linear: str, rows: int, name: str) -> tuple[str, bool] | None:
     """Whether the first dense layer's matrix has so many rows."""
-    if subject.checkpoint is None:
+    if subject.checkpoint is None or _is_packed(subject):
         return None
     for weight in subject.checkpoint.weights.values():
         if weight.name.endswith(f".{linear}.weight") and layer_of(weight.name) is not None:

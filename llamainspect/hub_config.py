@@ -93,6 +93,7 @@ def config_from_hub(raw: dict[str, Any], file: str = HUB_CONFIG_FILE) -> ModelCo
         mlp_bias=text.boolean("mlp_bias"),
         hidden_act=text.text("hidden_act") or "silu",
         cross_attention_layers=cross_layers,
+        has_output=_has_output(fields.raw.get("architectures")),
     )
     config = _with_rope(config, text, DEFAULT_ROPE_THETA if first else LATER_ROPE_THETA)
     if routed:
@@ -110,6 +111,13 @@ def says_llama(raw: dict[str, Any]) -> bool:
         return kind in MODEL_TYPES
     names = classes if isinstance(classes, list) else []
     return all(isinstance(name, str) and name.lower().startswith("llama") for name in names)
+
+
+def _has_output(classes: Any) -> bool:
+    """Whether the class that was saved predicts tokens: others have no output, or another one."""
+    names = classes if isinstance(classes, list) else []
+    predicts = ("ForCausalLM", "ForConditionalGeneration")
+    return not names or any(isinstance(n, str) and n.endswith(predicts) for n in names)
 
 
 def _kind(fields: Fields) -> str:
@@ -139,6 +147,7 @@ def _with_rope(config: ModelConfig, text: Fields, default_theta: float) -> Model
         return config
     factor = group.optional_number("factor")
     if kind != LLAMA_3:
+        group.ignore(*group.raw)
         return config._replace(rope_type=kind, rope_scaling_factor=factor)
     return config._replace(
         use_scaled_rope=True,

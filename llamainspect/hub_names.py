@@ -57,7 +57,15 @@ BARE = {
     "cross_attn_mlp_gate": "gate_ffwd",
 }
 # What stands before the text model's names, the longest first.
-PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.", "")
+PREFIXES = (
+    "base_model.model.model.",  # as PEFT holds a model in memory
+    "base_model.model.",
+    "model.language_model.",
+    "language_model.model.",
+    "language_model.",
+    "model.",
+    "",
+)
 LAYER = re.compile(r"layers\.(\d{1,5})\.(.+)")
 MODULE = re.compile(r"(.+)\.(\w+)")  # the last word is weight, bias, weight_scale, ...
 

@@ -216,7 +216,8 @@ class GroupDifference(NamedTuple):
 class Likeness(NamedTuple):
     """What a difference looks like."""
 
-    # "dtype", "row_order", "swapped_shards", "damage", "rounding", "lora", "fine_tune", "unrelated"
+    # "not_finite", "dtype", "row_order", "swapped_shards", "damage", "rounding", "lora",
+    # "quantised", "fine_tune", "unrelated"
     kind: str
     message: str
 

@@ -143,7 +143,8 @@ def _check_weights(checkpoint: Checkpoint, config: ModelConfig) -> None:
             continue
         weight = checkpoint.weights.get(name)
         if weight is None:
-            missing.append(name)
+            if spec.required or name == OUTPUT:
+                missing.append(name)
         elif not weight.complete or not weight.parts:
             raise MissingFile(
                 f"{name}: {len(weight.parts)} of its {weight.ranks} parts can be read; download "

@@ -55,6 +55,7 @@ def summarize(checkpoint: Checkpoint) -> Summary:
         *_check_other_model(checkpoint, model),
         *_check_mixed_dtypes(checkpoint),
         *_check_broadcasts(checkpoint),
+        *_check_tying(checkpoint, census),
         *census.findings,
         *tokenizer_findings,
         *_check_vocabulary(checkpoint, vocabulary, tokenizer_file),
@@ -354,6 +355,19 @@ def _check_mixed_dtypes(checkpoint: Checkpoint) -> list[Finding]:
         for dtype in tally
         if dtype != usual
     ]
+
+
+def _check_tying(checkpoint: Checkpoint, census: Census) -> list[Finding]:
+    """An output that config.json calls the embedding, and that is stored with other values."""
+    config = checkpoint.config
+    if config is None or not config.tied_output or census.tied_output:
+        return []
+    message = (
+        "config.json says that it is the embedding, and it is stored with other values: "
+        "transformers 5 uses them, others may use the embedding. tie_word_embeddings should be "
+        "false"
+    )
+    return [Finding("warning", OUTPUT, message)]
 
 
 def _check_broadcasts(checkpoint: Checkpoint) -> list[Finding]:

@@ -13,10 +13,14 @@ damage          Everything that changed lies in one stretch of at most two neigh
                 all of each weight.
 rounding        Every changed weight of one checkpoint is exactly the other's, rounded to a coarser
                 type on the way.
+not_finite      One of the two has NaN or Inf where the other has numbers.
 lora            Only matrices of layers changed, norms, embedding and output did not, and in those
                 that are looked at, some of each kind, a twentieth of the elements changed, rounding
                 explains half of the difference at most, and RANK directions hold nine
                 tenths of the rest.
+quantised       More than half of the matrices changed, and in one of the two each group of 32, 64
+                or 128 neighbours of those looked at has no more than 16 values, or each row no more
+                than 256, and a quarter more in the other.
 fine_tune       Weights changed in nine of ten layers and more than half of all, and they still
                 point the same way: a cosine of 0.9 and a difference of at most 0.3 of the length.
 unrelated       Weights changed in nine of ten layers and more than half of all, and the two point
@@ -38,12 +42,14 @@ from llamainspect.distance import (
     Side,
     compare_weights,
     cosine,
+    is_rounded,
     relative,
     same_values,
 )
 from llamainspect.names import (
     NOT_PARAMETERS,
     component_of,
+    compress,
     counted,
     layer_of,
     layer_pattern,
@@ -60,8 +66,12 @@ LOW_RANK_SHARE = 0.9
 LEAST_CHANGED = 0.05  # of a matrix's elements: a LoRA's product touches all, rounding hides some
 LEAST_ENERGY = 0.5  # of the difference that rounding does not explain, or nothing can be said
 MAX_DAMAGE = 0.01  # of all bytes
+FEW_ELEMENTS = 100
 MANY_LAYERS = 0.9
 SAME_WAY, LITTLE, OTHER_WAY = 0.9, 0.3, 0.3
+# Bits of a value, and how many share a scale (None: a row).
+LEVELS = ((4, 32), (4, 64), (4, 128), (8, None))
+LEAST_VALUES, MORE_VALUES = 4, 1.25
 MAX_RANKS = 64
 SAMPLE = 64  # elements of a row by which a part is recognised
 
@@ -80,15 +90,38 @@ class Compared(NamedTuple):
         return self.distance.changed > 0
 
 
-def find_likeness(compared: Sequence[Compared]) -> Likeness | None:
-    """The first rule that fits; None when nothing changed, or nothing fits."""
+def find_likeness(
+    compared: Sequence[Compared], whole: bool = True, chosen: bool = False
+) -> Likeness | None:
+    """The first rule that fits; None when nothing changed, or nothing fits.
+
+    `whole`: these are all weights of both. `chosen`: some were left out on purpose, so that nothing
+    can be said of the model as such.
+    """
     changed = [pair for pair in compared if pair.changed]
     if not changed:
         message = _dtype(compared)
         return Likeness("dtype", message) if message else None
     for kind, rule in RULES.items():
+        if (kind in OF_ALL and not whole) or (kind in OF_THE_MODEL and chosen):
+            continue
         if message := rule(compared, changed):
             return Likeness(kind, message)
+    return None
+
+
+def _not_finite(compared: Sequence[Compared], changed: list[Compared]) -> str | None:
+    for side, one, other in ((1, "B", "A"), (0, "A", "B")):
+        names = [
+            pair.name
+            for pair in changed
+            if pair.distance.not_finite[side] > pair.distance.not_finite[1 - side]
+        ]
+        if names:
+            return (
+                f"NaN or Inf in {one} where {other} has numbers ({listing(compress(names))}); a "
+                "model with them computes nothing"
+            )
     return None
 
 
@@ -166,8 +199,8 @@ def _swapped_shards(compared: Sequence[Compared], changed: list[Compared]) -> st
         if place != part
     ]
     return (
-        f"shards of {'B' if cut_b else 'A'} in another order: {listing(moved)}; with the files "
-        "renamed the two are the same"
+        f"shards of {'B' if cut_b else 'A'} in another order than the other has them: "
+        f"{listing(moved)}; with the files renamed the two are the same"
     )
 
 
@@ -286,11 +319,13 @@ def _bits(pair: Compared) -> str:
 
 def _rounding(compared: Sequence[Compared], changed: list[Compared]) -> str | None:
     shared = frozenset.intersection(*(pair.distance.rounded for pair in changed))
+    if sum(p.distance.changed for p in changed if len(p.a.weight.shape) > 1) < FEW_ELEMENTS:
+        return None  # too few to tell: one norm of equal numbers can be anything
     for side, one, other in (("a", "A", "B"), ("b", "B", "A")):
         # The type that the rounded one is stored in says most; the others, finest first.
         stored = {(pair.b if side == "a" else pair.a).dtype.name for pair in changed}
         for kind in sorted(ROUNDED, key=lambda kind: kind not in stored):
-            if (side, kind) in shared:
+            if (side, kind) in shared and all(is_rounded(p.a, p.b, side, kind) for p in changed):
                 return (
                     f"a round trip through {kind}: {other} is exactly {one} after rounding to "
                     f"{kind} ({counted(len(changed), 'weight')} changed by it)"
@@ -389,6 +424,52 @@ def _differences(pair: Compared) -> Iterator[Matrix]:
         yield values[0] - values[1]
 
 
+def _quantised(compared: Sequence[Compared], changed: list[Compared]) -> str | None:
+    matrices = [pair for pair in changed if len(pair.a.weight.shape) == 2]
+    looked_at = matrices[:: max(1, len(matrices) // LOOKED_AT)][:LOOKED_AT]
+    if 2 * len(matrices) <= sum(len(pair.a.weight.shape) == 2 for pair in compared):
+        return None
+    for bits, group in LEVELS:
+        for one, other in (("B", "A"), ("A", "B")):
+            if looked_at and all(_has_levels(pair, one, bits, group) for pair in looked_at):
+                rows = "each row" if group is None else f"every {group} values"
+                return (
+                    f"quantised and back: in {one} {rows} of the matrices that changed have no "
+                    f"more than {2**bits} values, as from {bits} bits, and more in {other} "
+                    f"(measured on {len(looked_at)} of {len(matrices):,})"
+                )
+    return None
+
+
+def _has_levels(pair: Compared, coarse: str, bits: int, group: int | None) -> bool:
+    """Whether one side has so few values in each of some groups, and the other clearly more."""
+    columns = pair.a.weight.shape[1]
+    width = group or columns
+    if (
+        columns % width
+        or width <= 2**bits
+        or not all(map(has_values, (pair.a.dtype, pair.b.dtype)))
+    ):
+        return False
+    rows = {
+        name: _first_rows(side).reshape(-1, width) for name, side in (("A", pair.a), ("B", pair.b))
+    }
+    few = [len(np.unique(values)) for values in rows.pop(coarse)]
+    (fine,) = rows.values()
+    many = [len(np.unique(values)) for values in fine]
+    some = sum(few) >= LEAST_VALUES * len(few)  # zeros were not quantised, they are nothing
+    return some and max(few) <= 2**bits and sum(many) >= MORE_VALUES * sum(few)
+
+
+def _first_rows(side: Side) -> Matrix:
+    """The values of a matrix's first row or head."""
+    grid = grid_of(side.weight, whole_rows=True)
+    codes = Reader(side.checkpoint, side.weight, grid, Memory()).read(0, grid.head_dim)
+    values = np.empty(codes.shape, np.float64 if codes.itemsize > 4 else np.float32)
+    widen(codes, side.dtype, values)
+    return values.astype(np.float64)
+
+
 def _fine_tune(compared: Sequence[Compared], changed: list[Compared]) -> str | None:
     overall = _overall(compared, changed)
     if overall is None:
@@ -407,8 +488,8 @@ def _unrelated(compared: Sequence[Compared], changed: list[Compared]) -> str | N
     if overall is None or abs(overall[1]) >= OTHER_WAY:
         return None
     return (
-        f"two models that were trained apart: their weights have a cosine of {overall[1]:.3f}, and "
-        "one is no start of the other"
+        f"two models that were trained apart, or values in other places: no more than chance in "
+        f"common (cosine {overall[1]:.3f})"
     )
 
 
@@ -428,12 +509,16 @@ def _overall(compared: Sequence[Compared], changed: list[Compared]) -> tuple[flo
     return None if moved is None or angle is None else (moved, angle)
 
 
+OF_ALL = frozenset({"row_order", "swapped_shards", "damage"})  # "everything else is the same"
+OF_THE_MODEL = frozenset({"lora", "quantised", "fine_tune", "unrelated"})
 RULES: dict[str, Callable[[Sequence[Compared], list[Compared]], str | None]] = {
     "row_order": _row_order,
     "swapped_shards": _swapped_shards,
     "damage": _damage,
     "rounding": _rounding,
+    "not_finite": _not_finite,
     "lora": _lora,
+    "quantised": _quantised,
     "fine_tune": _fine_tune,
     "unrelated": _unrelated,
 }

@@ -704,15 +704,6 @@ def test_a_page_lists_twenty_and_says_how_many_more(run, forms, tmp_path):
     assert len(json.loads(run("diff", forms["one shard"], path, "--json")[1])["weights"]) == 21
 
 
-def test_one_path_is_held_against_the_usual_model(run, forms, monkeypatch):
-    monkeypatch.setenv("LLAMAINSPECT_MODEL", forms["one shard"])
-    code, out, _ = run("diff", forms["safetensors, one file"], "--json")
-    answer = json.loads(out)
-    assert (code, answer["a"], answer["b"]) == (
-        0, forms["one shard"], forms["safetensors, one file"],
-    )  # fmt: skip
-
-
 def test_the_page_of_equal_models_says_so(forms):
     report = diff_checkpoints(forms["one shard"], forms["safetensors, one file"])
     text = to_text(report, terminal=False)

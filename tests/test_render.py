@@ -232,7 +232,7 @@ def test_every_kind_of_configuration_has_a_page(tmp_path):
         "experts          4 routed, top 1, of hidden size 128, in every 2nd layer",
         "vision           1 layers of 32, images of 28 x 28 px",
         "cross-attention  8 layers, image tiles of 448 px",
-        "quantization     scheme int4, group_size 32, spinquant False",
+        "quantization     scheme int4, group_size 32",
         "LoRA             rank 16, scale 2.0",
     ):
         assert line in page

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from llamainspect.cli import Json, NoColor, Path, app, default_path, note_run, show, track
+from llamainspect.cli import Json, NoColor, Path, app, note_run, show, track
 from llamainspect.cli.inputs import (
     Bos,
     Device,
@@ -71,13 +71,7 @@ def verify(
 @app.command(rich_help_panel=PANEL, epilog="Example: llamainspect diff Llama-3.1-8B my-merge")
 def diff(
     a: Annotated[str, typer.Argument(metavar="A", help="A checkpoint, in any layout.")],
-    b: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[B]",
-            help="Another. With one path alone, the usual model is held against it.",
-        ),
-    ] = None,
+    b: Annotated[str, typer.Argument(metavar="B", help="Another.")],
     config_only: Annotated[
         bool,
         typer.Option(
@@ -115,8 +109,6 @@ def diff(
     """
     from llamainspect.diff import DiffOptions, comparing
 
-    if b is None:
-        a, b = default_path(), a
     listed = SHOWN_WEIGHTS if top is None and not json else top
     options = DiffOptions(config_only, names, rtol, atol, listed)
     show(track(comparing(a, b, options), json, no_color), json, no_color)

@@ -94,7 +94,7 @@ def assemble(
     config: ModelConfig | None,
 ) -> Assembly:
     """The weights under Meta's names, and whether files and index fit together."""
-    findings = _check_files(source, shards, unreadable)
+    findings, complete = _check_files(source, shards, unreadable)
     tensors, doubles = _merge(source, shards)
     findings += doubles
     is_llama = config is not None or _may_be_llama(source)
@@ -112,8 +112,10 @@ def assemble(
         embedding = weights.get("tok_embeddings.weight")
         config = config._replace(vocab_size=embedding.shape[0] if embedding else 0)
     expected = expected_weights(config, weights) if config else {}
-    if source.only and SHARD.fullmatch(source.only):  # the rest is in files that nobody asked for
+    if not complete:  # what is missing is in files that are not here, as was said
         expected = {name: spec for name, spec in expected.items() if name in weights}
+    if config is not None:
+        findings += _check_prefixes(tensors, config)
     return Assembly(config, weights, expected, len(shards) + len(unreadable), tuple(findings))
 
 
@@ -159,6 +161,20 @@ def _may_be_llama(source: Source) -> bool:
         return True
 
 
+def _check_prefixes(tensors: list[TensorInfo], config: ModelConfig) -> list[Finding]:
+    """Names of another class of transformers than config.json names: it would not find them."""
+    composite = config.vision is not None or config.cross_attention is not None
+    for prefix, what in (
+        ("language_model.", "as of a model with an image encoder, which config.json does not name"),
+        ("base_model.model.", "as PEFT holds a model in memory"),
+    ):
+        named = [tensor.name for tensor in tensors if tensor.name.startswith(prefix)]
+        if 2 * len(named) > len(tensors) and not (composite and prefix == "language_model."):
+            message = f"names begin with {prefix!r}, {what}; loaders do not find them"
+            return [Finding("warning", listing(compress(named), 1), message)]
+    return []
+
+
 def _merge(
     source: Source, shards: dict[str, dict[str, TensorInfo]]
 ) -> tuple[list[TensorInfo], list[Finding]]:
@@ -192,7 +208,8 @@ def _files_named(source: Source, index: str) -> list[str]:
     except (LlamaInspectError, OSError):
         return []
     values = table.values() if isinstance(table, dict) else ()
-    return sorted({name for name in values if isinstance(name, str) and _is_inside(name)})
+    names = {name for name in values if isinstance(name, str) and _is_inside(name)}
+    return sorted(name for name in names if name.endswith((SAFETENSORS, ".bin")))
 
 
 def _is_inside(name: str) -> bool:
@@ -202,29 +219,33 @@ def _is_inside(name: str) -> bool:
 
 def _check_files(
     source: Source, shards: dict[str, dict[str, TensorInfo]], unreadable: set[str]
-) -> list[Finding]:
+) -> tuple[list[Finding], bool]:
+    """What is wrong with the files as a set, and whether all of them could be read."""
     files = [*shards, *unreadable]
     shard = next((found for file in files if (found := SHARD.fullmatch(file))), None)
     if source.only:
-        return [] if shard is None else [_one_of_many(source.only, shard)]
-    findings = _check_numbers(source, files) if shard else []
+        return ([], True) if shard is None else ([_one_of_many(source.only, shard)], False)
+    findings = _check_numbers(files)
+    complete = not findings and not unreadable
     present = source.files()
     ending = SAFETENSORS if files[0].endswith(SAFETENSORS) else ".bin"
     usual = [f"{stem}{end}.index.json" for stem, end in STEMS]
     indexes = [file for file in present if file.endswith(f"{ending}.index.json")]
     indexes.sort(key=lambda file: file not in usual)
     if len(files) == 1 and shard is None:
-        if unused := [file for file in present if _is_usual_shard(file, ending)]:
+        shards_too = [file for file in present if _is_usual_shard(file, ending)]
+        if unused := shards_too or indexes:
             message = f"{files[0]} is read instead, as loaders do; remove what is not wanted"
             findings.append(Finding("warning", listing(unused), message))
-        return findings
+        return findings, complete
     if not indexes:
         message = (
             "there is no index (model.safetensors.index.json), so loaders that go by it find no "
             "weights; it comes with the download"
         )
-        return [*findings, Finding("warning", files[0], message)]
-    return findings + _check_index(source, indexes[0], shards, unreadable)
+        return [*findings, Finding("warning", files[0], message)], complete
+    about_index, gone = _check_index(source, indexes[0], shards, unreadable)
+    return findings + about_index, complete and not gone
 
 
 def _is_usual_shard(file: str, ending: str) -> bool:
@@ -236,7 +257,7 @@ def _one_of_many(file: str, shard: re.Match[str]) -> Finding:
     return Finding("error", file, f"{message}directory that holds all of them")
 
 
-def _check_numbers(source: Source, files: list[str]) -> list[Finding]:
+def _check_numbers(files: list[str]) -> list[Finding]:
     """Whether each of model-00001-of-00004 ... is there, and none of another set."""
     numbers: dict[int, set[int]] = {}
     for file in files:
@@ -250,7 +271,7 @@ def _check_numbers(source: Source, files: list[str]) -> list[Finding]:
     for of, there in numbers.items():
         missing = [number for number in range(1, min(of, 100_000) + 1) if number not in there]
         if missing and len(numbers) == 1:
-            message = f"of {of:,} shards, {len(missing):,} are not here; download what is missing"
+            message = f"{len(missing):,} of {of:,} shards not here; download what is missing"
             where = f"shard {', '.join(map(str, missing[:8]))}{', …' * (len(missing) > 8)}"
             findings.append(Finding("error", where, message))
     return findings
@@ -258,13 +279,16 @@ def _check_numbers(source: Source, files: list[str]) -> list[Finding]:
 
 def _check_index(
     source: Source, index: str, shards: dict[str, dict[str, TensorInfo]], unreadable: set[str]
-) -> list[Finding]:
-    """The index against the headers: every tensor where it says, and none that it leaves out."""
+) -> tuple[list[Finding], list[str]]:
+    """The index against the headers: every tensor where it says, and none that it leaves out.
+
+    And which files it names that are not there.
+    """
     try:
         raw = read_json_object(source, index)
         table = _weight_map(raw, index)
     except (LlamaInspectError, OSError) as error:
-        return [Finding("error", index, reason_of(error, index))]
+        return [Finding("error", index, reason_of(error, index))], []
     holders = {name: file for file, tensors in shards.items() for name in tensors}
     absent: dict[str, list[str]] = {}
     for name, file in table.items():
@@ -275,7 +299,7 @@ def _check_index(
         elsewhere = {holders[name] for name in names if name in holders}
         where = f"; {listing(sorted(elsewhere))} has some" if elsewhere else ""
         message = (
-            f"it says that {listing(compress(names))} ({counted(len(names), 'tensor')}) are in "
+            f"it looks for {listing(compress(names))} ({counted(len(names), 'tensor')}) in "
             f"{file}, whose header does not have them{where}"
         )
         findings.append(Finding("error", index, message))
@@ -283,7 +307,7 @@ def _check_index(
     outside = sorted(file for file in named if not _is_inside(file))
     if outside:
         shown = listing([repr(file) for file in outside])
-        message = f"it names {shown}, outside of the directory; not opened"
+        message = f"it names {shown}, below or outside of the directory; not opened"
         findings.append(Finding("error", index, message))
     gone = sorted(named - shards.keys() - unreadable - set(outside))
     if gone:
@@ -299,7 +323,7 @@ def _check_index(
         findings.append(Finding("error", index, message))
     if not gone and not unreadable:
         findings += _check_total(raw, index, shards)
-    return findings
+    return findings, gone
 
 
 def _weight_map(raw: dict[str, Any], index: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from llamainspect.sources import Source
 
 LENGTH_NBYTES = 8
 MAX_HEADER_NBYTES = 16 * 2**20  # far more than any model needs
+OTHER_FORMATS = ((b"GGUF", "a GGUF file"), (b"PK\x03\x04", "a zip archive, as torch.save writes"))
 METADATA = "__metadata__"
 MAX_ELEMENTS = 2**63
 # safetensors `tensor.rs`, Dtype; those of less than a byte are packed.
@@ -52,6 +53,9 @@ def read_header(source: Source, file: str) -> Header:
     if stand_in := describe_stand_in(head, nbytes):
         raise CorruptFile(f"{file}: {stand_in}")
     length = int.from_bytes(head[:LENGTH_NBYTES], "little")
+    for start, what in OTHER_FORMATS:
+        if head.startswith(start):
+            raise CorruptFile(f"{file}: it is {what}, under the name of another; rename it")
     if len(head) <= LENGTH_NBYTES or head[LENGTH_NBYTES : LENGTH_NBYTES + 1] != b"{":
         raise CorruptFile(f"{file}: it does not begin like a safetensors file; download it again")
     begin = LENGTH_NBYTES + length
@@ -61,7 +65,10 @@ def read_header(source: Source, file: str) -> Header:
             f"has {nbytes:,}; download it again"
         )
     if length > MAX_HEADER_NBYTES:
-        raise UnsupportedFile(f"{file}: its header claims {length:,} bytes; that is not read")
+        raise UnsupportedFile(
+            f"{file}: its header claims {length:,} bytes; more than {MAX_HEADER_NBYTES:,} are not "
+            "read"
+        )
     try:
         table = parse_json_object(source.read(file, LENGTH_NBYTES, length), file)
     except CorruptFile as error:

@@ -47,7 +47,7 @@ def _(report: CheckpointDiff, terminal: bool) -> RenderableType:
     parts: list[RenderableType] = [_headline(report), _overview(report)]
     if report.config:
         parts.append(section("Configuration", _config(report.config)))
-    different = [row for row in report.weights if row.status not in ("identical", "equal")]
+    different = [row for row in report.weights if _differs(row)]
     moved = [group for group in report.by_component if group.changed]
     if sum(group.weights_changed for group in moved) > 1:
         parts.append(section("Components that changed", _groups(moved)))
@@ -161,15 +161,13 @@ def _weights(rows: list[WeightDifference], report: CheckpointDiff) -> Renderable
         text = f"first element there: {where} is {first.value_a} in A, {first.value_b} in B"
         places = f"({first.place_a}; {first.place_b})"
         parts.append(Text(printable(f"{text} {places}", limit=MAX_MESSAGE), style="dim"))
-    not_finite = [row for row in rows if row.not_finite_a or row.not_finite_b]
-    if not_finite:
-        row = not_finite[0]
-        text = (
-            f"NaN or Inf in {counted(len(not_finite), 'weight')}, left out of the figures "
-            f"({row.name}: {row.not_finite_a:,} in A, {row.not_finite_b:,} in B)"
-        )
-        parts.append(Text(printable(text, limit=MAX_MESSAGE), style="yellow"))
     return Group(*parts)
+
+
+def _differs(row: WeightDifference) -> bool:
+    """Whether it belongs into the table: not what is stored in another type alone."""
+    other_bits = row.status == "equal" and row.dtype_a == row.dtype_b
+    return other_bits or row.status not in ("identical", "equal")
 
 
 def _what(row: WeightDifference) -> str:
@@ -178,6 +176,8 @@ def _what(row: WeightDifference) -> str:
         return f"{shape_text(row.shape_a or ())} and {shape_text(row.shape_b or ())}"
     if row.status in ("only_a", "only_b"):
         return f"in {row.status[-1].upper()} alone"
+    if row.status == "equal":
+        return "0 and -0, or NaN of other bits"
     if row.dtype_a != row.dtype_b:
         return f"{row.dtype_a} and {row.dtype_b}"
     return {"incomplete": "incomplete", "tabulated": "not compared"}.get(row.status, "")

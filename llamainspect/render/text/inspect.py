@@ -49,6 +49,7 @@ CONFIG_LABELS = {
     "norm_eps": "norm_eps",
     "rope_theta": "rope_theta",
     "use_scaled_rope": "scaled RoPE",
+    "rope_type": "RoPE scaling",
     "moe": "experts",
     "vision": "vision",
     "cross_attention": "cross-attention",
@@ -167,7 +168,10 @@ def _config_value(key: str, config: dict[str, Any]) -> str:
     if key == "cross_attention":
         return f"{value['n_layers']} layers, image tiles of {value['chunk_size']} px"
     if isinstance(value, dict):
-        return ", ".join(f"{name} {item}" for name, item in value.items() if item is not None)
+        shown = {k: v for k, v in value.items() if v not in (None, False) and k != "native"}
+        return ", ".join(k if v is True else f"{k} {v}" for k, v in shown.items())
+    if isinstance(value, str):
+        return value
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
