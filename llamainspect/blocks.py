@@ -5,7 +5,7 @@ of its last one.
 """
 
 from collections.abc import Iterator
-from math import prod
+from math import lcm, prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,8 +72,8 @@ def grid_of(*weights: Weight, whole_rows: bool = False) -> Grid:
         return Grid(prod(shape), 1)
     columns = shape[-1] if len(shape) > 1 else 1
     rows = prod(shape) // columns if columns else 0
-    heads = max(abs(weight.rope_heads) for weight in weights)
-    return Grid(rows, columns, shape[0] // heads if heads else 1)
+    head_dims = [shape[0] // abs(weight.rope_heads) for weight in weights if weight.rope_heads]
+    return Grid(rows, columns, lcm(*head_dims))
 
 
 def has_codes(dtype: DType) -> bool:
@@ -103,6 +103,12 @@ class Reader:
         self.memory, self.place = memory, place
         self.dtype = weight.parts[0].dtype
         self.type = np.dtype(self.dtype.numpy)
+        dtypes = sorted({part.dtype.name for part in weight.parts})
+        if len(dtypes) > 1:
+            raise UnsupportedFile(
+                f"{weight.name}: its parts are stored as {', '.join(dtypes)}; values are not "
+                "compared"
+            )
         needed = grid.head_dim * grid.columns * self.type.itemsize
         if needed > MAX_ROW_NBYTES:
             raise UnsupportedFile(
@@ -110,7 +116,7 @@ class Reader:
                 "values are not compared"
             )
         self._starts: dict[str, int] = {}
-        self._scattered: dict[TensorInfo, Codes] = {}  # parts that had to be read whole
+        self._scattered: dict[TensorInfo, Codes] = {}  # the last part that had to be read whole
 
     def read(self, first: int, last: int) -> Codes:
         """Rows `first` to `last` as (rows, columns). Raises CorruptFile when they are not there."""
@@ -136,26 +142,32 @@ class Reader:
             target[...] = rows
             return
         strides = _row_strides(part)
-        if strides is not None and strides[0] >= strides[1] * run.columns:  # rows with gaps
-            low = run.first * strides[0]
-            length = (run.rows - 1) * strides[0] + (run.columns - 1) * strides[1] + 1
-            raw = np.empty(length, self.type)
-            self._fill(part, start + low * self.type.itemsize, raw)
-            width = self.type.itemsize
-            view = np.lib.stride_tricks.as_strided(
-                raw, target.shape, (strides[0] * width, strides[1] * width)
-            )
-            target[...] = view
+        if strides is not None and strides[0] >= strides[1] * run.columns:
+            self._read_with_gaps(run, target, start, *strides)
             return
         whole = self._whole(part, start)
         target[...] = whole[run.first : run.first + run.rows]
 
+    def _read_with_gaps(
+        self, run: "_Run", target: Codes, start: int, row: int, column: int
+    ) -> None:
+        """Rows that lie one after the other with something between them, which is read too."""
+        width = self.type.itemsize
+        step = max(BLOCK_NBYTES // max(row * width, 1), 1)
+        for first in range(0, run.rows, step):
+            rows = min(step, run.rows - first)
+            raw = np.empty((rows - 1) * row + (run.columns - 1) * column + 1, self.type)
+            self._fill(run.part, start + (run.first + first) * row * width, raw)
+            target[first : first + rows] = np.lib.stride_tricks.as_strided(
+                raw, (rows, run.columns), (row * width, column * width)
+            )
+
     def _whole(self, part: TensorInfo, start: int) -> Codes:
-        """All of a part whose rows lie scattered (a transposed view): no bound but its own."""
+        """All of a part whose rows lie scattered (a transposed view), up to a limit."""
         assert part.strides is not None
         if part in self._scattered:
             return self._scattered[part]
-        if part.span > MAX_SCATTERED_NBYTES:
+        if max(part.span, part.nbytes) > MAX_SCATTERED_NBYTES:
             raise UnsupportedFile(
                 f"{part.name}: a transposed view of {part.span:,} bytes, which is not compared; "
                 "save it anew, contiguous"
@@ -166,7 +178,7 @@ class Reader:
         strides = tuple(step * width for step in part.strides)
         view = np.lib.stride_tricks.as_strided(raw, part.shape, strides)
         columns = part.shape[-1] if len(part.shape) > 1 and self.grid.columns > 1 else 1
-        self._scattered[part] = np.ascontiguousarray(view).reshape(-1, columns)
+        self._scattered = {part: np.ascontiguousarray(view).reshape(-1, columns)}
         return self._scattered[part]
 
     def _start(self, part: TensorInfo) -> int:
@@ -247,9 +259,13 @@ def _row_strides(part: TensorInfo) -> tuple[int, int] | None:
     if len(part.shape) < 2:
         return part.strides[0] if part.strides else 1, 1
     row, column = part.strides[-2:]
+    if part.shape[-2] == 1 and len(part.shape) > 2:
+        return None  # the step of an axis of one says nothing
     step = row * part.shape[-2]
     for length, stride in zip(part.shape[-3::-1], part.strides[-3::-1], strict=True):
-        if length > 1 and stride != step:
+        if length == 1:
+            continue
+        if stride != step:
             return None
         step = stride * length
     return row, column
@@ -288,3 +304,10 @@ def small_values(name: str) -> Floats:
         assert layout is not None
         _TABLES[name] = decode_small_float(np.arange(256, dtype=np.uint8), layout)
     return _TABLES[name]
+
+
+def values_of(codes: Codes, dtype: DType) -> Floats:
+    """Values of stored elements, in float64, of the same shape."""
+    values = np.empty(codes.shape, np.float64 if is_wide(dtype) else np.float32)
+    widen(codes, dtype, values)
+    return values.astype(np.float64)

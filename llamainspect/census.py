@@ -28,6 +28,7 @@ TIED = "tied: two names for the same bytes"
 PARTLY = "overlapping: two names for some of the same bytes"
 EQUAL = "tied, yet stored twice: the two have the same CRC-32"
 SAID = "tied, as config.json says, yet stored twice (samples of the two are equal)"
+UNTIED = "not tied, though config.json says so"
 SAMPLE_NBYTES, SAMPLES = 4096, 16  # read of two matrices that should be one
 OUTPUT, EMBEDDING = "output.weight", "tok_embeddings.weight"
 
@@ -38,6 +39,7 @@ class Census(NamedTuple):
     identified: Identified | None  # the official model with this configuration
     parameters: Parameters
     tied_output: bool
+    untied: bool  # config.json calls the output the embedding, and other values are stored
     nbytes_by_dtype: dict[str, int]  # of all tensors in all files, shared storage once
     findings: tuple[Finding, ...]
 
@@ -45,13 +47,14 @@ class Census(NamedTuple):
 def take_census(checkpoint: Checkpoint) -> Census:
     """Count the weights of a checkpoint by their headers."""
     shares = _shares(checkpoint)
-    unique, copies, copy_findings = _find_copies(checkpoint, shares)
+    unique, copies, copy_findings, untied = _find_copies(checkpoint, shares)
     identified = _identify(checkpoint)
     parameters, count_findings = _count(checkpoint, unique, identified)
     return Census(
         identified=identified,
         parameters=parameters,
         tied_output=any(name.endswith(OUTPUT) for name in copies) or _is_left_out(checkpoint),
+        untied=untied,
         nbytes_by_dtype=_nbytes_by_dtype(checkpoint, shares),
         findings=(*copy_findings, *count_findings),
     )
@@ -124,8 +127,9 @@ def _nbytes_by_dtype(checkpoint: Checkpoint, shares: dict[str, _Share]) -> dict[
 
 def _find_copies(
     checkpoint: Checkpoint, shares: dict[str, _Share]
-) -> tuple[dict[str, int], set[str], list[Finding]]:
-    """Unique elements of each weight, which weights have none of their own, and words on these."""
+) -> tuple[dict[str, int], set[str], list[Finding], bool]:
+    """Unique elements of each weight, which weights have none of their own, and words on these;
+    and whether an output is stored that should be the embedding and is not."""
     unique: dict[str, int] = {}
     pairs: dict[tuple[str, str, str], list[tuple[Weight, Weight]]] = {}
     for weight in checkpoint.weights.values():
@@ -151,7 +155,7 @@ def _find_copies(
         for (name, other, how), group in pairs.items()
     ]
     copies = {a.name for group in pairs.values() for a, _ in group if not unique[a.name]}
-    return unique, copies, findings
+    return unique, copies, findings, how == UNTIED
 
 
 def _output_equals_embedding(
@@ -166,9 +170,8 @@ def _output_equals_embedding(
     if output is None or embedding is None or output.shape != embedding.shape:
         return None, ""
     if checkpoint.config is not None and checkpoint.config.tied_output:
-        return (
-            (output, embedding) if _samples_agree(checkpoint, output, embedding) else None
-        ), SAID
+        agree = _samples_agree(checkpoint, output, embedding)
+        return ((output, embedding), SAID) if agree else (None, UNTIED if agree is False else "")
     sums = [
         [part.storage.crc32 if part.whole_storage else None for part in weight.parts]
         for weight in (output, embedding)
@@ -177,12 +180,12 @@ def _output_equals_embedding(
     return ((output, embedding) if same else None), EQUAL
 
 
-def _samples_agree(checkpoint: Checkpoint, one: Weight, other: Weight) -> bool:
-    """Whether two weights of one part each hold the same bytes in some places."""
+def _samples_agree(checkpoint: Checkpoint, one: Weight, other: Weight) -> bool | None:
+    """Whether two weights of one part each hold the same bytes in some places; None: not known."""
     parts = (one.parts[0], other.parts[0])
     nbytes = parts[0].nbytes
     if parts[0].dtype != parts[1].dtype or any(part.strides is not None for part in parts):
-        return False
+        return None
     source, locate = checkpoint.source, checkpoint.reader.locate
     last = max(nbytes - SAMPLE_NBYTES, 0)
     try:
@@ -195,8 +198,8 @@ def _samples_agree(checkpoint: Checkpoint, one: Weight, other: Weight) -> bool:
             ]
             if samples[0] != samples[1]:
                 return False
-    except LlamaInspectError:
-        return False  # a file that was cut short, which is said elsewhere
+    except (LlamaInspectError, OSError):
+        return None  # a file that was cut short, which is said elsewhere
     return True
 
 

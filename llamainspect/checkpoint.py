@@ -69,7 +69,8 @@ def open_checkpoint(path: str, config: ModelConfig | None = None) -> Checkpoint:
     source, name, files = _find(path)
     reader = FORMATS[name]
     found, findings = _read_config(source, reader, files)
-    if any(f.severity == "note" and f.where == reader.CONFIG_FILE for f in findings):
+    foreign = [f for f in findings if (f.severity, f.where) == ("note", reader.CONFIG_FILE)]
+    if found is None and foreign:
         config = None  # it is of no Llama, and none of a Llama may stand in
     shards, entries, problems = _read_files(source, reader, files)
     findings += problems + _check_neighbours(source, reader, files) + _check_original(source)
@@ -93,7 +94,7 @@ def open_checkpoint(path: str, config: ModelConfig | None = None) -> Checkpoint:
 
 
 class ModelSizes(NamedTuple):
-    """What a tokenizer has to fit, from the configuration and the header of one weight file."""
+    """What a tokenizer has to fit, from the configuration and the headers of weight files."""
 
     config: ModelConfig | None
     embedding_rows: int | None
@@ -222,7 +223,7 @@ def _read_config(
     if not config.unknown:
         return config, []
     message = f"keys not understood, and so not used: {listing(list(config.unknown), 12)}"
-    return config, [Finding("note", reader.CONFIG_FILE, message)]
+    return config, [Finding("note", config.file, message)]
 
 
 def _read_files(

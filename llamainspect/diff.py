@@ -18,6 +18,7 @@ from llamainspect.arrays import decode, place_of, read_elements, shortest_text
 from llamainspect.blocks import Memory
 from llamainspect.canonical import canonical_weights
 from llamainspect.checkpoint import Checkpoint, name_of, open_checkpoint
+from llamainspect.config import PARAMS_FILE
 from llamainspect.distance import (
     Progress,
     Side,
@@ -28,7 +29,8 @@ from llamainspect.distance import (
 )
 from llamainspect.errors import InvalidRequest, LlamaInspectError, MissingFile, reason_of
 from llamainspect.formats.strict_json import read_json_object
-from llamainspect.hub_config import IGNORED
+from llamainspect.hub_config import IGNORED, is_compared
+from llamainspect.hub_names import cross_layers_of, to_hub
 from llamainspect.names import (
     COMPONENTS,
     NOT_PARAMETERS,
@@ -50,7 +52,7 @@ from llamainspect.reports import (
     WeightDifference,
     worst_first,
 )
-from llamainspect.rope import choose_rope
+from llamainspect.rope import LINEAR, choose_rope
 from llamainspect.sources import Folder
 from llamainspect.subject import Subject, find_subject, subject_of
 from llamainspect.verdicts import Compared, find_likeness
@@ -71,6 +73,7 @@ LEFT_OUT = ("capacity_factor", "auto_scale_F", "native")
 # Written by some releases only; compared where both have them.
 OPTIONAL = ("nope_layer_interval", "attention_chunk_size", "floor_scale", "attn_scale")
 HARMLESS = ("context_length",)
+OF_SERVING = ("max_batch_size", "max_seq_len")  # in params.json
 
 
 class DiffOptions(NamedTuple):
@@ -81,6 +84,11 @@ class DiffOptions(NamedTuple):
     rtol: float | None = None  # of B's value
     atol: float | None = None
     top: int | None = None  # weights that are listed; None: all
+
+    @property
+    def tolerant(self) -> bool:
+        """Whether values decide, and not their bits."""
+        return self.rtol is not None or self.atol is not None
 
     def check(self) -> None:
         """Raises InvalidRequest for what means nothing."""
@@ -119,14 +127,14 @@ def comparing(
     a, b = _open_both(path_a, path_b)
     whole = _Comparison(a, b, options)
     yield from whole.run()
-    return whole.report(monotonic() - begin)
+    return whole.report(begin)
 
 
 def _open_both(path_a: str, path_b: str) -> tuple["_Half", "_Half"]:
     """Both checkpoints; the configuration of one stands in where the other has none."""
     a, b = open_checkpoint(path_a), open_checkpoint(path_b)
-    lent_a = open_checkpoint(path_a, b.config) if a.config is None else a
-    lent_b = open_checkpoint(path_b, a.config) if b.config is None else b
+    lent_a = open_checkpoint(path_a, b.config) if a.config is None and b.config else a
+    lent_b = open_checkpoint(path_b, a.config) if b.config is None and a.config else b
     return (
         _Half.of(path_a, lent_a, own_config=a.config is not None),
         _Half.of(path_b, lent_b, own_config=b.config is not None),
@@ -195,9 +203,9 @@ def _unsaid(name: str, values_a: dict[str, Any], values_b: dict[str, Any]) -> bo
 def _values(subject: Subject) -> dict[str, Any]:
     """What decides what a model computes, flat."""
     config = subject.config
-    values: dict[str, Any] = {
-        name: getattr(config, name) for name in (*FIELDS, *OPTIONAL, *HARMLESS)
-    }
+    cross = cross_layers_of(config)
+    values: dict[str, Any] = {"cross_attention_layers": str(list(cross)) if cross else None}
+    values |= {name: getattr(config, name) for name in (*FIELDS, *OPTIONAL, *HARMLESS)}
     if config.rope_type is not None:
         values["rope.factor"] = config.rope_scaling_factor
     for group in GROUPS:
@@ -216,16 +224,30 @@ def _other_fields(a: Subject, b: Subject) -> list[ConfigDifference]:
     """Of two files of one kind also what decides nothing here: token ids, dtype, versions."""
     if a.config.file != b.config.file or a.source is None or b.source is None:
         return []
-    raw_a, raw_b = (read_json_object(s.source, s.config.file) for s in (a, b) if s.source)
-    for raw in (raw_a, raw_b):  # two spellings of one field
-        if "torch_dtype" in raw:
-            raw.setdefault("dtype", raw.pop("torch_dtype"))
-    known = set(IGNORED) | set(a.config.unknown or ()) | set(b.config.unknown or ())
-    return [
-        ConfigDifference(name, _short(raw_a.get(name)), _short(raw_b.get(name)), matters=False)
-        for name in dict.fromkeys((*raw_a, *raw_b))
-        if name in known and raw_a.get(name) != raw_b.get(name)
-    ]
+    raw_a, raw_b = (_flat(read_json_object(s.source, s.config.file)) for s in (a, b) if s.source)
+    hub = a.config.file != PARAMS_FILE
+    foreign = any(s.config.rope_type not in (None, LINEAR) for s in (a, b))
+    unknown = {*(a.config.unknown or ()), *(b.config.unknown or ())}
+    rows = []
+    for name in dict.fromkeys((*raw_a, *raw_b)):
+        one, other = raw_a.get(name), raw_b.get(name)
+        read = is_compared(name, foreign) if hub else name not in (*unknown, *OF_SERVING)
+        if one != other and not read and not (name == "no_rope_layers" and None in (one, other)):
+            harmless = name.partition(".")[0] in (*IGNORED, *OF_SERVING)
+            rows.append(ConfigDifference(name, _short(one), _short(other), not harmless))
+    return rows
+
+
+def _flat(raw: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Keys with a dot for each group; of two spellings of one field the same."""
+    flat: dict[str, Any] = {}
+    for key, value in raw.items():
+        name = prefix + {"torch_dtype": "dtype", "rope_parameters": "rope_scaling"}.get(key, key)
+        if isinstance(value, dict):
+            flat |= _flat(value, "" if key == "text_config" else f"{name}.")
+        elif value != []:
+            flat.setdefault(name, value)
+    return flat
 
 
 def _short(value: Any) -> Any:
@@ -264,6 +286,11 @@ class _Comparison:
     def __init__(self, a: _Half, b: _Half, options: DiffOptions) -> None:
         self.a, self.b, self.options = a, b, options
         self.pairs = self._match()
+        if options.names is not None and not self.pairs:
+            raise MissingFile(
+                f"{a.path} and {b.path}: no weight is called like {options.names!r}; "
+                "`llamainspect tensors` lists them"
+            )
         self.compared: list[Compared] = []
         self.findings: list[Finding] = []
         self.nbytes_read = 0
@@ -287,8 +314,11 @@ class _Comparison:
         glob = self.options.names
         if glob is None or weight is None:
             return True
-        half = self.a if name in self.a.weights else self.b
-        return fnmatchcase(name, glob) or fnmatchcase(name_of(half.checkpoint, weight, "hf"), glob)
+        names = {name, to_hub(name, self.a.checkpoint.config or self.b.checkpoint.config)}
+        for half in (self.a, self.b):
+            if name in half.weights:
+                names.add(name_of(half.checkpoint, half.weights[name], "hf"))
+        return any(fnmatchcase(one, glob) for one in names)
 
     def _status(self, name: str, a: Weight | None, b: Weight | None) -> DiffStatus | None:
         if b is None:
@@ -382,8 +412,8 @@ class _Comparison:
 
     # --- the report ---
 
-    def report(self, seconds: float) -> CheckpointDiff:
-        """All of it."""
+    def report(self, begin: float) -> CheckpointDiff:
+        """All of it; what a rule has to read again is read here."""
         rows = self._rows()
         config = self._config()
         rows.sort(key=_moved_most)
@@ -393,9 +423,8 @@ class _Comparison:
         same_config = not any(row.matters for row in config)
         identical = same_config and all(row.status in harmless for row in wanted)
         within = harmless | {"equal", "close"}
-        tolerant = self.options.rtol is not None or self.options.atol is not None
         same = identical or (
-            tolerant and same_config and all(row.status in within for row in wanted)
+            self.options.tolerant and same_config and all(row.status in within for row in wanted)
         )
         return CheckpointDiff(
             a=self.a.path,
@@ -413,18 +442,21 @@ class _Comparison:
             rtol=self.options.rtol,
             atol=self.options.atol,
             nbytes_read=self.nbytes_read,
-            seconds=seconds,
+            seconds=monotonic() - begin,
             findings=tuple(worst_first([*self._problems(rows), *self.findings])),
         )
 
     def _likeness(self, rows: list[WeightDifference]) -> Likeness | None:
         """What it looks like; not what needs all weights, where some were not looked at."""
-        compared = sum(row.changed is not None for row in rows if not _is_buffer(row))
-        return find_likeness(
-            self.compared,
-            whole=self.options.names is None and compared == len(rows),
-            chosen=self.options.names is not None,
-        )
+        chosen = self.options.names is not None
+        wanted = [row for row in rows if not _is_buffer(row)]
+        whole = not chosen and all(row.changed is not None for row in wanted)
+        try:
+            return find_likeness(self.compared, whole, chosen)
+        except (LlamaInspectError, OSError) as error:
+            message = f"what the difference looks like is not known: {reason_of(error, '')}"
+            self.findings.append(Finding("note", self.b.path, message))
+            return None
 
     def _config(self) -> list[ConfigDifference]:
         own = self.a.own_config and self.b.own_config
@@ -447,8 +479,7 @@ class _Comparison:
             return "identical"
         if distance.changed == 0:
             return "equal"
-        tolerant = self.options.rtol is not None or self.options.atol is not None
-        return "close" if tolerant and distance.outside == 0 else "changed"
+        return "close" if self.options.tolerant and distance.outside == 0 else "changed"
 
     def _layers(self) -> list[str]:
         """Names of the layers in their order, which is not that of every file."""
@@ -500,11 +531,6 @@ class _Comparison:
             message = "no weight of the model: worked out anew by whoever loads it"
             where = listing(compress(buffers))
             findings.append(Finding("note", where, f"in one of the two; {message}"))
-        if self.options.names is not None and not rows:
-            raise MissingFile(
-                f"{self.a.path} and {self.b.path}: no weight is called like "
-                f"{self.options.names!r}; `llamainspect tensors` lists them"
-            )
         return findings
 
     def _resized(self, pair: _Pair) -> Finding:

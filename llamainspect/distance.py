@@ -55,7 +55,9 @@ class Distance(NamedTuple):
 
     elements: int
     changed: int  # elements of another value; NaN equals NaN
-    first: tuple[int, ...] | None  # index of the first element that changed, in Meta's order
+    # Index in Meta's numbers of the first element that changed, and of the last: first and last as
+    # they are stored where both sides store their rows alike.
+    first: tuple[int, ...] | None
     last: tuple[int, ...] | None
     same_bits: bool  # stored alike, to the last bit
     outside: int  # changed elements that are further apart than the tolerance
@@ -114,7 +116,8 @@ def compare_weights(
     """One weight in two checkpoints. Raises CorruptFile where bytes are missing."""
     if a.weight.rope_heads == b.weight.rope_heads != 0:
         return _as_stored(a, b, tolerance, memory, progress)
-    if not has_codes(a.dtype) or not has_codes(b.dtype):
+    valued = has_values(a.dtype) and has_values(b.dtype)
+    if not has_codes(a.dtype) or not has_codes(b.dtype) or (a.dtype != b.dtype and not valued):
         return _as_bytes(a, b, memory, progress)
     memory = memory or Memory()
     grid = grid_of(a.weight, b.weight)
@@ -279,8 +282,7 @@ class _Sums:
         if self.same_bits and not _equal(codes_a, codes_b):
             self.same_bits = False
         if not self.valued:
-            if codes_a.dtype == codes_b.dtype and codes_a.shape == codes_b.shape:
-                self._note(start, (codes_a != codes_b).reshape(-1))
+            self._note(start, (codes_a != codes_b).reshape(-1))
             return
         values_a, values_b, difference = self._floats(codes_a, codes_b)
         if _subtract(values_a, values_b, difference):

@@ -89,6 +89,10 @@ _ROWS = (
 _PACKED = (
     DType("QU4X2", 1, 2, torch="quint4x2", storage="QUInt4x2Storage"),
     DType("QU2X4", 1, 4, torch="quint2x4", storage="QUInt2x4Storage"),
+    # As safetensors packs them; torch has no type that counts their elements in this way.
+    DType("F4", 1, 2),
+    DType("F6_E2M3", 3, 4),
+    DType("F6_E3M2", 3, 4),
 )
 
 DTYPES: dict[str, DType] = {

@@ -23,7 +23,8 @@ from llamainspect.config import (
 from llamainspect.errors import UnsupportedFile
 
 MODEL_TYPES = ("llama", "llama4", "llama4_text", "mllama", "mllama_text_model")
-DEFAULT_NORM_EPS, LATER_NORM_EPS = 1e-6, 1e-5  # of "llama", and of Llama 4 and Llama 3.2 Vision
+LLAMA_NORM_EPS = 1e-6  # unlike in Meta's code
+LATER_NORM_EPS = 1e-5  # of Llama 4 and Llama 3.2 Vision
 DEFAULT_DENSE_WIDTH = 16_384  # of Llama 4
 LATER_ROPE_THETA = 500_000.0  # of Llama 4 and Llama 3.2 Vision, when it is not written
 DEFAULT_LLAMA_4_HEAD_DIM = 128
@@ -70,7 +71,7 @@ def config_from_hub(raw: dict[str, Any], file: str = HUB_CONFIG_FILE) -> ModelCo
     cross_layers = _cross_layers(text, layers) if kind.startswith("mllama") else ()
     width = text.integer("intermediate_size")
     first = kind == "llama"
-    default_eps = DEFAULT_NORM_EPS if first else LATER_NORM_EPS
+    default_eps = LLAMA_NORM_EPS if first else LATER_NORM_EPS
     config = ModelConfig(
         dim=dim,
         n_layers=layers - len(cross_layers),
@@ -99,6 +100,42 @@ def config_from_hub(raw: dict[str, Any], file: str = HUB_CONFIG_FILE) -> ModelCo
     if routed:
         config = _with_llama_4(config, text)
     return config._replace(unknown=fields.unread() or None)
+
+
+# Fields, groups with a dot, that end up in a ModelConfig.
+_COMPARED = frozenset(
+    (
+        "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+        "head_dim", "vocab_size", "rms_norm_eps", "rope_theta", "no_rope_layer_interval",
+        "attention_chunk_size", "use_qk_norm", "attn_temperature_tuning", "floor_scale",
+        "attn_scale", "num_local_experts", "num_experts_per_tok", "interleave_moe_layer_step",
+        "moe_layers", "intermediate_size", "intermediate_size_mlp", "tie_word_embeddings",
+        "max_position_embeddings", "hidden_act", "attention_bias", "mlp_bias",
+        "cross_attention_layers", "rope_scaling", "rope_scaling.rope_theta",
+        "rope_scaling.rope_type", "rope_scaling.type", "rope_scaling.factor",
+        "quantization_config.quant_method", "quantization_config.group_size",
+    )
+)  # fmt: skip
+_COMPARED_OF_LLAMA_3 = (
+    "rope_scaling.low_freq_factor", "rope_scaling.high_freq_factor",
+    "rope_scaling.original_max_position_embeddings",
+)  # fmt: skip
+
+
+def is_compared(name: str, foreign_rope: bool) -> bool:
+    """Whether a field of config.json is part of a ModelConfig, so that it is compared there.
+
+    Of a way of scaling RoPE that is not known here, only its name and factor are.
+    """
+    if name.startswith("vision_config."):
+        return name.partition(".")[2] in _VISION_FIELDS
+    return name in _COMPARED or (not foreign_rope and name in _COMPARED_OF_LLAMA_3)
+
+
+_VISION_FIELDS = (
+    "hidden_size", "patch_size", "image_size", "num_hidden_layers", "num_attention_heads",
+    "intermediate_size", "vision_output_dim", "pixel_shuffle_ratio", "max_num_tiles",
+)  # fmt: skip
 
 
 def says_llama(raw: dict[str, Any]) -> bool:

@@ -132,8 +132,10 @@ def translate(tensor: TensorInfo, config: ModelConfig | None) -> tuple[Weight, .
 
 def to_meta(name: str, config: ModelConfig | None) -> str:
     """Meta's name; unchanged where there is none, or where it is Meta's already."""
-    cross = _cross_layers(config)
+    cross = cross_layers_of(config)
     whole = name.removeprefix("model.")
+    if whole.startswith((_MLLAMA_ENCODER, _LLAMA_4_ENCODER)):
+        return whole  # Meta's
     if whole.startswith(_VISION_STARTS):
         return _vision_name(whole, _MLLAMA_VISION if cross else _LLAMA_4_VISION)
     prefix = next(prefix for prefix in PREFIXES if name.startswith(prefix))
@@ -153,7 +155,7 @@ def to_meta(name: str, config: ModelConfig | None) -> str:
 
 def to_hub(name: str, config: ModelConfig | None) -> str:
     """Hugging Face's name of a weight of the text model; Meta's where it has none."""
-    cross = _cross_layers(config)
+    cross = cross_layers_of(config)
     nested = config is not None and bool(config.vision or config.cross_attention)
     outer = "language_model." if nested else ""
     rest = name.removeprefix("text_model.")
@@ -181,7 +183,7 @@ def embedding_rows_of(tensor: TensorInfo, config: ModelConfig) -> int | None:
     return weight.shape[0] if is_embedding else None
 
 
-def _cross_layers(config: ModelConfig | None) -> tuple[int, ...]:
+def cross_layers_of(config: ModelConfig | None) -> tuple[int, ...]:
     """Numbers of the layers that look at the image, counted among all; as config.json says, or in
     the places that Meta's code gives them."""
     if config is None or config.cross_attention is None:

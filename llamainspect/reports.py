@@ -190,7 +190,7 @@ class WeightDifference(NamedTuple):
     max_abs: float | None
     rel_l2: float | None  # length of the difference as a share of A's
     cosine: float | None
-    first: tuple[int, ...] | None  # index of the first element that changed
+    first: tuple[int, ...] | None  # index of the first element that changed, as it is stored
     last: tuple[int, ...] | None
     value_a: str | None  # of the first that changed
     value_b: str | None
@@ -201,7 +201,7 @@ class WeightDifference(NamedTuple):
 
 
 class GroupDifference(NamedTuple):
-    """The weights of one component or layer together."""
+    """The weights of one component or layer together; figures are of those that changed."""
 
     name: str
     weights: int

@@ -22,9 +22,9 @@ def show_tensor(
 ) -> TensorDetail:
     """Facts of one weight and up to CORNER rows and columns of its values, from index `start`.
 
-    `name` may be Meta's or Hugging Face's. With Hugging Face's `names` the rows of wq and wk are
-    shown as its files have them. Of a weight with more than two axes the last two are shown. Raises
-    MissingFile when there is no such weight or `start` lies outside it.
+    `name` may be Meta's or Hugging Face's. With Hugging Face's `names` rows are shown as they are
+    stored, else those of wq and wk in Meta's order. Of a weight with more than two axes the last
+    two are shown. Raises MissingFile when there is no such weight or `start` lies outside it.
     """
     weight = _find(checkpoint, name)
     findings = checkpoint.problems

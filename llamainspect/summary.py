@@ -55,7 +55,7 @@ def summarize(checkpoint: Checkpoint) -> Summary:
         *_check_other_model(checkpoint, model),
         *_check_mixed_dtypes(checkpoint),
         *_check_broadcasts(checkpoint),
-        *_check_tying(checkpoint, census),
+        *_check_tying(census),
         *census.findings,
         *tokenizer_findings,
         *_check_vocabulary(checkpoint, vocabulary, tokenizer_file),
@@ -357,10 +357,9 @@ def _check_mixed_dtypes(checkpoint: Checkpoint) -> list[Finding]:
     ]
 
 
-def _check_tying(checkpoint: Checkpoint, census: Census) -> list[Finding]:
+def _check_tying(census: Census) -> list[Finding]:
     """An output that config.json calls the embedding, and that is stored with other values."""
-    config = checkpoint.config
-    if config is None or not config.tied_output or census.tied_output:
+    if not census.untied:
         return []
     message = (
         "config.json says that it is the embedding, and it is stored with other values: "

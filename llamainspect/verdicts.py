@@ -8,19 +8,20 @@ row_order       Only wq and wk differ, and each is the other's with the rows of 
                 did it twice.
 swapped_shards  The weights that are cut hold the other's parts in another order, and all others
                 are the same.
-damage          Everything that changed lies in one stretch of at most two neighbouring weights, no
-                more than a hundredth of all bytes, and most of that stretch changed, though not
-                all of each weight.
+damage          Everything that changed lies in one stretch of one file, in at most two weights, no
+                more than a hundredth of all bytes, and half of that stretch changed, though not all
+                of each weight.
 rounding        Every changed weight of one checkpoint is exactly the other's, rounded to a coarser
-                type on the way.
+                type on the way, and at least FEW_ELEMENTS elements of matrices changed.
 not_finite      One of the two has NaN or Inf where the other has numbers.
 lora            Only matrices of layers changed, norms, embedding and output did not, and in those
                 that are looked at, some of each kind, a twentieth of the elements changed, rounding
-                explains half of the difference at most, and RANK directions hold nine
-                tenths of the rest.
+                explains half of the difference at most, and RANK directions (or a quarter of
+                the shorter side) hold nine tenths of the rest.
 quantised       More than half of the matrices changed, and in one of the two each group of 32, 64
-                or 128 neighbours of those looked at has no more than 16 values, or each row no more
-                than 256, and a quarter more in the other.
+                or 128 neighbours that are looked at (in the first row or head of some matrices) has
+                no more than 16 values, or the row no more than 256, and in the other a quarter
+                more.
 fine_tune       Weights changed in nine of ten layers and more than half of all, and they still
                 point the same way: a cosine of 0.9 and a difference of at most 0.3 of the length.
 unrelated       Weights changed in nine of ten layers and more than half of all, and the two point
@@ -35,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llamainspect.arrays import place_of, read_elements
-from llamainspect.blocks import Memory, Reader, grid_of, has_values, widen
+from llamainspect.blocks import Memory, Reader, grid_of, has_values, values_of
 from llamainspect.distance import (
     ROUNDED,
     Distance,
@@ -100,7 +101,7 @@ def find_likeness(
     """
     changed = [pair for pair in compared if pair.changed]
     if not changed:
-        message = _dtype(compared)
+        message = _dtype(compared) if whole or chosen else None
         return Likeness("dtype", message) if message else None
     for kind, rule in RULES.items():
         if (kind in OF_ALL and not whole) or (kind in OF_THE_MODEL and chosen):
@@ -194,7 +195,7 @@ def _swapped_shards(compared: Sequence[Compared], changed: list[Compared]) -> st
             return None
     files = [part.file for part in side.weight.parts]
     moved = [
-        f"{files[part]} holds what belongs into {files[place]}"
+        f"{files[part]} holds what belongs in {files[place]}"
         for place, part in sorted(enumerate(order), key=lambda both: both[1])
         if place != part
     ]
@@ -239,8 +240,7 @@ def _beginnings(side: Side, cut: Weight) -> list[tuple[float, ...]]:
         column = begin if by_columns else 0
         first = row // grid.head_dim * grid.head_dim
         codes = reader.read(first, first + grid.head_dim)[row - first]
-        values = np.empty(codes.shape, np.float64 if codes.itemsize > 2 else np.float32)
-        widen(codes, side.dtype, values)
+        values = values_of(codes, side.dtype)
         width = part.shape[-1] if by_columns else len(values)
         found.append(tuple(values[column : column + min(SAMPLE, width)].tolist()))
         begin += part.shape[cut.axis]
@@ -418,9 +418,7 @@ def _differences(pair: Compared) -> Iterator[Matrix]:
         values = []
         for reader in readers:
             codes = reader.read(first, last)
-            narrow = np.empty(codes.shape, np.float32 if codes.itemsize < 4 else np.float64)
-            widen(codes, reader.dtype, narrow)
-            values.append(narrow.astype(np.float64))
+            values.append(values_of(codes, reader.dtype))
         yield values[0] - values[1]
 
 
@@ -465,9 +463,7 @@ def _first_rows(side: Side) -> Matrix:
     """The values of a matrix's first row or head."""
     grid = grid_of(side.weight, whole_rows=True)
     codes = Reader(side.checkpoint, side.weight, grid, Memory()).read(0, grid.head_dim)
-    values = np.empty(codes.shape, np.float64 if codes.itemsize > 4 else np.float32)
-    widen(codes, side.dtype, values)
-    return values.astype(np.float64)
+    return values_of(codes, side.dtype)
 
 
 def _fine_tune(compared: Sequence[Compared], changed: list[Compared]) -> str | None:

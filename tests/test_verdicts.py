@@ -230,7 +230,7 @@ def test_swapped_shards_are_named(tmp_path, original, order, axis):
         assert kind == "swapped_shards"
         assert f"shards of {where} in another order" in message
         moved = [(rank, part) for rank, part in enumerate(order) if rank != part]
-        listed = re.findall(r"(\d\d)\.pth holds what belongs into consolidated\.(\d\d)", message)
+        listed = re.findall(r"(\d\d)\.pth holds what belongs in consolidated\.(\d\d)", message)
         assert len(listed) == min(len(moved), 3)
         assert {(int(rank), int(part)) for rank, part in listed} <= set(moved)
         assert ("and 1 more" in message) == (len(moved) == 4)

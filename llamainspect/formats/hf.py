@@ -95,7 +95,7 @@ def assemble(
 ) -> Assembly:
     """The weights under Meta's names, and whether files and index fit together."""
     findings, complete = _check_files(source, shards, unreadable)
-    tensors, doubles = _merge(source, shards)
+    tensors, doubles = _merge(shards)
     findings += doubles
     is_llama = config is not None or _may_be_llama(source)
     weights: dict[str, Weight] = {}
@@ -110,8 +110,13 @@ def assemble(
                 weights[weight.name] = weight
     if config is not None and config.vocab_size is None:  # as params.json may leave it
         embedding = weights.get("tok_embeddings.weight")
-        config = config._replace(vocab_size=embedding.shape[0] if embedding else 0)
-    expected = expected_weights(config, weights) if config else {}
+        if embedding and len(embedding.shape) == 2:
+            config = config._replace(vocab_size=embedding.shape[0])
+        else:
+            message = "it leaves vocab_size open, and no embedding tells it: shapes not checked"
+            findings.append(Finding("error", config.file, message))
+    known = config is not None and config.vocab_size is not None
+    expected = expected_weights(config, weights) if config and known else {}
     if not complete:  # what is missing is in files that are not here, as was said
         expected = {name: spec for name, spec in expected.items() if name in weights}
     if config is not None:
@@ -176,7 +181,7 @@ def _check_prefixes(tensors: list[TensorInfo], config: ModelConfig) -> list[Find
 
 
 def _merge(
-    source: Source, shards: dict[str, dict[str, TensorInfo]]
+    shards: dict[str, dict[str, TensorInfo]],
 ) -> tuple[list[TensorInfo], list[Finding]]:
     """All tensors, each once; of two of one name that of the first file counts."""
     merged: dict[str, TensorInfo] = {}
@@ -232,7 +237,7 @@ def _check_files(
     usual = [f"{stem}{end}.index.json" for stem, end in STEMS]
     indexes = [file for file in present if file.endswith(f"{ending}.index.json")]
     indexes.sort(key=lambda file: file not in usual)
-    if len(files) == 1 and shard is None:
+    if files in [[f"{stem}{end}"] for stem, end in STEMS] or (len(files) == 1 and not indexes):
         shards_too = [file for file in present if _is_usual_shard(file, ending)]
         if unused := shards_too or indexes:
             message = f"{files[0]} is read instead, as loaders do; remove what is not wanted"

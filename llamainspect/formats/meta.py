@@ -29,7 +29,6 @@ from llamainspect.tensors import Storage, TensorInfo
 from llamainspect.weights import Assembly
 
 CONFIG_FILE = PARAMS_FILE
-NO_WEIGHTS = re.compile(r".*\.(safetensors|json)|pytorch_model.*\.bin")  # of this layout
 HUB_FILE = re.compile(r".*\.safetensors|pytorch_model.*\.bin")  # of Hugging Face's layout
 WRAPPERS = ("model", "state_dict", "model_state_dict", "module")  # {"model": {...}, ...}
 TORCHSCRIPT = "constants.pkl"
@@ -41,7 +40,8 @@ MAX_EXAMPLES = 3
 def weight_files(source: Source) -> list[str]:
     """consolidated.pth or consolidated.NN.pth by rank, or the one file the person named."""
     if source.only:
-        return [] if NO_WEIGHTS.fullmatch(source.only) else [source.only]
+        others = HUB_FILE.fullmatch(source.only) or source.only.endswith(".json")
+        return [] if others else [source.only]
     found = [(file, WEIGHT_FILE.fullmatch(file)) for file in source.files()]
     return [file for _, file in sorted((int(m[1] or 0), file) for file, m in found if m)]
 

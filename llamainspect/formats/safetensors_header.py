@@ -20,9 +20,8 @@ METADATA = "__metadata__"
 MAX_ELEMENTS = 2**63
 # safetensors `tensor.rs`, Dtype; those of less than a byte are packed.
 NAMES = "BOOL U8 I8 F8_E5M2 F8_E4M3 F8_E8M0 F8_E4M3FNUZ F8_E5M2FNUZ I16 U16 F16 BF16 I32 U32 F32"
-NAMES += " C64 F64 I64 U64"
-BITS = {name: 8 * DTYPES[name].block_bytes for name in NAMES.split()}
-BITS |= {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+NAMES += " C64 F64 I64 U64 F4 F6_E2M3 F6_E3M2"
+BITS = {n: 8 * DTYPES[n].block_bytes // DTYPES[n].block_elements for n in NAMES.split()}
 
 
 class Entry(NamedTuple):

@@ -104,6 +104,10 @@ def _verdict(report: CheckpointDiff) -> Text:
         return Text(f"\nsame: {what}", style="bold green")
     if report.same:
         return Text("\nsame: nothing differs by more than the tolerance", style="bold green")
+    unread = {"incomplete", "identical", "tabulated"}
+    same_config = not any(row.matters for row in report.config)
+    if same_config and report.counts.get("incomplete") and set(report.counts) <= unread:
+        return Text("\nnot established: not all weights could be read", style="bold red")
     return Text("\ndifferent", style="bold red")
 
 
@@ -153,12 +157,13 @@ def _weights(rows: list[WeightDifference], report: CheckpointDiff) -> Renderable
         count for status, count in report.counts.items() if status not in ("identical", "equal")
     )
     parts: list[RenderableType] = [table]
-    if more := all_different - len(rows):
+    more = all_different - sum(row.status != "equal" for row in rows)
+    if more > 0:
         parts.append(Text(f"and {counted(more, 'weight')} more (--top)", style="dim"))
     first = next((row for row in rows if row.first is not None), None)
     if first is not None and first.changed is not None:
         where = f"{first.name} at {list(first.first or ())}"
-        text = f"first element there: {where} is {first.value_a} in A, {first.value_b} in B"
+        text = f"first element that changed: {where} is {first.value_a} in A, {first.value_b} in B"
         places = f"({first.place_a}; {first.place_b})"
         parts.append(Text(printable(f"{text} {places}", limit=MAX_MESSAGE), style="dim"))
     return Group(*parts)
