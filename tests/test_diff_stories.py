@@ -1,19 +1,24 @@
 """`diff` and `summary` on what people have: broken, half, quantised and edited checkpoints."""
 
 import json
+import os
 import struct
 
 import pytest
 import torch
-from checkpoints import TINY, TINY_HIDDEN
+from checkpoints import TINY, TINY_HIDDEN, TINY_MOE, write_native
 from conftest import tiny_weights
-from hub_layout import hub_config, to_hub, write_hub
+from hub_layout import hub_config, hub_config_moe, to_hub, write_hub
 from safetensors.torch import save_file
 
 from llamainspect.checkpoint import open_checkpoint
 from llamainspect.diff import DiffOptions, diff_checkpoints
+from llamainspect.distance import compare_weights
+from llamainspect.hub_config import config_from_hub
 from llamainspect.inventory import list_tensors
+from llamainspect.model.runner import load_model
 from llamainspect.render.text import to_text
+from llamainspect.subject import find_subject
 from llamainspect.summary import summarize
 
 
@@ -213,3 +218,71 @@ def test_a_classifier_lacks_nothing(tmp_path):
     del stored["lm_head.weight"]
     config = hub_config(TINY, TINY_HIDDEN, architectures=["LlamaForSequenceClassification"])
     assert summarize(open_checkpoint(str(write_hub(tmp_path, stored, config)))).ok
+
+
+def test_blocks_end_where_heads_do(tmp_path, monkeypatch):
+    monkeypatch.setattr("llamainspect.blocks.BLOCK_NBYTES", 5_000)  # 39 rows of 64, heads have 16
+    native = write_native(tmp_path / "native", TINY, [tiny_weights()])
+    assert diff_checkpoints(str(native), hub(tmp_path / "hub")).identical
+
+
+def test_a_file_that_changes_meanwhile_is_an_error(tmp_path, monkeypatch):
+    a, b = hub(tmp_path / "a"), hub(tmp_path / "b")
+
+    def compare(*arguments):
+        file = tmp_path / "b" / "model.safetensors"
+        os.utime(file, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns + 1_000_000_000))
+        return compare_weights(*arguments)
+
+    monkeypatch.setattr("llamainspect.diff.compare_weights", compare)
+    report = diff_checkpoints(a, b)
+    assert report.identical
+    assert not report.ok
+    assert "it changed while it was read" in "".join(messages(report, "error"))
+
+
+def test_two_elements_with_much_between_them_are_no_stretch(tmp_path):
+    weights = tiny_weights()
+    flat = weights["layers.0.feed_forward.w1.weight"].view(-1)
+    flat[100] += 1
+    flat[103] += 1
+    near = diff_checkpoints(hub(tmp_path / "a"), hub(tmp_path / "near", weights)).likeness
+    flat[103] -= 1
+    flat[600] += 1
+    far = diff_checkpoints(hub(tmp_path / "a"), hub(tmp_path / "far", weights)).likeness
+    assert (near.kind, far) == ("damage", None)
+
+
+def test_a_negated_model_was_not_trained_apart(tmp_path):
+    negated = {name: -weight for name, weight in tiny_weights().items()}
+    assert diff_checkpoints(hub(tmp_path / "a"), hub(tmp_path / "b", negated)).likeness is None
+
+
+def test_a_missing_shard_leaves_the_total_size_unjudged(tmp_path):
+    stored = to_hub(tiny_weights(), TINY, TINY_HIDDEN)
+    write_hub(tmp_path, stored, hub_config(TINY, TINY_HIDDEN), shards=3)
+    (tmp_path / "model-00002-of-00003.safetensors").unlink()
+    report = summarize(open_checkpoint(str(tmp_path)))
+    assert messages(report, "warning") == []
+    assert [text for text in messages(report, "error") if "missing. " in text] == []
+
+
+def test_safetensors_with_metas_names_go_by_params_json(tmp_path):
+    save_file(tiny_weights(), tmp_path / "model.safetensors")
+    (tmp_path / "params.json").write_text(json.dumps(TINY | {"vocab_size": -1}))
+    native = write_native(tmp_path / "native", TINY, [tiny_weights()])
+    report = summarize(open_checkpoint(str(tmp_path)))
+    assert (report.ok, report.format, report.config["vocab_size"]) == (True, "hf", 128)
+    assert diff_checkpoints(str(tmp_path), str(native)).identical
+
+
+def test_a_llama_4_that_lists_no_routed_layers_has_none():
+    raw = hub_config_moe(TINY_MOE, moe_layers=[])
+    assert config_from_hub(raw).moe is None
+
+
+def test_nan_in_q_proj_is_located_in_metas_order(tmp_path):
+    weights = tiny_weights()
+    weights["layers.1.attention.wq.weight"][3, 5] = float("nan")
+    model = load_model(find_subject(hub(tmp_path, weights)))
+    assert "wq.weight: it holds NaN at [3, 5]" in str(model.explain_non_finite([1, 2]))
