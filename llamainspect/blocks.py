@@ -309,5 +309,6 @@ def small_values(name: str) -> Floats:
 def values_of(codes: Codes, dtype: DType) -> Floats:
     """Values of stored elements, in float64, of the same shape."""
     values = np.empty(codes.shape, np.float64 if is_wide(dtype) else np.float32)
-    widen(codes, dtype, values)
-    return values.astype(np.float64)
+    with np.errstate(all="ignore"):
+        widen(codes, dtype, values)
+        return values.astype(np.float64)

@@ -292,6 +292,7 @@ class _Comparison:
                 "`llamainspect tensors` lists them"
             )
         self.compared: list[Compared] = []
+        self._by_name: dict[str, Compared] = {}
         self.findings: list[Finding] = []
         self.nbytes_read = 0
         self._failed: list[Finding] = []  # weights whose bytes could not be read
@@ -434,7 +435,7 @@ class _Comparison:
             identical=identical,
             same=same,
             config=tuple(config),
-            weights=tuple(rows[: self.options.top]),
+            weights=tuple(self._located(row) for row in rows[: self.options.top]),
             by_component=self._groups(component_of, COMPONENTS),
             by_layer=self._groups(_layer_name, self._layers()),
             counts={str(status): count for status, count in counts.items()},
@@ -465,13 +466,29 @@ class _Comparison:
         return compare_configs(self.a.subject, self.b.subject)
 
     def _rows(self) -> list[WeightDifference]:
-        distances = {compared.name: compared for compared in self.compared}
+        self._by_name = {compared.name: compared for compared in self.compared}
         return [
-            _row_of(distances[pair.name], self._judged(distances[pair.name]))
-            if pair.name in distances
+            _row_of(self._by_name[pair.name], self._judged(self._by_name[pair.name]))
+            if pair.name in self._by_name
             else _row_without_values(pair, pair.status or "incomplete")
             for pair in self.pairs
         ]
+
+    def _located(self, row: WeightDifference) -> WeightDifference:
+        """With the first element that changed: its values, and where they are stored."""
+        index = row.first
+        if index is None:
+            return row
+        compared = self._by_name[row.name]
+        sides = (compared.a, compared.b)
+        places = [place_of(side.checkpoint, side.weight, index) for side in sides]
+        texts = [f"{file} @ {offset:,}" for file, offset in places]
+        values = [_value(side, index) for side in sides]
+        if values[0] == values[1]:  # the shortest texts of two types may be the same
+            values = [_value(side, index, exact=True) for side in sides]
+        return row._replace(
+            value_a=values[0], value_b=values[1], place_a=texts[0], place_b=texts[1]
+        )
 
     def _judged(self, compared: Compared) -> DiffStatus:
         distance = compared.distance
@@ -633,10 +650,10 @@ def _row_without_values(pair: _Pair, status: DiffStatus) -> WeightDifference:
 
 
 def _row_of(compared: Compared, status: DiffStatus) -> WeightDifference:
-    a, b, found = compared.a, compared.b, compared.distance
-    pair = _Pair(compared.name, a.weight, b.weight, status)
+    found = compared.distance
+    pair = _Pair(compared.name, compared.a.weight, compared.b.weight, status)
     same = found.changed == 0
-    row = _row_without_values(pair, status)._replace(
+    return _row_without_values(pair, status)._replace(
         changed=found.changed,
         max_abs=found.max_abs,
         rel_l2=0.0 if same and found.max_abs is not None else found.rel_l2,
@@ -646,14 +663,6 @@ def _row_of(compared: Compared, status: DiffStatus) -> WeightDifference:
         not_finite_a=found.not_finite[0],
         not_finite_b=found.not_finite[1],
     )
-    if found.first is None:
-        return row
-    places = [place_of(side.checkpoint, side.weight, found.first) for side in (a, b)]
-    texts = [f"{file} @ {offset:,}" for file, offset in places]
-    values = [_value(side, found.first) for side in (a, b)]
-    if values[0] == values[1]:  # the shortest texts of two types may be the same
-        values = [_value(side, found.first, exact=True) for side in (a, b)]
-    return row._replace(value_a=values[0], value_b=values[1], place_a=texts[0], place_b=texts[1])
 
 
 def _value(side: Side, index: tuple[int, ...], exact: bool = False) -> str:

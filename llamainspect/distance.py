@@ -185,8 +185,7 @@ def is_rounded(a: Side, b: Side, side: str, kind: str) -> bool:
     given, target = (a, b) if side == "a" else (b, a)
 
     def passed(values: Floats) -> Floats:
-        with np.errstate(all="ignore"):  # NaN and Inf are among them
-            return round_to(round_to(values, kind), target.dtype.name)
+        return round_to(round_to(values, kind), target.dtype.name)
 
     memory = Memory()
     table = None
@@ -284,6 +283,10 @@ class _Sums:
         if not self.valued:
             self._note(start, (codes_a != codes_b).reshape(-1))
             return
+        with np.errstate(all="ignore"):  # NaN and what is too large are counted, not warned of
+            self._add_values(start, codes_a, codes_b)
+
+    def _add_values(self, start: int, codes_a: Codes, codes_b: Codes) -> None:
         values_a, values_b, difference = self._floats(codes_a, codes_b)
         if _subtract(values_a, values_b, difference):
             changed = self.memory.take("changed", len(difference), np.bool_)
@@ -395,9 +398,8 @@ def _last_true(flags: Mask) -> int:
 
 def _subtract(a: Floats, b: Floats, difference: Floats) -> bool:
     """a - b into `difference`; whether all of it is finite."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        np.subtract(a, b, out=difference)
-        return math.isfinite(float(np.sum(difference)))
+    np.subtract(a, b, out=difference)
+    return math.isfinite(float(np.sum(difference)))
 
 
 def _product(a: Floats, b: Floats) -> float:
@@ -407,12 +409,11 @@ def _product(a: Floats, b: Floats) -> float:
     """
     runs = len(a) // RUN * RUN
     rows_a, rows_b = a[:runs].reshape(-1, RUN), b[:runs].reshape(-1, RUN)
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = float(np.einsum("ij,ij->i", rows_a, rows_b).sum(dtype=np.float64))
-        total += float(np.multiply(a[runs:], b[runs:], dtype=np.float64).sum())
-        if math.isfinite(total) and (abs(total) > TINY or a.dtype == np.float64):
-            return total
-        return float(np.multiply(a, b, dtype=np.float64).sum())
+    total = float(np.einsum("ij,ij->i", rows_a, rows_b).sum(dtype=np.float64))
+    total += float(np.multiply(a[runs:], b[runs:], dtype=np.float64).sum())
+    if math.isfinite(total) and (abs(total) > TINY or a.dtype == np.float64):
+        return total
+    return float(np.multiply(a, b, dtype=np.float64).sum())
 
 
 def _rounding_share(dtype: DType) -> float:
@@ -429,15 +430,19 @@ def _rounding_share(dtype: DType) -> float:
 
 def round_to(values: Floats, kind: str) -> Floats:
     """Values as they come out of a type: rounded to the nearest, ties to even."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        if kind == "F16":
-            return values.astype(np.float16).astype(values.dtype)
-        if kind == "BF16":
-            bits = values.astype(np.float32).view(np.uint32)
-            rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-            exact = np.where(np.isnan(values), bits, rounded) & np.uint32(0xFFFF0000)
-            result: Floats = exact.view(np.float32).astype(values.dtype)
-            return result
+    with np.errstate(all="ignore"):
+        return _rounded(values, kind)
+
+
+def _rounded(values: Floats, kind: str) -> Floats:
+    if kind == "F16":
+        return values.astype(np.float16).astype(values.dtype)
+    if kind == "BF16":
+        bits = values.astype(np.float32).view(np.uint32)
+        up = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+        exact = np.where(np.isnan(values), bits, up) & np.uint32(0xFFFF0000)
+        result: Floats = exact.view(np.float32).astype(values.dtype)
+        return result
     layout = DTYPES[kind].small_float if kind in DTYPES else None
     if layout is None:
         return values.astype(np.float32).astype(values.dtype) if kind == "F32" else values
