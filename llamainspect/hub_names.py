@@ -67,7 +67,6 @@ PREFIXES = (
     "",
 )
 LAYER = re.compile(r"layers\.(\d{1,5})\.(.+)")
-MODULE = re.compile(r"(.+)\.(\w+)")  # the last word is weight, bias, weight_scale, ...
 
 # Image encoders: the one beginning that fits is replaced, and then all of the pieces.
 _VISION_PIECES = (
