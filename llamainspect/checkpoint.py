@@ -13,7 +13,7 @@ from llamainspect.errors import (
     UnsupportedFile,
     reason_of,
 )
-from llamainspect.formats import FORMATS, Format, readers_of
+from llamainspect.formats import FORMATS, Format, reader_of
 from llamainspect.formats.model_parallel import WEIGHT_FILE
 from llamainspect.hub_names import to_hub
 from llamainspect.names import component_of, layer_of, listing
@@ -105,7 +105,7 @@ class ModelSizes(NamedTuple):
 def read_sizes(source: Folder) -> ModelSizes:
     """Of the checkpoint in `source`, if there is one; what is missing there is None."""
     config, findings = None, list[Finding]()
-    reader = next(readers_of(source), FORMATS["meta"])
+    reader = reader_of(source)
     obstacle = source.obstacle(reader.CONFIG_FILE)
     if obstacle is None:
         config, findings = _read_config(source, reader, [])

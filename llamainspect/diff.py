@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from llamainspect.arrays import decode, place_of, read_elements, shortest_text
 from llamainspect.blocks import Memory
 from llamainspect.canonical import canonical_weights
+from llamainspect.census import EMBEDDING, OUTPUT
 from llamainspect.checkpoint import Checkpoint, name_of, open_checkpoint
 from llamainspect.config import PARAMS_FILE
 from llamainspect.distance import (
@@ -60,8 +61,7 @@ from llamainspect.weights import Weight, rows_of
 
 STEP_SECONDS = 0.1  # between two looks at how far it is
 BATCH_NBYTES, BATCH_WEIGHTS = 4 * 2**20, 256  # that are compared at one go
-MAX_WORKERS = 4  # each has blocks in memory: of 405B some 36 MB
-OUTPUT, EMBEDDING = "output.weight", "tok_embeddings.weight"
+MAX_WORKERS = 4  # each has blocks of both sides in memory
 # Fields that decide what is computed.
 FIELDS = (
     "dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "hidden_dim", "vocab_size", "norm_eps",
@@ -123,7 +123,7 @@ def comparing(
     begin = monotonic()
     yield ()
     if options.config_only:
-        return _compare_configs(find_subject(path_a), find_subject(path_b), options, begin)
+        return _compare_configs(find_subject(path_a), find_subject(path_b), begin)
     a, b = _open_both(path_a, path_b)
     whole = _Comparison(a, b, options)
     yield from whole.run()
@@ -166,7 +166,7 @@ class _Half(NamedTuple):
 # --- configurations -------------------------------------------------------------------------------
 
 
-def _compare_configs(a: Subject, b: Subject, options: DiffOptions, begin: float) -> CheckpointDiff:
+def _compare_configs(a: Subject, b: Subject, begin: float) -> CheckpointDiff:
     differences = compare_configs(a, b)
     same = not any(row.matters for row in differences)
     return CheckpointDiff(
@@ -281,7 +281,7 @@ def _batches(pairs: list[_Pair]) -> Iterator[list[_Pair]]:
 
 
 class _Comparison:
-    """Compares all weights of two checkpoints on all cores."""
+    """Compares all weights of two checkpoints, several at a time."""
 
     def __init__(self, a: _Half, b: _Half, options: DiffOptions) -> None:
         self.a, self.b, self.options = a, b, options
@@ -308,12 +308,13 @@ class _Comparison:
         return [
             _Pair(name, a.get(name), b.get(name), self._status(name, a.get(name), b.get(name)))
             for name in dict.fromkeys((*a, *b))
-            if self._is_wanted(name, a.get(name) or b.get(name))
+            if self._is_wanted(name)
         ]
 
-    def _is_wanted(self, name: str, weight: Weight | None) -> bool:
+    def _is_wanted(self, name: str) -> bool:
+        """Whether --names asks for it, by either of its names."""
         glob = self.options.names
-        if glob is None or weight is None:
+        if glob is None:
             return True
         names = {name, to_hub(name, self.a.checkpoint.config or self.b.checkpoint.config)}
         for half in (self.a, self.b):

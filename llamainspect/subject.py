@@ -159,13 +159,12 @@ def _from_config(source: Folder, reader: Format) -> Subject:
         config = config._replace(vocab_size=_tokens(source, config))
     identified = identify(config, shards=None, form="plain")
     official = identified.model if identified else None
-    tied = config.tied_output or (official is not None and official.tied_output)
+    tied = config.tied_output
     message = "no weights were looked at: this is of the configuration alone"
-    if reader is FORMATS["meta"]:  # whose files show it by their bytes
+    if reader is FORMATS["meta"]:  # whose weights would show it by their bytes
+        tied = official is not None and official.tied_output
         output = "the embedding" if tied else "a matrix of its own"
         message += f", and the output is taken to be {output}"
-    else:
-        tied = config.tied_output
     return Subject(
         name=source.place,
         config=_with_unique_heads(config, official),

@@ -1,6 +1,5 @@
 """One module per format. Headers only: a file becomes TensorInfos, weights stay on disk."""
 
-from collections.abc import Iterator
 from typing import Protocol
 
 from llamainspect.config import ModelConfig
@@ -51,11 +50,10 @@ class Format(Protocol):
 FORMATS: dict[str, Format] = {"meta": meta, "hf": hf}  # the first with weight files wins
 
 
-def readers_of(source: Source) -> Iterator[Format]:
-    """Formats whose weights or configuration lie there, those with weights first."""
-    present = source.files()
-    with_weights = [reader for reader in FORMATS.values() if reader.weight_files(source)]
-    yield from with_weights
+def reader_of(source: Source) -> Format:
+    """The format whose weights lie there, or else whose configuration; Meta's if neither does."""
     for reader in FORMATS.values():
-        if reader not in with_weights and reader.CONFIG_FILE in present:
-            yield reader
+        if reader.weight_files(source):
+            return reader
+    present = source.files()
+    return next((r for r in FORMATS.values() if r.CONFIG_FILE in present), FORMATS["meta"])
