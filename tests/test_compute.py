@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from cached import run_with_cache
 from checkpoints import TINY, TINY_MOE
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,9 +42,9 @@ def flops_of_token(model, config, position):
     cache = DynamicCache(config=config)
     with torch.no_grad():
         if position > 1:
-            model(torch.zeros(1, position - 1, dtype=torch.long), past_key_values=cache)
+            run_with_cache(model, torch.zeros(1, position - 1, dtype=torch.long), cache)
         with FlopCounterMode(display=False) as counter:
-            model(torch.zeros(1, 1, dtype=torch.long), past_key_values=cache)
+            run_with_cache(model, torch.zeros(1, 1, dtype=torch.long), cache)
     counts = {str(op): flops for op, flops in counter.get_flop_counts()["Global"].items()}
     assert set(counts) <= {"aten.mm", "aten.bmm"}
     return counts

@@ -5,6 +5,7 @@ from math import ceil
 
 import pytest
 import torch
+from cached import run_with_cache
 from checkpoints import TINY, TINY_HIDDEN, TINY_MOE, dense_shapes, random_weights, write_native
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -224,7 +225,7 @@ def test_the_kv_cache_is_that_of_a_model_that_runs(tmp_path, case):
     )  # fmt: skip
     model, cache = LlamaForCausalLM(config).to(TORCH[dtype]), DynamicCache(config=config)
     with torch.no_grad():
-        model(torch.zeros(batch, tokens, dtype=torch.long), past_key_values=cache)
+        run_with_cache(model, torch.zeros(batch, tokens, dtype=torch.long), cache)
     subject = kv_subject(tmp_path, layers, heads, kv_heads, head_dim)
     usage = li.Usage(context=tokens, batch=batch, kv_dtype=dtype)
     assert li.estimate_memory(subject, usage).inference.kv_cache == cache_nbytes(cache)
