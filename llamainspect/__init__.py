@@ -19,6 +19,7 @@ _HOME = {
     "DiffOptions": "llamainspect.diff",
     "Evaluation": "llamainspect.reports",
     "Explanation": "llamainspect.reports",
+    "FullReport": "llamainspect.reports",
     "GPUS": "llamainspect.gpus",
     "Generation": "llamainspect.reports",
     "Gpus": "llamainspect.gpus",
@@ -38,6 +39,8 @@ _HOME = {
     "OFFICIAL_MODELS": "llamainspect.catalog",
     "RunOptions": "llamainspect.runs",
     "Sampling": "llamainspect.runs",
+    "StatsOptions": "llamainspect.stats",
+    "StatsReport": "llamainspect.reports",
     "Summary": "llamainspect.reports",
     "TensorDetail": "llamainspect.reports",
     "TensorList": "llamainspect.reports",
@@ -50,6 +53,8 @@ _HOME = {
     "VocabularyReport": "llamainspect.reports",
     "Weight": "llamainspect.weights",
     "Work": "llamainspect.compute",
+    "build_report": "llamainspect.full_report",
+    "compute_stats": "llamainspect.stats",
     "count_parameters": "llamainspect.architecture",
     "describe_vocabulary": "llamainspect.vocab",
     "detokenize": "llamainspect.tokenization",
@@ -70,6 +75,7 @@ _HOME = {
     "predict_logits": "llamainspect.model.logits",
     "show_tensor": "llamainspect.show",
     "summarize": "llamainspect.summary",
+    "to_html": "llamainspect.render.html",
     "to_json": "llamainspect.render.json",
     "tokenize": "llamainspect.tokenization",
     "tokenize_dialogue": "llamainspect.tokenization",
@@ -112,6 +118,7 @@ if TYPE_CHECKING:
     from llamainspect.errors import UnsupportedFile as UnsupportedFile
     from llamainspect.errors import UnusablePrompt as UnusablePrompt
     from llamainspect.explain import explain_model as explain_model
+    from llamainspect.full_report import build_report as build_report
     from llamainspect.gpus import GPUS as GPUS
     from llamainspect.gpus import Gpus as Gpus
     from llamainspect.gpus import parse_gpus as parse_gpus
@@ -127,6 +134,7 @@ if TYPE_CHECKING:
     from llamainspect.model.verify import verify_against_transformers as verify_against_transformers
     from llamainspect.models import list_models as list_models
     from llamainspect.plans import TrainingPlan as TrainingPlan
+    from llamainspect.render.html import to_html as to_html
     from llamainspect.render.json import to_json as to_json
     from llamainspect.reports import CheckpointDiff as CheckpointDiff
     from llamainspect.reports import ChecksumReport as ChecksumReport
@@ -134,11 +142,13 @@ if TYPE_CHECKING:
     from llamainspect.reports import Detokenization as Detokenization
     from llamainspect.reports import Evaluation as Evaluation
     from llamainspect.reports import Explanation as Explanation
+    from llamainspect.reports import FullReport as FullReport
     from llamainspect.reports import Generation as Generation
     from llamainspect.reports import LogitsComparison as LogitsComparison
     from llamainspect.reports import LogitsReport as LogitsReport
     from llamainspect.reports import MemoryEstimate as MemoryEstimate
     from llamainspect.reports import ModelCatalog as ModelCatalog
+    from llamainspect.reports import StatsReport as StatsReport
     from llamainspect.reports import Summary as Summary
     from llamainspect.reports import TensorDetail as TensorDetail
     from llamainspect.reports import TensorList as TensorList
@@ -147,6 +157,8 @@ if TYPE_CHECKING:
     from llamainspect.runs import RunOptions as RunOptions
     from llamainspect.runs import Sampling as Sampling
     from llamainspect.show import show_tensor as show_tensor
+    from llamainspect.stats import StatsOptions as StatsOptions
+    from llamainspect.stats import compute_stats as compute_stats
     from llamainspect.subject import find_subject as find_subject
     from llamainspect.summary import summarize as summarize
     from llamainspect.tokenization import detokenize as detokenize

@@ -97,9 +97,16 @@ class Reader:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, weight: Weight, grid: Grid, memory: Memory, place: str = ""
+        self,
+        checkpoint: Checkpoint,
+        weight: Weight,
+        grid: Grid,
+        memory: Memory,
+        place: str = "",
+        max_scattered_nbytes: int = MAX_SCATTERED_NBYTES,
     ) -> None:
         self.checkpoint, self.weight, self.grid = checkpoint, weight, grid
+        self.max_scattered_nbytes = max_scattered_nbytes
         self.memory, self.place = memory, place
         self.dtype = weight.parts[0].dtype
         self.type = np.dtype(self.dtype.numpy)
@@ -107,13 +114,13 @@ class Reader:
         if len(dtypes) > 1:
             raise UnsupportedFile(
                 f"{weight.name}: its parts are stored as {', '.join(dtypes)}; values are not "
-                "compared"
+                "looked at"
             )
         needed = grid.head_dim * grid.columns * self.type.itemsize
         if needed > MAX_ROW_NBYTES:
             raise UnsupportedFile(
                 f"{weight.name}: {needed:,} bytes of it would have to be in memory at once; its "
-                "values are not compared"
+                "values are not looked at"
             )
         self._starts: dict[str, int] = {}
         self._scattered: dict[TensorInfo, Codes] = {}  # the last part that had to be read whole
@@ -167,9 +174,9 @@ class Reader:
         assert part.strides is not None
         if part in self._scattered:
             return self._scattered[part]
-        if max(part.span, part.nbytes) > MAX_SCATTERED_NBYTES:
+        if max(part.span, part.nbytes) > self.max_scattered_nbytes:
             raise UnsupportedFile(
-                f"{part.name}: a transposed view of {part.span:,} bytes, which is not compared; "
+                f"{part.name}: a transposed view of {part.span:,} bytes, which is not read; "
                 "save it anew, contiguous"
             )
         raw = np.empty(part.span // self.type.itemsize, self.type)

@@ -4,13 +4,9 @@ Both are read under Meta's names and in Meta's order, so that a conversion that 
 shows no difference. Values are streamed; memory does not grow with the checkpoints.
 """
 
-import os
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Generator, Iterable
 from fnmatch import fnmatchcase
-from queue import SimpleQueue
-from threading import Lock
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -21,7 +17,6 @@ from llamainspect.census import EMBEDDING, OUTPUT
 from llamainspect.checkpoint import Checkpoint, name_of, open_checkpoint
 from llamainspect.config import PARAMS_FILE
 from llamainspect.distance import (
-    Progress,
     Side,
     Tolerance,
     compare_weights,
@@ -58,9 +53,8 @@ from llamainspect.sources import Folder
 from llamainspect.subject import Subject, find_subject, subject_of
 from llamainspect.verdicts import Compared, find_likeness
 from llamainspect.weights import Weight, rows_of
+from llamainspect.workers import Meter, in_parallel
 
-STEP_SECONDS = 0.1  # between two looks at how far it is
-BATCH_NBYTES, BATCH_WEIGHTS = 4 * 2**20, 256  # that are compared at one go
 MAX_WORKERS = 4  # each has blocks of both sides in memory
 # Fields that decide what is computed.
 FIELDS = (
@@ -266,18 +260,8 @@ class _Pair(NamedTuple):
     status: DiffStatus | None  # None: values decide
 
 
-def _batches(pairs: list[_Pair]) -> Iterator[list[_Pair]]:
-    """Weights to be compared at one go: handing over a small one costs more than comparing it."""
-    batch: list[_Pair] = []
-    nbytes = 0
-    for pair in pairs:
-        batch.append(pair)
-        nbytes += pair.a.nbytes if pair.a else 0
-        if nbytes >= BATCH_NBYTES or len(batch) >= BATCH_WEIGHTS:
-            yield batch
-            batch, nbytes = [], 0
-    if batch:
-        yield batch
+def _nbytes(pair: _Pair) -> int:
+    return pair.a.nbytes if pair.a else 0
 
 
 class _Comparison:
@@ -294,7 +278,7 @@ class _Comparison:
         self.compared: list[Compared] = []
         self._by_name: dict[str, Compared] = {}
         self.findings: list[Finding] = []
-        self.nbytes_read = 0
+        self.read = Meter()
         self._failed: list[Finding] = []  # weights whose bytes could not be read
 
     def _match(self) -> list[_Pair]:
@@ -344,57 +328,27 @@ class _Comparison:
         """Look at all values; how far it is comes in between."""
         todo = [pair for pair in self.pairs if pair.status is None]
         total = sum(weight.nbytes for pair in todo for weight in (pair.a, pair.b) if weight)
-        lock = Lock()
-
-        def count(nbytes: int) -> None:
-            with lock:
-                self.nbytes_read += nbytes
-
         # The largest first, so that no core is left with one of them at the end.
-        todo.sort(key=lambda pair: -(pair.a.nbytes if pair.a else 0))
-        workers = min(os.cpu_count() or 1, MAX_WORKERS)
-        pool = ThreadPoolExecutor(workers)
-        idle: SimpleQueue[Memory] = SimpleQueue()
-        for _ in range(workers):
-            idle.put(Memory())
+        todo.sort(key=_nbytes, reverse=True)
         tolerance = Tolerance(self.options.rtol or 0.0, self.options.atol or 0.0)
 
-        def compare(pairs: list[_Pair]) -> list[Compared | Finding]:
-            memory = idle.get()
-            try:
-                return [self._compare(pair, tolerance, memory, count) for pair in pairs]
-            finally:
-                idle.put(memory)
+        def compare(pair: _Pair, memory: Memory) -> Compared | Finding:
+            return self._compare(pair, tolerance, memory)
 
-        running: set[Future[list[Compared | Finding]]] = set()
-        queue = _batches(todo)
-        try:
-            while True:
-                for batch in queue:
-                    running.add(pool.submit(compare, batch))
-                    if len(running) >= 2 * workers:
-                        break
-                if not running:
-                    break
-                ready, running = wait(running, STEP_SECONDS, FIRST_COMPLETED)
-                for future in ready:
-                    for found in future.result():
-                        self._take(found)
-                yield (FileProgress("values", min(self.nbytes_read, total), total),)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        for ready in in_parallel(todo, compare, _nbytes, MAX_WORKERS):
+            for found in ready:
+                self._take(found)
+            yield (FileProgress("values", min(self.read.nbytes, total), total),)
         places = {pair.name: place for place, pair in enumerate(self.pairs)}
         self.compared.sort(key=lambda compared: places[compared.name])
         self._check_unchanged()
 
-    def _compare(
-        self, pair: _Pair, tolerance: Tolerance, memory: Memory, progress: Progress
-    ) -> "Compared | Finding":
+    def _compare(self, pair: _Pair, tolerance: Tolerance, memory: Memory) -> "Compared | Finding":
         assert pair.a is not None
         assert pair.b is not None
         a, b = Side(self.a.checkpoint, pair.a), Side(self.b.checkpoint, pair.b)
         try:
-            distance = compare_weights(a, b, tolerance, memory, progress)
+            distance = compare_weights(a, b, tolerance, memory, self.read.add)
         except (LlamaInspectError, OSError) as error:
             return Finding("error", pair.name, reason_of(error, pair.name))
         return Compared(pair.name, a, b, distance)
@@ -443,7 +397,7 @@ class _Comparison:
             likeness=None if same else self._likeness(rows),
             rtol=self.options.rtol,
             atol=self.options.atol,
-            nbytes_read=self.nbytes_read,
+            nbytes_read=self.read.nbytes,
             seconds=monotonic() - begin,
             findings=tuple(worst_first([*self._problems(rows), *self.findings])),
         )

@@ -5,11 +5,11 @@ weight file whose digest is wrong is read a second time, to find the damage in i
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Generator
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
 
+from llamainspect.cores import usable_cores
 from llamainspect.errors import LlamaInspectError, reason_of
 from llamainspect.hub import GIT_BLOB
 from llamainspect.integrity import DeepCheck, Verdict, settle
@@ -137,7 +137,7 @@ def examine(
         except BaseException as error:  # a bug of ours must not leave the others waiting
             finished.put(error)
 
-    cores = _cores()
+    cores = usable_cores()
     # Files of a few bytes, as beside every set of weights, keep no core busy.
     large = sum(examination.nbytes > LARGE_NBYTES for examination in examinations)
     count = min(len(examinations), MAX_THREADS, cores)
@@ -160,10 +160,3 @@ def examine(
         stop.set()
         for thread in threads:
             thread.join()
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -52,6 +52,11 @@ class WeightForm(NamedTuple):
         """True when the block's linears and nothing else take this form."""
         return self.bits < 16
 
+    @property
+    def text(self) -> str:
+        """For a report: "int4, groups of 128"."""
+        return f"{self.name}, {f'groups of {self.group:,}' if self.group else 'a scale per row'}"
+
 
 WEIGHT_FORMS: dict[str, WeightForm] = {
     form.name: form

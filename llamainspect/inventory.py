@@ -5,15 +5,16 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from llamainspect.checkpoint import Checkpoint, Names, describe_weight, name_of
+from llamainspect.names import natural
 from llamainspect.reports import TensorList
 from llamainspect.weights import Weight
 
 Sort = Literal["file", "name", "size", "dtype"]
 
 _SORT_KEYS: dict[str, Callable[[Weight], Any]] = {
-    "name": lambda weight: _natural(weight.name),
+    "name": lambda weight: natural(weight.name),
     "size": lambda weight: -weight.nbytes,
-    "dtype": lambda weight: (weight.parts[0].dtype.name, _natural(weight.name)),
+    "dtype": lambda weight: (weight.parts[0].dtype.name, natural(weight.name)),
 }
 
 
@@ -44,8 +45,3 @@ def list_tensors(
         nbytes=sum(weight.nbytes for weight in weights),
         findings=checkpoint.problems,
     )
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """layers.2 before layers.10."""
-    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in name.split(".")]

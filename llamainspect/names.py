@@ -135,3 +135,8 @@ def listing(names: Sequence[str], limit: int = 3) -> str:
     """The first names and how many more: "a, b, c and 4 more"."""
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A key to sort names by: layers.2 before layers.10."""
+    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in name.split(".")]

@@ -467,6 +467,138 @@ class MemoryEstimate(Report):
         return super().ok and self.fits is not False
 
 
+class Histogram(NamedTuple):
+    """Finite values in bins of equal width; the last bin holds its upper edge."""
+
+    start: float  # lower edge of the first bin
+    end: float  # upper edge of the last one
+    counts: tuple[int, ...]
+    below: int  # elements outside
+    above: int
+
+
+class WeightStats(NamedTuple):
+    """The values of one weight, or of all weights of a component or layer.
+
+    Figures are over finite values, and null where there is none or nothing here knows the values.
+    """
+
+    name: str
+    component: str | None  # of a weight
+    layer: int | None  # of a weight
+    shape: tuple[int, ...] | None  # of a weight
+    dtype: str  # of a group all of its dtypes
+    weights: int  # how many it stands for: 1 of a weight
+    same_as: str | None  # the weight whose bytes these are (tied); a group leaves it out
+    count: int  # type: ignore[assignment]  # elements, those that are not finite included
+    mean: float | None
+    std: float | None  # of the whole population: the divisor is the count
+    min: float | None
+    max: float | None
+    abs_max: float | None
+    l2: float | None  # Euclidean length: the square root of the sum of squares
+    quantiles: dict[str, float]  # "0.5" is the median; between two elements a line is drawn
+    zeros: int | None
+    subnormal: int | None  # nonzero and closer to 0 than the smallest normal number of the dtype
+    nan: int | None
+    inf: int | None  # of both signs
+    entropy: float | None  # bits per element of its codes; of a group the mean over its elements
+    histogram: Histogram | None  # around the mean, HISTOGRAM_STDS standard deviations to each side
+    quantize_error: float | None  # relative L2 of a round trip through --quantize
+    approximate: tuple[str, ...]  # fields that are close and not exact, and none others
+
+
+HISTOGRAM_STDS = 4
+
+
+class NotFinite(NamedTuple):
+    """An element that is NaN or infinite."""
+
+    name: str
+    layer: int | None
+    index: tuple[int, ...]  # type: ignore[assignment]  # in the whole weight, as Meta has it
+    value: str  # "nan", "inf" or "-inf"
+    place: str  # where it is stored: "file @ byte"
+
+
+class LayerProfile(NamedTuple):
+    """One kind of weight through the layers; the tuples are of one length."""
+
+    kind: str  # the name within a layer: "attention.wq"; "*" stands for the number of an expert
+    layers: tuple[int, ...]
+    std: tuple[float | None, ...]
+    abs_max: tuple[float | None, ...]
+    l2: tuple[float | None, ...]
+
+
+class Departure(NamedTuple):
+    """A weight whose spread is not that of the same weight in the layers around it."""
+
+    name: str  # its layer and kind: "layers.7.attention.wq"
+    layer: int
+    kind: str
+    std: float
+    neighbours: float  # median of theirs
+    ratio: float | None  # std / neighbours; null where theirs is 0
+
+
+class WeightPlot(NamedTuple):
+    """A weight's full histogram, from its smallest to its largest value."""
+
+    name: str
+    histogram: Histogram
+    logarithmic: bool  # how counts are drawn
+
+
+@dataclass(frozen=True)
+class StatsReport(Report):
+    """`stats`: the weights themselves."""
+
+    NAME: ClassVar[str] = "stats"
+
+    path: str
+    format: str
+    pattern: str | None
+    sort: str
+    count: int  # weights that were asked for
+    total: WeightStats  # of all whose values are known, each once
+    weights: tuple[WeightStats, ...]  # in the order of `sort`, as many as were asked for
+    by_component: tuple[WeightStats, ...]
+    by_layer: tuple[WeightStats, ...]
+    profile: tuple[LayerProfile, ...]
+    departures: tuple[Departure, ...]  # furthest first
+    not_finite: tuple[NotFinite, ...]  # in the order of the weights
+    quantize: str | None  # "int4, groups of 128"
+    plot: WeightPlot | None
+    nbytes_read: int
+    seconds: float
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class FullReport(Report):
+    """`report`: what is known of a checkpoint, on one page."""
+
+    NAME: ClassVar[str] = "report"
+
+    path: str
+    created: str  # ISO date and time, UTC
+    version: str  # of llamainspect
+    summary: Summary
+    tensors: TensorList
+    memory: MemoryEstimate | None  # null without a configuration
+    stats: StatsReport | None  # when asked for
+    file: str | None  # that the page was written to
+    file_nbytes: int | None
+    findings: tuple[Finding, ...]  # of the report itself; each part has its own
+
+    @property
+    def ok(self) -> bool:
+        """Good when every part is."""
+        parts = (self.summary, self.memory, self.stats)
+        return super().ok and all(part.ok for part in parts if part is not None)
+
+
 class Decoding(NamedTuple):
     """How fast text can come at best, one sequence, with weights in one form."""
 

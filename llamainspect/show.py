@@ -1,20 +1,17 @@
 """One weight from near: its facts and a corner of its values, from only the bytes they need."""
 
 import math
-from difflib import get_close_matches
 from typing import TypeVar
 
 from llamainspect.arrays import as_float32, decode, read_elements, shortest_text
-from llamainspect.checkpoint import Checkpoint, Names, describe_weight, name_of
+from llamainspect.checkpoint import Checkpoint, Names, describe_weight
 from llamainspect.errors import MissingFile
-from llamainspect.names import listing
+from llamainspect.lookup import find_weight
 from llamainspect.reports import Finding, TensorDetail
 from llamainspect.weights import Weight
 
 T = TypeVar("T")
 CORNER = 6  # rows and columns
-MAX_COMPARED = 5_000  # names looked at for a near one; a file can hold a million
-MAX_NAME = 200
 
 
 def show_tensor(
@@ -26,7 +23,7 @@ def show_tensor(
     stored, else those of wq and wk in Meta's order. Of a weight with more than two axes the last
     two are shown. Raises MissingFile when there is no such weight or `start` lies outside it.
     """
-    weight = _find(checkpoint, name)
+    weight = find_weight(checkpoint, name)
     findings = checkpoint.problems
     if names == "hf" and weight.rope_heads:
         weight = weight._replace(rope_heads=0)
@@ -56,21 +53,6 @@ def show_tensor(
         float32=None if floats is None else _rows(floats, columns),
         nbytes_read=nbytes_read,
         findings=findings,
-    )
-
-
-def _find(checkpoint: Checkpoint, name: str) -> Weight:
-    if name in checkpoint.weights:
-        return checkpoint.weights[name]
-    for weight in checkpoint.weights.values():
-        if name in (weight.parts[0].name, name_of(checkpoint, weight, "hf")):
-            return weight
-    names = list(checkpoint.weights)
-    comparable = [other for other in names[:MAX_COMPARED] if len(other) <= MAX_NAME]
-    near = get_close_matches(name[:MAX_NAME], comparable, n=3, cutoff=0.5) or names[:3]
-    raise MissingFile(
-        f"{checkpoint.source.place}: no weight is called {name}; there are {len(names):,}, for "
-        f"example {listing(near)}. `llamainspect tensors` lists them"
     )
 
 

@@ -1,6 +1,7 @@
 """Text views: every report has one, and the pages look as recorded."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,12 @@ from checkpoints import TINY_MOE, moe_shapes, random_weights, write_native
 
 from llamainspect import (
     Message,
+    StatsOptions,
     TrainingPlan,
     Usage,
     Work,
+    build_report,
+    compute_stats,
     describe_vocabulary,
     detokenize,
     estimate_compute,
@@ -28,9 +32,10 @@ from llamainspect import (
     tokenize_dialogue,
     verify_checksums,
 )
+from llamainspect.render.numbers import count_text, nbytes_text
 from llamainspect.render.printable import printable
 from llamainspect.render.text import to_text
-from llamainspect.render.text.common import count_text, nbytes_text, view
+from llamainspect.render.text.common import view
 from llamainspect.reports import (
     Candidate,
     CheckpointDiff,
@@ -144,6 +149,14 @@ REPORTS = {
     "compute-moe": lambda path: estimate_compute(
         find_subject("llama-4-scout-17b-16e"), Work(gpus=parse_gpus("h200:8"), dtype="fp8")
     ),
+    "stats": lambda path: compute_stats(path, StatsOptions(top=4)),
+    "stats-quantize": lambda path: compute_stats(
+        path, StatsOptions("layers.*", "error", 4, quantize="int4", group_size=32)
+    ),
+    "stats-plot": lambda path: compute_stats(
+        path, StatsOptions(plot="layers.1.attention.wk.weight", logarithmic=True)
+    ),
+    "report": lambda path: replace(build_report(path), file="report.html", file_nbytes=600_000),
     "explain": lambda path: explain_model(find_subject(path)),
     "explain-name": lambda path: explain_model(find_subject("llama-4-maverick-17b-128e"), "rope"),
     "models": lambda path: list_models("llama-3*"),

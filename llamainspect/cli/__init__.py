@@ -24,6 +24,7 @@ EXIT_NO = 1
 EXIT_WRONG_COMMAND_LINE = 2
 EXIT_NO_ANSWER = 3
 MODEL_VARIABLE = "LLAMAINSPECT_MODEL"
+LISTED_WEIGHTS = 20  # on a page, unless --top says otherwise
 
 Path = Annotated[
     str,
@@ -56,6 +57,10 @@ Model = Annotated[
         show_default="current directory",
         show_envvar=True,
     ),
+]
+Top = Annotated[
+    int | None,
+    typer.Option("--top", metavar="N", help="Weights to list.", show_default="20, with --json all"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 NoColor = Annotated[bool, typer.Option("--no-color", help="Plain text, as with NO_COLOR=1.")]
@@ -169,6 +174,11 @@ def say(text: str) -> None:
 def default_path() -> str:
     """Where a command looks that was given no path."""
     return os.environ.get(MODEL_VARIABLE) or "."
+
+
+def listed_weights(top: int | None, json: bool) -> int | None:
+    """How many a report lists; None: all, as programs want them."""
+    return LISTED_WEIGHTS if top is None and not json else top
 
 
 def track(progress: Generator[tuple[FileProgress, ...], None, R], json: bool, no_color: bool) -> R:

@@ -1,13 +1,26 @@
-"""The Inspect panel: summary, tensors, show, explain."""
+"""The Inspect panel: summary, tensors, show, stats, explain, report."""
 
 import os
 from typing import Annotated, Literal
 
 import typer
 
-from llamainspect.cli import Json, NoColor, Path, PathOrName, app, default_path, show
+from llamainspect.cli import (
+    Json,
+    NoColor,
+    Path,
+    PathOrName,
+    Top,
+    app,
+    default_path,
+    listed_weights,
+    show,
+    track,
+    write_answer,
+)
 
 PANEL = "Inspect"
+STDOUT = "-"
 
 NamesOption = Annotated[
     Literal["meta", "hf"],
@@ -56,8 +69,7 @@ def tensors(
     from llamainspect.checkpoint import open_checkpoint
     from llamainspect.inventory import list_tensors
 
-    if glob is None and any(mark in path for mark in "*?[") and not os.path.lexists(path):
-        path, glob = default_path(), path
+    path, glob = _path_and_glob(path, glob)
     show(list_tensors(open_checkpoint(path), glob, sort, per_shard, names), json, no_color)
 
 
@@ -90,6 +102,73 @@ def show_weight(
     show(show_tensor(open_checkpoint(path), name, start, names), json, no_color)
 
 
+@app.command(
+    rich_help_panel=PANEL, epilog="Example: llamainspect stats Llama3.1-8B '*.attention.wq.weight'"
+)
+def stats(
+    path: Path = ".",
+    glob: Annotated[
+        str | None,
+        typer.Argument(metavar="GLOB", help="Only names that match, Meta's or Hugging Face's."),
+    ] = None,
+    sort: Annotated[
+        Literal[
+            "file",
+            "name",
+            "elements",
+            "mean",
+            "std",
+            "abs-max",
+            "zeros",
+            "subnormal",
+            "entropy",
+            "error",
+        ]
+        | None,
+        typer.Option(
+            help="Order of the weights; of figures the largest first.",
+            show_default="file; with --quantize error",
+        ),
+    ] = None,
+    top: Top = None,
+    plot: Annotated[
+        str | None,
+        typer.Option("--plot", metavar="NAME", help="One weight alone, with its full histogram."),
+    ] = None,
+    log: Annotated[
+        bool, typer.Option("--log", help="With --plot: counts on a logarithmic scale.")
+    ] = False,
+    quantize: Annotated[
+        Literal["int8", "int4"] | None,
+        typer.Option("--quantize", help="What a round trip through it would change."),
+    ] = None,
+    group_size: Annotated[
+        int | None,
+        typer.Option(
+            "--group-size",
+            metavar="N",
+            help="With --quantize: weights that share a scale.",
+            show_default="int8: a row, int4: 128",
+        ),
+    ] = None,
+    json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """The values of all weights: spread, extremes, what is wrong, and which layers stand out.
+
+    Every value is read once. With one argument that is no path but a
+    pattern, the current directory is meant.
+
+    Ends with 1 when a value is NaN or infinite; each is located.
+    """
+    from llamainspect.stats import StatsOptions, scanning
+
+    path, glob = _path_and_glob(path, glob)
+    order = sort or ("error" if quantize else "file")
+    options = StatsOptions(glob, order, listed_weights(top, json), plot, log, quantize, group_size)
+    show(track(scanning(path, options), json, no_color), json, no_color)
+
+
 @app.command(rich_help_panel=PANEL, epilog="Example: llamainspect explain llama-3.2-3b hidden_dim")
 def explain(
     model: PathOrName = ".",
@@ -111,6 +190,58 @@ def explain(
     if field is None and is_topic(model) and not os.path.lexists(model):
         model, field = default_path(), model
     show(explain_model(find_subject(model), field), json, no_color)
+
+
+@app.command(
+    rich_help_panel=PANEL, epilog="Example: llamainspect report Llama3.1-8B --stats -o 8b.html"
+)
+def report(
+    path: Path = ".",
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The page; - is standard output.",
+            show_default="report.html; none with --json",
+        ),
+    ] = None,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="With figures of the values, which are all read.")
+    ] = False,
+    json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """A page in HTML: summary, memory, every weight, and with --stats the values.
+
+    It needs no network, can be filtered, sorted and printed. An
+    older report is replaced, and nothing else.
+
+    Ends with 1 when a finding is an error; the page is written all the same.
+    """
+    from llamainspect.full_report import PAGE, reporting, write_page
+
+    if json and output == STDOUT:
+        raise typer.BadParameter("--json prints there, too", param_hint="--output")
+    file = PAGE if output is None and not json else output
+    found = track(reporting(path, stats, None if file == STDOUT else file), json, no_color)
+    if file is not None:
+        from llamainspect.render.html import to_html
+
+        page = to_html(found)
+        if file == STDOUT:
+            write_answer(page.encode(), found)
+            return
+        found = write_page(found, file, page)
+    show(found, json, no_color)
+
+
+def _path_and_glob(path: str, glob: str | None) -> tuple[str, str | None]:
+    """One argument that is no path but a pattern is the latter."""
+    if glob is None and any(mark in path for mark in "*?[") and not os.path.lexists(path):
+        return default_path(), path
+    return path, glob
 
 
 def _index(text: str) -> tuple[int, ...]:

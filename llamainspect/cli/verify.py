@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from llamainspect.cli import Json, NoColor, Path, app, note_run, show, track
+from llamainspect.cli import Json, NoColor, Path, Top, app, listed_weights, note_run, show, track
 from llamainspect.cli.inputs import (
     Bos,
     Device,
@@ -24,7 +24,6 @@ from llamainspect.cli.inputs import (
 )
 
 PANEL = "Verify"
-SHOWN_WEIGHTS = 20  # by diff, on a page
 
 
 @app.command(
@@ -90,12 +89,7 @@ def diff(
         float | None,
         typer.Option("--atol", metavar="X", help="Values this close count as the same."),
     ] = None,
-    top: Annotated[
-        int | None,
-        typer.Option(
-            "--top", metavar="N", help="Weights to list.", show_default="20, with --json all"
-        ),
-    ] = None,
+    top: Top = None,
     json: Json = False,
     no_color: NoColor = False,
 ) -> None:
@@ -109,8 +103,7 @@ def diff(
     """
     from llamainspect.diff import DiffOptions, comparing
 
-    listed = SHOWN_WEIGHTS if top is None and not json else top
-    options = DiffOptions(config_only, names, rtol, atol, listed)
+    options = DiffOptions(config_only, names, rtol, atol, listed_weights(top, json))
     show(track(comparing(a, b, options), json, no_color), json, no_color)
 
 

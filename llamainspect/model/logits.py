@@ -35,7 +35,7 @@ def predicting(
     begin = perf_counter()
     model.check_tokens(ids)
     if save is not None:
-        recordings.check_target(save)
+        recordings.check_recording_target(save)
     hidden: Tensor | None = None
     for stage in model.walk(torch.tensor([ids])):
         yield layer_progress(model, stage)

@@ -18,8 +18,7 @@ class Simulation(NamedTuple):
     @property
     def text(self) -> str:
         """For a report: "int4, groups of 128"."""
-        groups = f"groups of {self.form.group:,}" if self.form.group else "a scale per row"
-        return f"{self.form.name}, {groups}"
+        return self.form.text
 
 
 def make_simulation(name: str | None, group_size: int | None) -> Simulation | None:

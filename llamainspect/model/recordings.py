@@ -18,7 +18,6 @@ from llamainspect.dtypes import DTYPES
 from llamainspect.errors import (
     CorruptFile,
     InvalidRequest,
-    LlamaInspectError,
     MissingFile,
     UnsupportedFile,
 )
@@ -26,6 +25,7 @@ from llamainspect.formats.safetensors_header import read_header
 from llamainspect.model.load import as_tensor
 from llamainspect.readahead import RawPart
 from llamainspect.sources import Folder, open_source
+from llamainspect.targets import check_target
 from llamainspect.tensors import Storage, TensorInfo
 
 KIND = "llamainspect logits 1"  # in the metadata of our own recordings, under "format"
@@ -54,21 +54,15 @@ class Recording(NamedTuple):
         return "fp32"
 
 
-def check_target(file: str) -> None:
+def check_recording_target(file: str) -> None:
     """Whether a recording may be written there: nothing else is overwritten. Before any work."""
     if not file.endswith(SUFFIX):
         raise InvalidRequest(f"--save: {file} should end with {SUFFIX}, which is what is written")
-    folder, name = os.path.split(file)
-    if not os.path.isdir(folder or "."):
-        raise InvalidRequest(f"--save: there is no directory {folder}; make it first")
-    if not os.path.lexists(file):
-        if Folder(folder or ".").refuses_writing():
-            raise InvalidRequest(f"--save: this user may not write in {folder or '.'}")
-        return
-    with suppress(LlamaInspectError, OSError):
-        if read_header(Folder(folder or ".", name), name).metadata.get("format") == KIND:
-            return
-    raise InvalidRequest(f"--save: {file} is there, and is no recording of logits; it is kept")
+    check_target("--save", file, "recording of logits", _is_recording)
+
+
+def _is_recording(folder: Folder, name: str) -> bool:
+    return read_header(folder, name).metadata.get("format") == KIND
 
 
 def save(file: str, tokens: tuple[int, ...], logits: Tensor, metadata: dict[str, str]) -> int:

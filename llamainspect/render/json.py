@@ -11,14 +11,19 @@ SCHEMA = 1
 
 def to_json(report: Report) -> str:
     """`{"report": NAME, "schema": 1, "ok": BOOL, ...}`: ASCII, no NaN, fields as in reports.py."""
+    return _object({"report": report.NAME, "schema": SCHEMA, "ok": report.ok}, report)
+
+
+def _object(head: dict[str, Any], report: Report) -> str:
     values = {field.name: getattr(report, field.name) for field in fields(report)}
-    head = {"report": report.NAME, "schema": SCHEMA, "ok": report.ok}
     members = [f"{_dumps(name)}: {_text(value)}" for name, value in {**head, **values}.items()]
     return f"{{{', '.join(members)}}}"
 
 
 def _text(value: Any) -> str:
     """JSON of one field; of rows, one that stands there a million times is written out once."""
+    if isinstance(value, Report):
+        return _object({"ok": value.ok}, value)
     rowed = type(value) is tuple and value and isinstance(value[0], tuple)
     if not rowed:
         return _dumps(_plain(value))

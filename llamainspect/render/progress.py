@@ -17,8 +17,8 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+from llamainspect.render.numbers import nbytes_text
 from llamainspect.render.printable import printable
-from llamainspect.render.text.common import nbytes_text
 from llamainspect.reports import FileProgress
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from llamainspect.render.text import diff, inspect, plan, run, verify  # noqa: F401  they register
+from llamainspect.render.text import diff, inspect, plan, run, stats, verify  # noqa: F401  they register
 from llamainspect.render.text.common import view
 from llamainspect.reports import Report
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llamainspect.render.printable import printable
+from llamainspect.render.words import tally
 from llamainspect.reports import Finding, ModelRun, Report
 
 BAR_WIDTH = 24
@@ -22,57 +23,7 @@ def view(report: Report, terminal: bool) -> RenderableType:
     raise NotImplementedError(f"{type(report).__name__} has no text view")
 
 
-# --- numbers --------------------------------------------------------------------------------------
-
-
-def nbytes_text(nbytes: int, like: int | None = None) -> str:
-    """4.56 GiB; a smaller unit where GiB would say next to nothing. In the unit of `like`, so that
-    the numbers of a column can be compared."""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if (nbytes if like is None else like) >= max(size // 10, 2**10):
-            hundredths = (200 * nbytes + size) // (2 * size)  # exact, however large
-            if nbytes and not hundredths:
-                return nbytes_text(nbytes)
-            return f"{hundredths // 100:,}.{hundredths % 100:02d} {unit}"
-    return f"{nbytes:,} bytes"
-
-
-def exact_nbytes_text(nbytes: int) -> str:
-    """16,060,522,496 bytes (14.96 GiB)."""
-    short = nbytes_text(nbytes)
-    exact = f"{nbytes:,} bytes"
-    return exact if short == exact else f"{exact} ({short})"
-
-
-def short_count(number: int) -> str:
-    """8.03 B; nothing below a million, where the number itself is short."""
-    for letter, size in (("T", 10**12), ("B", 10**9), ("M", 10**6)):
-        if number >= size:
-            return f"{number / size:.2f} {letter}"
-    return ""
-
-
-def count_text(number: int) -> str:
-    """8,030,261,248 (8.03 B)."""
-    short = short_count(number)
-    return f"{number:,} ({short})" if short else f"{number:,}"
-
-
-def shape_text(shape: Iterable[int]) -> str:
-    """[128256, 4096], as torch and this package's findings write it."""
-    return str(list(shape))
-
-
-def percent_text(part: int, whole: int) -> str:
-    """A share with one decimal."""
-    return f"{100 * part / whole:.1f} %" if whole else "-"
-
-
-def difference_text(number: float) -> str:
-    """A small number: 0, 0.031, 3.9e-06."""
-    if not number:
-        return "0"
-    return f"{number:.2g}"
+# --- words ----------------------------------------------------------------------------------------
 
 
 def run_text(run: ModelRun) -> str:
@@ -168,9 +119,4 @@ def findings_view(findings: tuple[Finding, ...]) -> RenderableType:
         line.append(printable(finding.where), style="bold")
         line.append(f": {printable(finding.message, limit=1_000)}")
         grid.add_row(Text(finding.severity, style=SEVERITY_STYLES[finding.severity]), line)
-    tally = [
-        f"{n} {severity}{'s' * (n > 1)}"
-        for severity in SEVERITY_STYLES
-        if (n := sum(finding.severity == severity for finding in findings))
-    ]
-    return section(f"Findings: {', '.join(tally)}", grid)
+    return section(f"Findings: {tally(findings)}", grid)

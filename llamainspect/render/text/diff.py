@@ -4,18 +4,15 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from llamainspect.names import counted
+from llamainspect.render.numbers import count_text, difference_text, percent_text, shape_text
 from llamainspect.render.printable import printable
 from llamainspect.render.text.common import (
     Column,
     Fitted,
-    count_text,
-    difference_text,
     facts,
     findings_view,
-    percent_text,
     safe,
     section,
-    shape_text,
     view,
 )
 from llamainspect.reports import (

@@ -8,54 +8,38 @@ from rich.table import Table
 from rich.text import Text
 
 from llamainspect.names import counted
-from llamainspect.render.printable import printable
-from llamainspect.render.text.common import (
-    bar,
+from llamainspect.render.numbers import (
     count_text,
     exact_nbytes_text,
-    facts,
-    findings_view,
     nbytes_text,
     percent_text,
-    safe,
-    section,
     shape_text,
     short_count,
-    view,
+)
+from llamainspect.render.printable import printable
+from llamainspect.render.text.common import bar, facts, findings_view, safe, section, view
+from llamainspect.render.words import (
+    CONFIG_LABELS,
+    config_value,
+    cut_text,
+    exact_match,
+    layer_rows,
+    same_configuration,
+    tokenizer_text,
 )
 from llamainspect.reports import (
     Explanation,
-    LayerCount,
-    ModelMatch,
+    FullReport,
     Parameters,
     Summary,
     TensorDetail,
     TensorEntry,
     TensorList,
     Topic,
+    worst_first,
 )
 
 MAX_FILES = 4
-
-# Configuration fields in the order a reader asks for them; what is left out follows by itself.
-CONFIG_LABELS = {
-    "dim": "dim",
-    "n_layers": "layers",
-    "n_heads": "heads",
-    "n_kv_heads": "KV heads",
-    "head_dim": "head_dim",
-    "hidden_dim": "FFN hidden size",
-    "vocab_size": "vocabulary",
-    "norm_eps": "norm_eps",
-    "rope_theta": "rope_theta",
-    "use_scaled_rope": "scaled RoPE",
-    "rope_type": "RoPE scaling",
-    "moe": "experts",
-    "vision": "vision",
-    "cross_attention": "cross-attention",
-    "quantization": "quantization",
-    "lora": "LoRA",
-}
 
 
 # --- summary --------------------------------------------------------------------------------------
@@ -77,9 +61,7 @@ def _headline(report: Summary) -> Text:
     line.append("  ")
     if model.match == "exact":
         line.append(f"{model.name}", style="bold green")
-        shards = " and shards" if report.format == "meta" else ""
-        what = f"configuration, shapes{',' if shards else ' and'} dtype{shards}"
-        line.append(f"  exact match: {what}", style="green")
+        line.append(f"  exact match: {exact_match(report)}", style="green")
     elif model.match == "architecture":
         line.append(f"like {model.name}", style="bold yellow")
         line.append("  same architecture", style="yellow")
@@ -92,7 +74,7 @@ def _overview(report: Summary) -> Table:
     model = report.model
     rows: list[tuple[str, RenderableType]] = []
     if model.same_configuration:
-        rows.append(("or", Text(_same(model))))
+        rows.append(("or", Text(same_configuration(model))))
     if model.differences:
         rows.append(("differs", safe("; ".join(model.differences))))
     rows.append(("layout", Text(_files(report))))
@@ -101,20 +83,10 @@ def _overview(report: Summary) -> Table:
     if report.tied_output:
         rows.append(("output", Text("tied: it is the embedding")))
     if report.tokenizer:
-        size = report.tokenizer["vocab_size"] or report.tokenizer["base_tokens"]
-        file = printable(report.tokenizer["file"])
-        place = f", in {file}" if "/" in file else ""
-        tokens = "" if size is None else f", {size:,} tokens"
-        rows.append(("tokenizer", Text(f"{report.tokenizer['kind']}{tokens}{place}")))
+        rows.append(("tokenizer", Text(tokenizer_text(report.tokenizer))))
     if model.context_length:
         rows.append(("context", Text(f"{model.context_length:,} tokens, as published")))
     return facts(rows)
-
-
-def _same(model: ModelMatch) -> str:
-    names = ", ".join(model.same_configuration)
-    apart = " (the same headers; files cannot tell them apart)" * (model.match == "exact")
-    return names + apart
 
 
 def _files(report: Summary) -> str:
@@ -130,7 +102,7 @@ class _Config:
 
     def __init__(self, config: dict[str, Any]) -> None:
         cells = [
-            (label, printable(_config_value(key, config)))
+            (label, printable(config_value(key, config)))
             for key, label in CONFIG_LABELS.items()
             if key in config
         ]
@@ -150,37 +122,6 @@ class _Config:
         yield grid
         if self.long:
             yield facts([(label, Text(text)) for label, text in self.long])
-
-
-def _config_value(key: str, config: dict[str, Any]) -> str:
-    value = config[key]
-    if key == "n_kv_heads":
-        group = config["gqa_group"]
-        return f"{value:,} (GQA {group})" if group > 1 else f"{value:,}"
-    if key == "moe":
-        return (
-            f"{value['num_experts']} routed, top {value['top_k']}, of hidden size "
-            f"{value['hidden_dim']:,}, in every {_ordinal(value['interleave_moe_layer_step'])}layer"
-        )
-    if key == "vision":
-        height, width = value["image_size"]
-        return f"{value['n_layers']} layers of {value['dim']:,}, images of {height} x {width} px"
-    if key == "cross_attention":
-        return f"{value['n_layers']} layers, image tiles of {value['chunk_size']} px"
-    if isinstance(value, dict):
-        shown = {k: v for k, v in value.items() if v not in (None, False) and k != "native"}
-        return ", ".join(k if v is True else f"{k} {v}" for k, v in shown.items())
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:,.0f}" if value >= 1 else f"{value:g}"
-
-
-def _ordinal(step: int) -> str:
-    return "" if step == 1 else f"{step}{'nd' if step == 2 else 'rd' if step == 3 else 'th'} "
 
 
 def _parameters(parameters: Parameters, terminal: bool) -> Table:
@@ -203,26 +144,9 @@ def _parameters(parameters: Parameters, terminal: bool) -> Table:
         label = name.replace("_", " ")
         share = Text(percent_text(number, total))
         table.add_row(label, Text(f"{number:,}"), share, bar(number, total) if terminal else "")
-    for label, number in _layer_rows(parameters.by_layer):
+    for label, number in layer_rows(parameters.by_layer):
         table.add_row(label, Text(f"{number:,}"), Text(percent_text(number, total)), "")
     return table
-
-
-def _layer_rows(layers: tuple[LayerCount, ...]) -> list[tuple[str, int]]:
-    """Layers of one size together, however they alternate: "each of 24 layers (1, 3, 5, ...)"."""
-    by_size: dict[int, list[int]] = {}
-    for entry in layers:
-        by_size.setdefault(entry.parameters, []).append(entry.layer)
-    return [(_layer_label(numbers), size) for size, numbers in by_size.items()]
-
-
-def _layer_label(numbers: list[int]) -> str:
-    if len(numbers) == 1:
-        return f"layer {numbers[0]}"
-    if numbers == list(range(numbers[0], numbers[-1] + 1)):
-        return f"each of layers {numbers[0]}-{numbers[-1]}"
-    shown = ", ".join(map(str, numbers[:3]))
-    return f"each of {len(numbers)} layers ({shown}, …)"
 
 
 # --- tensors --------------------------------------------------------------------------------------
@@ -243,7 +167,7 @@ def _(report: TensorList, terminal: bool) -> RenderableType:
             shape_text(entry.shape),
             entry.dtype,
             f"{entry.nbytes:,}",
-            "" if per_shard else _cut(entry),
+            "" if per_shard else cut_text(entry),
             style="bold" if per_shard else "",
         )
         for part in entry.parts:
@@ -259,13 +183,6 @@ def _(report: TensorList, terminal: bool) -> RenderableType:
     if report.findings:
         parts.append(findings_view(report.findings))
     return Group(*parts)
-
-
-def _cut(entry: TensorEntry) -> str:
-    if len(entry.files) == 1:
-        return ""
-    parts = len(entry.files)
-    return f"{parts} copies" if entry.axis is None else f"{parts} parts, axis {entry.axis}"
 
 
 # --- show -----------------------------------------------------------------------------------------
@@ -299,13 +216,34 @@ def _layer(entry: TensorEntry) -> str:
 
 
 def _places(entry: TensorEntry) -> RenderableType:
-    cut = _cut(entry)
+    cut = cut_text(entry)
     lines = [f"{cut}:"] if cut else []
     for part in entry.parts:
         shape = f" {shape_text(part.shape)}" if cut else ""
         strides = "" if part.contiguous else f" strides {list(part.strides)}"
         lines.append(f"{printable(part.file)} @ {part.offset:,}{shape}{strides}")
     return Text("\n".join(lines))
+
+
+# --- report ---------------------------------------------------------------------------------------
+
+
+@view.register
+def _(report: FullReport, terminal: bool) -> RenderableType:
+    """What is on the page, and where that is; the page has all the rest."""
+    parts = {"summary": report.summary, "memory": report.memory, "stats": report.stats}
+    shown = [name for name, part in parts.items() if part is not None]
+    rows: list[tuple[str, RenderableType]] = [
+        ("of", safe(report.path, "bold")),
+        ("holds", Text(f"{', '.join(shown)}, {counted(report.tensors.count, 'weight')}")),
+    ]
+    if report.file is not None:
+        size = nbytes_text(report.file_nbytes or 0)
+        rows.insert(0, ("page", safe(report.file, "bold green").append(f"  {size}", "not bold")))
+    every = [*report.findings]
+    for part in (report.summary, report.memory, report.stats):
+        every += part.findings if part is not None else ()
+    return Group(facts(rows), findings_view(tuple(worst_first(dict.fromkeys(every)))))
 
 
 # --- explain --------------------------------------------------------------------------------------

@@ -9,15 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from llamainspect.names import counted
+from llamainspect.render.numbers import count_text, exact_nbytes_text, nbytes_text
 from llamainspect.render.text.common import (
     GAP,
     Column,
     Fitted,
-    count_text,
-    exact_nbytes_text,
     facts,
     findings_view,
-    nbytes_text,
     safe,
     section,
     view,

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llamainspect.names import counted
+from llamainspect.render.numbers import nbytes_text, percent_text
 from llamainspect.render.printable import escape, printable, printable_lines
 from llamainspect.render.text.common import (
     Column,
@@ -16,8 +17,6 @@ from llamainspect.render.text.common import (
     bar,
     facts,
     findings_view,
-    nbytes_text,
-    percent_text,
     rope_text,
     run_text,
     safe,

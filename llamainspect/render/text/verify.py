@@ -6,14 +6,13 @@ from rich.table import Table
 from rich.text import Text
 
 from llamainspect.names import counted
+from llamainspect.render.numbers import difference_text, nbytes_text
 from llamainspect.render.printable import printable
 from llamainspect.render.text.common import (
     Column,
     Fitted,
-    difference_text,
     facts,
     findings_view,
-    nbytes_text,
     rope_text,
     run_text,
     safe,

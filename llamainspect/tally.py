@@ -1,0 +1,392 @@
+"""The values of a weight, counted: whatever order they are read in, the figures are the same bits.
+
+A type of at most 16 bits has at most 65,536 values. How often each is there says everything about a
+weight, exactly, in one pass. The values of wider types are counted by the upper 16 bits of their
+float32, buckets of 0.8 percent, which give quantiles; their sums are taken row by row in float64,
+and rows are added up exactly.
+"""
+
+import math
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from llamainspect.blocks import (
+    MAX_ROW_NBYTES,
+    Codes,
+    Floats,
+    Grid,
+    Memory,
+    Reader,
+    grid_of,
+    has_values,
+    is_flat,
+    widen,
+)
+from llamainspect.checkpoint import Checkpoint
+from llamainspect.dtypes import DTYPES, DType
+from llamainspect.footprint import WeightForm
+from llamainspect.rounding import round_trip
+from llamainspect.tensors import contiguous_strides
+from llamainspect.weights import Weight, meta_row
+
+Ints = npt.NDArray[np.int64]
+SLICE_NBYTES = 32 * 2**20  # of a weight that one thread looks at in one go
+RUN = 64  # elements of a column that are added up in float64
+MAX_SCATTERED_NBYTES = 32 * 2**20  # of a part that can only be read whole
+MAX_PLACES = 100  # elements that are not finite, located in each weight
+MOST = float(np.finfo(np.float32).max)
+SMALLEST_NORMAL = {"F64": float(np.finfo(np.float64).tiny)}
+
+
+# --- what there is to count -----------------------------------------------------------------------
+
+
+class ValueTable:
+    """All codes of a type of at most 16 bits, in the order of their values; NaN stands last."""
+
+    def __init__(self, dtype: DType, negative: bool = False) -> None:
+        bits = 8 * dtype.block_bytes
+        codes = np.arange(2**bits, dtype=f"<u{dtype.block_bytes}")
+        widened = np.empty(len(codes), np.float32)
+        stored: Codes = codes & 1 if dtype.name == "BOOL" else codes
+        with np.errstate(all="ignore"):
+            widen(stored.view(np.dtype(dtype.numpy)), dtype, widened)
+            values = -widened if negative else widened
+            self.order = np.argsort(values, kind="stable")
+            self.values: Floats = values[self.order].astype(np.float64)
+        finite = np.flatnonzero(np.isfinite(self.values))
+        self.first, self.end = int(finite[0]), int(finite[-1]) + 1  # ranks of finite values
+        self.not_finite = np.flatnonzero(~np.isfinite(values))  # codes
+        self.code_values: Floats = values
+        self.zero = self.values == 0
+        self.subnormal = ~self.zero & (np.abs(self.values) < _smallest_normal(dtype))
+
+
+def _smallest_normal(dtype: DType) -> float:
+    """Below it values have fewer digits; 0 where there is nothing of the kind."""
+    layout = dtype.small_float
+    if layout is not None:
+        return math.ldexp(1, 1 - layout.bias) if layout.mantissa_bits else 0.0
+    return float(np.finfo(np.float16).tiny) if dtype.name == "F16" else 0.0
+
+
+@cache
+def table_of(name: str, negative: bool = False) -> ValueTable:
+    """Of a dtype by its name; `negative`: as torch's lazy negatives are read."""
+    return ValueTable(DTYPES[name], negative)
+
+
+@cache
+def bucket_middles() -> Floats:
+    """What stands for each bucket of wide values, in the order of BF16's table: its middle, and 0
+    for the bucket that 0 is in."""
+    table = table_of("BF16")
+    order = table.order.astype(np.uint32)
+    middles: Floats = (order << np.uint32(16) | np.uint32(0x8000)).view(np.float32)
+    with np.errstate(invalid="ignore"):  # buckets of NaN, which nothing is counted in
+        return np.where(table.zero, 0.0, middles.astype(np.float64))
+
+
+def is_counted(dtype: DType) -> bool:
+    """Whether its values are few enough to be counted one by one."""
+    return has_values(dtype) and dtype.block_bytes <= 2
+
+
+class Sums:
+    """Of wide values: sums that do not depend on the order of what was added."""
+
+    def __init__(self, shift: float) -> None:
+        self.shift = shift  # a value that was near, so that nothing is lost in the squares
+        self.finite = self.zeros = self.subnormal = self.nan = self.inf = 0
+        self.min, self.max = math.inf, -math.inf
+        self.total = self.squares = 0  # of differences from `shift`, in units of UNIT_EXPONENT
+        self.overflow = False
+        self.narrow = True  # every value so far is one that BF16 has, too
+
+    @property
+    def has_buckets(self) -> bool:
+        """Whether all values are such as float32 can hold."""
+        return max(self.max, -self.min) <= MOST
+
+    def merge(self, other: "Sums") -> None:
+        """Add what another thread found in other rows of the same weight."""
+        for name in ("finite", "zeros", "subnormal", "nan", "inf", "total", "squares"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.min, self.max = min(self.min, other.min), max(self.max, other.max)
+        self.overflow |= other.overflow
+        self.narrow &= other.narrow
+
+
+class Tally(NamedTuple):
+    """Some rows of a weight, counted."""
+
+    ranks: Ints  # of the table's values that are there, ascending
+    counts: Ints
+    not_finite: tuple[tuple[int, ...], ...]  # indices in Meta's order of the first that are found
+    sums: Sums | None  # of wide types
+    error: int  # sum of squared errors of a round trip, in units of UNIT_EXPONENT
+    square: int  # sum of squares, likewise
+
+
+UNIT_EXPONENT = -1127  # of two: below the last bit of float64's smallest
+
+
+def exact_sum(values: Floats) -> int:
+    """Of finite float64s, in units of 2**UNIT_EXPONENT: the same whatever their order."""
+    fractions, exponents = np.frexp(values)
+    whole = np.ldexp(fractions, 53).astype(np.int64)
+    high, low = whole >> 26, whole & (2**26 - 1)
+    lowest = int(exponents.min(initial=0))
+    place = exponents - lowest
+    # Halves of 27 bits: float64 adds up 2**26 of them without rounding.
+    highs, lows = np.bincount(place, high), np.bincount(place, low)
+    return sum(
+        ((int(highs[i]) << 26) + int(lows[i])) << (int(i) + lowest - 53 - UNIT_EXPONENT)
+        for i in np.flatnonzero((highs != 0) | (lows != 0))
+    )
+
+
+# --- counting -------------------------------------------------------------------------------------
+
+
+class Slice(NamedTuple):
+    """Rows of a weight that are looked at in one go."""
+
+    weight: Weight
+    stored: Weight  # the same as it is read
+    axes: tuple[int, ...]  # of the weight, in the order that `stored` has
+    grid: Grid
+    first: int
+    last: int
+    form: WeightForm | None  # what a round trip is made through
+
+    @property
+    def nbytes(self) -> int:
+        """Of these rows."""
+        return (self.last - self.first) * self.grid.columns * self.stored.parts[0].dtype.block_bytes
+
+    def index_of(self, place: int) -> tuple[int, ...]:
+        """The index in Meta's order of an element that is the `place`-th to be read."""
+        if not self.weight.shape:
+            return ()
+        read = [int(i) for i in np.unravel_index(place, self.stored.shape)]
+        first, *others = (read[self.axes.index(axis)] for axis in range(len(read)))
+        return (meta_row(self.weight, first), *others)
+
+
+def slices_of(weight: Weight, form: WeightForm | None) -> Iterator[Slice]:
+    """A weight of known values in pieces, none for one without elements.
+
+    It is read as it is stored, whatever the order of rows and axes, since no figure depends on it;
+    only groups of a round trip run along its own rows.
+    """
+    axes = _stored_axes(weight) if form is None else tuple(range(len(weight.shape)))
+    stored = _in_order(weight._replace(rope_heads=0), axes)
+    nbytes = weight.parts[0].dtype.block_bytes
+    grid = grid_of(stored, whole_rows=form is not None or not is_counted(weight.parts[0].dtype))
+    if form is None and grid.columns * nbytes > MAX_ROW_NBYTES and is_flat(stored):
+        grid = Grid(grid.rows * grid.columns, 1)
+    first = last = 0
+    for _, last in grid.blocks(nbytes):
+        if (last - first) * grid.columns * nbytes >= SLICE_NBYTES:
+            yield Slice(weight, stored, axes, grid, first, last, form)
+            first = last
+    if first < last:
+        yield Slice(weight, stored, axes, grid, first, last, form)
+
+
+def _stored_axes(weight: Weight) -> tuple[int, ...]:
+    """Axes by their steps, the longest first, if all parts are plain when they are sorted so."""
+    plain = tuple(range(len(weight.shape)))
+    strides = weight.parts[0].strides
+    if strides is None:
+        return plain
+    axes = tuple(sorted(plain, key=lambda axis: -strides[axis]))
+    for part in weight.parts:
+        steps = _sorted_by(axes, part.strides or contiguous_strides(part.shape))
+        if steps != contiguous_strides(_sorted_by(axes, part.shape)):
+            return plain
+    return axes
+
+
+def _in_order(weight: Weight, axes: tuple[int, ...]) -> Weight:
+    """With its axes in that order: a transposed view becomes a plain matrix."""
+    if axes == tuple(range(len(axes))):
+        return weight
+    parts = tuple(
+        part._replace(shape=_sorted_by(axes, part.shape), strides=None) for part in weight.parts
+    )
+    axis = None if weight.axis is None else axes.index(weight.axis)
+    return weight._replace(shape=_sorted_by(axes, weight.shape), parts=parts, axis=axis)
+
+
+def _sorted_by(axes: tuple[int, ...], numbers: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(numbers[axis] for axis in axes)
+
+
+def count_values(checkpoint: Checkpoint, piece: Slice, memory: Memory) -> Tally:
+    """Read some rows and count what is in them. Raises CorruptFile when bytes are missing."""
+    counter = _Counter(checkpoint, piece, memory)
+    reader = counter.reader
+    step = piece.grid.blocks(reader.type.itemsize)
+    rows = next(step)[1]
+    for first in range(piece.first, piece.last, rows):
+        last = min(first + rows, piece.last)
+        counter.add(first * piece.grid.columns, reader.read(first, last))
+    return counter.tally()
+
+
+class _Counter:
+    """Counts the blocks of a slice."""
+
+    def __init__(self, checkpoint: Checkpoint, piece: Slice, memory: Memory) -> None:
+        self.piece, self.memory = piece, memory
+        self.reader = Reader(
+            checkpoint,
+            piece.stored,
+            piece.grid,
+            memory,
+            max_scattered_nbytes=MAX_SCATTERED_NBYTES,
+        )
+        part = piece.weight.parts[0]
+        self.dtype, self.negative = part.dtype, part.negative
+        self.counted = is_counted(self.dtype)
+        self.table = table_of(self.dtype.name, self.negative) if self.counted else table_of("BF16")
+        self.histogram = memory.take("histogram", len(self.table.order), np.int64)
+        self.histogram[:] = 0
+        self.places: list[int] = []
+        self.sums = None if self.counted else Sums(self._shift())
+        self.error = self.square = 0
+
+    def _shift(self) -> float:
+        """The weight's first value, which is the same for all of its slices."""
+        value = float(self.reader.read(0, 1).reshape(-1)[0])
+        return 0.0 if not math.isfinite(value) else -value if self.negative else value
+
+    def add(self, start: int, codes: Codes) -> None:
+        """One block; `start` is the number of its first element."""
+        with np.errstate(all="ignore"):  # what is not finite is counted, not warned of
+            if self.counted:
+                self._add_counted(start, codes)
+            else:
+                self._add_wide(start, codes)
+            if self.piece.form is not None:
+                self._add_round_trip(codes, self.piece.form)
+
+    def _add_counted(self, start: int, codes: Codes) -> None:
+        plain = codes.reshape(-1).view(f"<u{self.dtype.block_bytes}")
+        found = self._bincount(plain)
+        self.histogram += found
+        wanted = MAX_PLACES - len(self.places)
+        if wanted and found[self.table.not_finite].any():
+            values = self.table.code_values[plain]
+            self.places += (start + np.flatnonzero(~np.isfinite(values))[:wanted]).tolist()
+
+    def _bincount(self, codes: Codes) -> Ints:
+        places = self.memory.take("places", codes.size, np.intp)
+        np.copyto(places, codes)
+        return np.bincount(places, minlength=len(self.histogram))
+
+    def _add_wide(self, start: int, codes: Codes) -> None:
+        sums = self.sums
+        assert sums is not None
+        values = self.memory.take("values", codes.size, np.float64).reshape(codes.shape)
+        np.copyto(values, codes, casting="unsafe")
+        if self.negative:
+            np.negative(values, out=values)
+        finite = np.isfinite(values)
+        good = int(np.count_nonzero(finite))
+        if good < values.size:
+            sums.nan += int(np.count_nonzero(np.isnan(values)))
+            sums.inf += values.size - good - int(np.count_nonzero(np.isnan(values)))
+            odd = np.flatnonzero(~finite.reshape(-1))[: MAX_PLACES - len(self.places)]
+            self.places += (start + odd).tolist()
+        chosen = True if good == values.size else finite
+        sums.finite += good
+        sums.min = min(sums.min, float(np.min(values, initial=math.inf, where=chosen)))
+        sums.max = max(sums.max, float(np.max(values, initial=-math.inf, where=chosen)))
+        sums.zeros += values.size - int(np.count_nonzero(values))
+        self._add_sums(sums, values, finite if good < values.size else None)
+        self._add_buckets(sums, codes, values, finite if good < values.size else None)
+
+    def _add_sums(self, sums: Sums, values: Floats, finite: Any) -> None:
+        room = self.memory.take("difference", values.size, np.float64).reshape(values.shape)
+        np.subtract(values, sums.shift, out=room)
+        if finite is not None:
+            room[~finite] = 0
+        sums.total += exact_sum(_finite_rows(_row_sums(room), sums))
+        np.multiply(room, room, out=room)
+        sums.squares += exact_sum(_finite_rows(_row_sums(room), sums))
+
+    def _add_buckets(self, sums: Sums, codes: Codes, values: Floats, finite: Any) -> None:
+        if self.dtype.name in SMALLEST_NORMAL:
+            tiny = np.abs(values) < SMALLEST_NORMAL[self.dtype.name]
+            sums.subnormal += int(np.count_nonzero(tiny & (values != 0)))
+        narrow = self.memory.take("narrow", values.size, np.float32)
+        np.copyto(narrow, values.reshape(-1), casting="unsafe")
+        halves = narrow.view("<u2").reshape(-1, 2)
+        upper = halves[:, 1] if finite is None else halves[finite.reshape(-1), 1]
+        found = self._bincount(upper)
+        self.histogram += found
+        if self.dtype.name == "F32":
+            bits = found[table_of("BF16").order]  # buckets below 2**-126 hold subnormal values
+            sums.narrow &= not halves[:, 0].any()
+            sums.subnormal += int(bits[_subnormal_buckets()].sum())
+        else:
+            sums.narrow = False
+
+    def _add_round_trip(self, codes: Codes, form: WeightForm) -> None:
+        values = self.memory.take("given", codes.size, np.float32).reshape(codes.shape)
+        widen(codes, self.dtype, values)
+        if self.negative:
+            np.negative(values, out=values)
+        back = round_trip(values, form)
+        squares = values.astype(np.float64)
+        np.subtract(squares, back, out=squares)
+        np.multiply(squares, squares, out=squares)
+        error = squares.sum(axis=1)
+        np.multiply(values, values, out=squares, dtype=np.float64)
+        square = squares.sum(axis=1)
+        whole = np.isfinite(error) & np.isfinite(square)  # rows with NaN have no round trip
+        self.error += exact_sum(error[whole])
+        self.square += exact_sum(square[whole])
+
+    def tally(self) -> Tally:
+        """What was counted, by rank."""
+        by_rank = self.histogram[self.table.order]
+        ranks = np.flatnonzero(by_rank)
+        if self.sums is not None:
+            self.sums.subnormal -= self.sums.zeros if self.dtype.name == "F32" else 0
+        indices = tuple(self.piece.index_of(place) for place in self.places)
+        return Tally(ranks, by_rank[ranks], indices, self.sums, self.error, self.square)
+
+
+@cache
+def _subnormal_buckets() -> npt.NDArray[np.bool_]:
+    """By rank in BF16's table: buckets of float32s below the smallest normal one, 0 included."""
+    table = table_of("BF16")
+    return np.asarray(table.zero | table.subnormal)
+
+
+def _row_sums(values: Floats) -> Floats:
+    """Of each row; of a single column, of every RUN elements and of what is left of them.
+
+    Blocks of a column begin at the same elements in every layout, and so do these runs.
+    """
+    if values.shape[1] > 1:
+        return np.asarray(values.sum(axis=1))
+    runs = len(values) // RUN * RUN
+    return np.append(values[:runs].reshape(-1, RUN).sum(axis=1), values[runs:].sum())
+
+
+def _finite_rows(rows: Floats, sums: Sums) -> Floats:
+    """Row sums, those that float64 cannot hold left out and remembered."""
+    finite = np.isfinite(rows)
+    if not finite.all():
+        sums.overflow = True
+        return np.asarray(rows[finite])
+    return rows
