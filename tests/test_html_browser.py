@@ -9,12 +9,12 @@ from pathlib import Path
 import html_pages
 import pytest
 from html_pages import BROKEN, DEPARTED, LAYERS, PAYLOADS
+from selenium import webdriver
+from selenium.webdriver.common.keys import Keys
 
 from llamainspect.render.html import to_html
 from llamainspect.render.printable import printable
 
-webdriver = pytest.importorskip("selenium.webdriver")
-Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
 CHROMIUM = shutil.which("chromium")
 DRIVER = shutil.which("chromedriver")
 OPTIONS = (
@@ -24,9 +24,12 @@ OPTIONS = (
 KINDS = 9  # of weights in a layer
 WEIGHTS = 3 + LAYERS * KINDS
 
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="chromium or chromedriver is not installed"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER), reason="chromium or chromedriver is not installed"
+    ),
+    pytest.mark.xdist_group("browser"),  # which is started once
+]
 
 
 @pytest.fixture(scope="module")

@@ -117,7 +117,9 @@ def report(results: dict[str, list[tuple[float, int, str]]]) -> None:
         print(f"| {name} | {seconds[name]:.2f} s | {speed:,.0f} M/s | ", end="")
         print(f"{memory[name] / 2**20:,.0f} MiB |")
     one, many, _, script_one, script_many = names
-    print(f"\nstats is {seconds[script_one] / seconds[one]:.1f} times as fast as the script ", end="")
+    print(
+        f"\nstats is {seconds[script_one] / seconds[one]:.1f} times as fast as the script ", end=""
+    )
     print(f"on one core, {seconds[script_many] / seconds[many]:.1f} times on all, ", end="")
     print(f"in {memory[many] / memory[script_many]:.2f} of its memory.")
 
