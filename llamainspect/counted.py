@@ -158,8 +158,8 @@ class Counted:
             max=float(values[-1]) if len(values) else None,
             zeros=elements(table.zero),
             subnormal=elements(table.subnormal),
-            nan=elements(np.isnan(table.values)),
-            inf=elements(np.isinf(table.values)),
+            nan=elements(table.nan),
+            inf=elements(table.inf),
         )
 
 

@@ -11,6 +11,7 @@ from llamainspect.reports import HISTOGRAM_STDS, Histogram
 
 QUANTILES = ("0.001", "0.01", "0.05", "0.25", "0.5", "0.75", "0.95", "0.99", "0.999")
 BINS = 32
+_QUANTILES = np.array([float(name) for name in QUANTILES])
 
 
 class Moments(NamedTuple):
@@ -62,17 +63,11 @@ class Distribution(NamedTuple):
         reached = np.cumsum(self.counts)
         if not len(reached):
             return {}
-        found = {}
-        for name in QUANTILES:
-            place = float(name) * (int(reached[-1]) - 1)
-            below = int(place)
-            above = min(below + 1, int(reached[-1]) - 1)
-            low, high = (
-                float(self.values[np.searchsorted(reached, i, side="right")])
-                for i in (below, above)
-            )
-            found[name] = low + (high - low) * (place - below)
-        return found
+        places = _QUANTILES * (int(reached[-1]) - 1)
+        below = places.astype(np.int64)
+        above = np.minimum(below + 1, int(reached[-1]) - 1)
+        low, high = self.values[np.searchsorted(reached, [below, above], side="right")]
+        return dict(zip(QUANTILES, (low + (high - low) * (places - below)).tolist(), strict=True))
 
     def around(self, moments: Moments) -> Histogram:
         """Some standard deviations to each side of the mean, no further than values go."""

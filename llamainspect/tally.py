@@ -62,6 +62,7 @@ class ValueTable:
         self.first, self.end = int(finite[0]), int(finite[-1]) + 1  # ranks of finite values
         self.not_finite = np.flatnonzero(~np.isfinite(values))  # codes
         self.code_values: Floats = values
+        self.nan, self.inf = np.isnan(self.values), np.isinf(self.values)
         self.zero = self.values == 0
         self.subnormal = ~self.zero & (np.abs(self.values) < _smallest_normal(dtype))
 

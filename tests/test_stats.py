@@ -223,6 +223,9 @@ def test_a_weight_in_many_slices_has_the_same_figures(tmp_path, monkeypatch):
     for dtype in (torch.bfloat16, torch.float32, torch.float64):
         weights = {"x": random_tensor(dtype, (300, 70)), "y": random_tensor(dtype, (9000, 1))[:, 0]}
         weights["x"][200, 3], weights["x"][299, 69], weights["x"][1, 1] = math.nan, math.inf, 0
+        weights["x"][150] = weights["x"][1]  # with what is subnormal
+        weights["half"] = weights["y"].bfloat16().to(dtype)
+        weights["half"][8000] = 1 + 2**-7 + 2**-8  # which BF16 lacks
         if dtype is torch.float64:
             weights["huge"] = torch.full((300, 70), 1e-3, dtype=dtype)
             weights["huge"][299, 69] = 1e300
@@ -233,6 +236,7 @@ def test_a_weight_in_many_slices_has_the_same_figures(tmp_path, monkeypatch):
         monkeypatch.undo()
         check(whole["x"], values_of(weights["x"]), dtype)
         check(whole["y"], values_of(weights["y"]), dtype)
+        assert bool(whole["half"].approximate) == (dtype is not torch.bfloat16)
 
 
 def test_groups_are_what_their_weights_are_together(tmp_path):
