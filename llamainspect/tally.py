@@ -312,7 +312,7 @@ class _Counter:
         sums.max = max(sums.max, float(np.max(values, initial=-math.inf, where=chosen)))
         sums.zeros += values.size - int(np.count_nonzero(values))
         self._add_sums(sums, values, finite if good < values.size else None)
-        self._add_buckets(sums, codes, values, finite if good < values.size else None)
+        self._add_buckets(sums, values)
 
     def _add_sums(self, sums: Sums, values: Floats, finite: Any) -> None:
         room = self.memory.take("difference", values.size, np.float64).reshape(values.shape)
@@ -323,15 +323,14 @@ class _Counter:
         np.multiply(room, room, out=room)
         sums.squares += exact_sum(_finite_rows(_row_sums(room), sums))
 
-    def _add_buckets(self, sums: Sums, codes: Codes, values: Floats, finite: Any) -> None:
+    def _add_buckets(self, sums: Sums, values: Floats) -> None:
         if self.dtype.name in SMALLEST_NORMAL:
             tiny = np.abs(values) < SMALLEST_NORMAL[self.dtype.name]
             sums.subnormal += int(np.count_nonzero(tiny & (values != 0)))
         narrow = self.memory.take("narrow", values.size, np.float32)
         np.copyto(narrow, values.reshape(-1), casting="unsafe")
         halves = narrow.view("<u2").reshape(-1, 2)
-        upper = halves[:, 1] if finite is None else halves[finite.reshape(-1), 1]
-        found = self._bincount(upper)
+        found = self._bincount(halves[:, 1])  # NaN and Inf have buckets of their own
         self.histogram += found
         if self.dtype.name == "F32":
             bits = found[table_of("BF16").order]  # buckets below 2**-126 hold subnormal values

@@ -403,6 +403,7 @@ def test_weights_without_a_finite_value_have_no_figures_and_valid_json(tmp_path)
         "inf": torch.full((3, 4), math.inf),
         "huge": torch.full((2, 2), 1e308, dtype=torch.float64) * torch.tensor([1.0, -1.0]),
         "large": torch.full((2, 2), 1e100, dtype=torch.float64),
+        "mixed": torch.tensor([1, 2, 1e100], dtype=torch.float64),
     }
     write_native(tmp_path, None, [weights])
     report = compute_stats(str(tmp_path))
@@ -414,6 +415,7 @@ def test_weights_without_a_finite_value_have_no_figures_and_valid_json(tmp_path)
     assert rows["large"].mean == 1e100
     # Beyond float32 there are no buckets, and no quantiles rather than wrong ones.
     assert (rows["large"].quantiles, rows["large"].histogram) == ({}, None)
+    assert (rows["mixed"].quantiles, rows["mixed"].max) == ({}, 1e100)
     json.loads(to_json(report), parse_constant=pytest.fail)
     assert to_text(report, terminal=True, width=80)
 

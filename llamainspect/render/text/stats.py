@@ -38,7 +38,7 @@ SPARK_WIDTH = 16
 MAX_KINDS = 24  # rows of a heat map; --json has all
 MAX_DEPARTURES = 10
 MAX_PLACES = 20
-MAX_LAYERS = 8  # that quantisation hurts most
+MAX_LAYERS = 12  # in a table; --json has all
 SMALLEST_SCALE = math.log(1.5)  # what a heat map's full height means at least, as a ratio
 PLOT_HEIGHT = 12  # lines
 WIDTHS = {"F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8}  # bits
@@ -72,14 +72,14 @@ def _overview(report: StatsReport, terminal: bool) -> list[RenderableType]:
     parts: list[RenderableType] = [facts(_totals(report))]
     if report.by_component:
         parts.append(section("Components", _table(report.by_component, report.quantize)))
+    if report.by_layer:
+        title, layers = _layers(report)
+        parts.append(section(title, _table(layers, report.quantize)))
     for title, figure in (("Spread", "std"), ("Largest magnitude", "abs_max")):
         if any(len(profile.layers) > 1 for profile in report.profile):
             parts.append(section(f"{title}, layer by layer", _HeatMap(report.profile, figure)))
     if report.departures:
         parts.append(section("Stand out from the layers around them", _departures(report)))
-    if report.quantize is not None and report.by_layer:
-        title = f"Layers that suffer most from {report.quantize}"
-        parts.append(section(title, _hurt(report.by_layer)))
     if report.weights:
         order = "" if report.sort == "file" else f", by {report.sort}"
         parts.append(section(f"Weights{order}", _table(report.weights, report.quantize)))
@@ -203,16 +203,16 @@ def _sparkline(histogram: Histogram | None) -> Text:
     return Text(f"{marks:^{SPARK_WIDTH}}", style="blue")
 
 
-def _hurt(layers: Sequence[WeightStats]) -> RenderableType:
-    worst = sorted(layers, key=lambda row: -(row.quantize_error or 0))[:MAX_LAYERS]
-    return Fitted(
-        [
-            Column("", [Text(row.name) for row in worst], 0),
-            Column("L2 error", [_percent(row.quantize_error) for row in worst], 0),
-            Column("std", [_number(row.std) for row in worst], 1),
-            Column("abs max", [_number(row.abs_max) for row in worst], 1),
-        ]
-    )
+def _layers(report: StatsReport) -> tuple[str, list[WeightStats]]:
+    """A title, and the layers that it promises: of many those that matter most."""
+    rows, title = list(report.by_layer), "Layers"
+    if report.quantize is not None:
+        title = f"Layers, those that suffer most from {report.quantize} first"
+        rows.sort(key=lambda row: -(row.quantize_error or 0))
+    elif len(rows) > MAX_LAYERS:
+        title = f"Layers, the {MAX_LAYERS} of largest spread"
+        rows.sort(key=lambda row: -(row.std or 0))
+    return title, rows[:MAX_LAYERS]
 
 
 def _departures(report: StatsReport) -> RenderableType:
