@@ -1,4 +1,4 @@
-"""A weight, a component or a layer from the tallies of its pieces."""
+"""A weight, a component or a layer from the tallies of its slices."""
 
 import math
 from fractions import Fraction
@@ -7,21 +7,27 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from llamainspect.distribution import Distribution, Moments, entropy, joined, pooled
+from llamainspect.distribution import Distribution, entropy, joined
+from llamainspect.moments import Moments, pooled
 from llamainspect.tally import (
     UNIT_EXPONENT,
     Ints,
+    Place,
+    Slice,
     Sums,
     Tally,
-    ValueTable,
     bucket_middles,
-    is_counted,
+    has_table,
     table_of,
 )
 from llamainspect.weights import Weight
 
-BUCKETS = "buckets"  # in place of a type's name: values are known to 0.4 percent
-TableKey = tuple[str, bool]  # name of a dtype, and whether its values are negated
+BUCKETS = ("buckets", False)  # values are known to 0.4 percent
+MOST = float(np.finfo(np.float32).max)
+BUCKET_WIDTH = 2.0**-7  # as a share of the values in it
+MIN_BUCKETS = 2  # in a standard deviation: with fewer they say nothing of the distribution
+NOTHING = joined([])
+TableKey = tuple[str, bool]  # name of a dtype, and whether its values are negated; or BUCKETS
 
 
 class Figures(NamedTuple):
@@ -39,7 +45,7 @@ class Figures(NamedTuple):
     entropy_elements: int  # elements that it is of
     error: int  # sums of squares of a round trip, as in a Tally
     square: int
-    exact: bool  # whether quantiles and histograms are
+    exact: bool  # whether values were counted one by one
 
     @property
     def quantize_error(self) -> float | None:
@@ -50,10 +56,11 @@ class Figures(NamedTuple):
 def figures_of_group(members: list[Figures]) -> Figures:
     """Of all elements together."""
     entropies = [(m.entropy, m.entropy_elements) for m in members if m.entropy is not None]
-    known = sum(count for _, count in entropies)
+    known = sum(elements for _, elements in entropies)
+    unknown = any(m.moments is None and m.elements > m.nan + m.inf for m in members)
     return Figures(
         elements=sum(m.elements for m in members),
-        moments=pooled([m.moments for m in members if m.moments]),
+        moments=None if unknown else pooled([m.moments for m in members if m.moments]),
         min=min((m.min for m in members if m.min is not None), default=None),
         max=max((m.max for m in members if m.max is not None), default=None),
         zeros=sum(m.zeros for m in members),
@@ -68,67 +75,78 @@ def figures_of_group(members: list[Figures]) -> Figures:
     )
 
 
-class Counted:
-    """One weight, put together from the tallies of its slices in whatever order they come."""
+class Counted(NamedTuple):
+    """One weight, all of it."""
 
-    def __init__(self, weight: Weight) -> None:
-        part = weight.parts[0]
+    figures: Figures
+    key: TableKey  # what its counts are of
+    ranks: Ints  # in that table, ascending
+    counts: Ints
+    not_finite: tuple[Place, ...]  # the first of them
+    narrow: bool  # of a wide type, and all values are such as BF16 has
+
+    @property
+    def distribution(self) -> Distribution:
+        """Of the finite values; empty where it is not known."""
+        known = self.key != BUCKETS or _buckets_tell(self.figures)
+        return _distribution(self.key, self.ranks, self.counts, self.figures) if known else NOTHING
+
+
+class Gathering:
+    """The tallies of a weight's slices, in whatever order they come."""
+
+    def __init__(self, weight: Weight, slices: int) -> None:
         self.weight = weight
-        known = is_counted(part.dtype)
-        self.key: TableKey = (part.dtype.name, part.negative) if known else ("BF16", False)
-        self.not_finite: list[tuple[int, ...]] = []  # indices
-        self._ranks: Ints = np.empty(0, np.int64)
-        self._counts: Ints = np.empty(0, np.int64)
-        self._dense: Ints | None = None  # of a weight in several slices
+        self.left = slices  # that are still to come
+        self._whole: Tally | None = None  # of a weight in one slice
+        self._dense: Ints | None = None
         self._sums: Sums | None = None
+        self._places: list[Place] = []
         self._error = self._square = 0
 
-    def add(self, tally: Tally, alone: bool) -> None:
-        """One slice; `alone`: it is the whole weight."""
-        if alone:
-            self._ranks, self._counts = tally.ranks, tally.counts
+    def add(self, piece: Slice, tally: Tally) -> None:
+        """One slice."""
+        if piece.whole:
+            self._whole = tally
         else:
             if self._dense is None:
                 self._dense = np.zeros(2**16, np.int64)
             self._dense[tally.ranks] += tally.counts
-        if tally.sums is not None:
-            if self._sums is None:
-                self._sums = tally.sums
-            else:
-                self._sums.merge(tally.sums)
-        self.not_finite += tally.not_finite
+        if self._sums is not None and tally.sums is not None:
+            self._sums.merge(tally.sums)
+        else:
+            self._sums = tally.sums
+        self._places += tally.not_finite
         self._error += tally.error
         self._square += tally.square
 
-    def finish(self) -> Figures:
-        """All slices are there."""
-        if self._dense is not None:
-            self._ranks = np.flatnonzero(self._dense)
-            self._counts = self._dense[self._ranks]
-            self._dense = None
-        self.not_finite.sort()
+    def finish(self) -> Counted:
+        """What the slices are together."""
+        ranks = counts = np.empty(0, np.int64)
+        if self._whole is not None:
+            ranks, counts = self._whole.ranks, self._whole.counts
+        elif self._dense is not None:
+            ranks = np.flatnonzero(self._dense)
+            counts = self._dense[ranks]
+        key, narrow = self._key()
+        plain = self._plain(entropy(counts) if key != BUCKETS else None)
         if self._sums is not None:
-            self.key = ("BF16", False) if self._sums.narrow else (BUCKETS, False)
-            if not self._sums.has_buckets:  # then quantiles would be those of the rest
-                self._ranks, self._counts = self._ranks[:0], self._counts[:0]
-        return self._figures()
+            figures = _of_sums(plain, self._sums)
+        else:
+            figures = _of_codes(plain, key, ranks, counts)
+        return Counted(figures, key, ranks, counts, tuple(sorted(self._places)), narrow)
 
-    @property
-    def narrow(self) -> bool:
-        """Whether values of a wide type are such as BF16 has."""
-        return self._sums is not None and self.key[0] != BUCKETS
+    def _key(self) -> tuple[TableKey, bool]:
+        part = self.weight.parts[0]
+        if has_table(part.dtype):
+            return (part.dtype.name, part.negative), False
+        if self._sums is None:  # there is no value
+            return ("BF16", False), False
+        narrow = self._sums.narrow
+        return ("BF16", False) if narrow else BUCKETS, narrow
 
-    def distribution(self) -> Distribution:
-        """Of the finite values."""
-        return _distribution(self.key, self._ranks, self._counts)
-
-    def add_to(self, dense: Ints) -> None:
-        """Its counts by rank, to those of a group."""
-        dense[self._ranks] += self._counts
-
-    def _figures(self) -> Figures:
-        exact = self.key[0] != BUCKETS
-        plain = Figures(
+    def _plain(self, bits: float | None) -> Figures:
+        return Figures(
             elements=self.weight.elements,
             moments=None,
             min=None,
@@ -137,30 +155,62 @@ class Counted:
             subnormal=0,
             nan=0,
             inf=0,
-            entropy=entropy(self._counts) if exact else None,
-            entropy_elements=self.weight.elements if exact else 0,
+            entropy=bits,
+            entropy_elements=0 if bits is None else self.weight.elements,
             error=self._error,
             square=self._square,
-            exact=exact,
+            exact=self._key()[0] != BUCKETS,
         )
-        return self._of_codes(plain) if self._sums is None else _of_sums(plain, self._sums)
 
-    def _of_codes(self, plain: Figures) -> Figures:
-        table, known = table_of(*self.key), self.distribution()
-        values = known.values
 
-        def elements(chosen: npt.NDArray[np.bool_]) -> int:
-            return int(self._counts[chosen[self._ranks]].sum())
+class GroupCounts:
+    """The values of all weights of a component or layer, by how they are counted."""
 
-        return plain._replace(
-            moments=known.moments(),
-            min=float(values[0]) if len(values) else None,
-            max=float(values[-1]) if len(values) else None,
-            zeros=elements(table.zero),
-            subnormal=elements(table.subnormal),
-            nan=elements(table.nan),
-            inf=elements(table.inf),
-        )
+    def __init__(self) -> None:
+        self._by_key: dict[TableKey, Ints] = {}
+
+    def add(self, weight: Counted) -> None:
+        """One more weight."""
+        if weight.key not in self._by_key:
+            self._by_key[weight.key] = np.zeros(2**16, np.int64)
+        self._by_key[weight.key][weight.ranks] += weight.counts
+
+    def join(self, other: "GroupCounts") -> None:
+        """All weights of another group, too."""
+        for key, dense in other._by_key.items():
+            mine = self._by_key.get(key)
+            self._by_key[key] = dense.copy() if mine is None else mine + dense
+
+    def distribution(self, figures: Figures) -> Distribution:
+        """Of the finite values of all; empty where some are not known."""
+        if BUCKETS in self._by_key and not _buckets_tell(figures):
+            return NOTHING
+        parts = []
+        for key, dense in sorted(self._by_key.items()):
+            ranks = np.flatnonzero(dense)
+            parts.append(_distribution(key, ranks, dense[ranks], figures))
+        return joined(parts)
+
+
+def _distribution(key: TableKey, ranks: Ints, counts: Ints, figures: Figures) -> Distribution:
+    table = table_of("BF16") if key == BUCKETS else table_of(*key)
+    finite = slice(*np.searchsorted(ranks, (table.first, table.end)))
+    if key != BUCKETS or figures.min is None:
+        return Distribution(table.values[ranks[finite]], counts[finite])
+    # No value is outside of what is known of it.
+    values = np.clip(bucket_middles()[ranks[finite]], figures.min, figures.max)
+    return Distribution(values, counts[finite])
+
+
+def _buckets_tell(figures: Figures) -> bool:
+    """Whether quantiles by buckets are worth anything: float32 holds all values, and they are
+    spread over some buckets. A constant is clipped to what it is."""
+    if figures.min is None or figures.max is None or figures.moments is None:
+        return False
+    if max(figures.max, -figures.min) > MOST:
+        return False
+    width = BUCKET_WIDTH * abs(figures.moments.mean)
+    return figures.min == figures.max or figures.moments.std >= MIN_BUCKETS * width
 
 
 def _of_sums(plain: Figures, sums: Sums) -> Figures:
@@ -175,42 +225,21 @@ def _of_sums(plain: Figures, sums: Sums) -> Figures:
     )
 
 
-class GroupCounts:
-    """The values of all weights of a component or layer, by how they are counted."""
+def _of_codes(plain: Figures, key: TableKey, ranks: Ints, counts: Ints) -> Figures:
+    table, known = table_of(*key), _distribution(key, ranks, counts, plain)
 
-    def __init__(self) -> None:
-        self._by_key: dict[TableKey, Ints] = {}
+    def elements(chosen: npt.NDArray[np.bool_]) -> int:
+        return int(counts[chosen[ranks]].sum())
 
-    def add(self, counted: Counted) -> None:
-        """One weight that is finished."""
-        if counted.key not in self._by_key:
-            self._by_key[counted.key] = np.zeros(2**16, np.int64)
-        counted.add_to(self._by_key[counted.key])
-
-    def join(self, other: "GroupCounts") -> None:
-        """All weights of another group, too."""
-        for key, dense in other._by_key.items():
-            mine = self._by_key.get(key)
-            self._by_key[key] = dense.copy() if mine is None else mine + dense
-
-    def distribution(self) -> Distribution:
-        """Of the finite values of all."""
-        parts = []
-        for key, dense in sorted(self._by_key.items()):
-            ranks = np.flatnonzero(dense)
-            parts.append(_distribution(key, ranks, dense[ranks]))
-        return joined(parts)
-
-
-def _table(key: TableKey) -> ValueTable:
-    return table_of("BF16") if key[0] == BUCKETS else table_of(*key)
-
-
-def _distribution(key: TableKey, ranks: Ints, counts: Ints) -> Distribution:
-    table = _table(key)
-    values = bucket_middles() if key[0] == BUCKETS else table.values
-    finite = slice(*np.searchsorted(ranks, (table.first, table.end)))
-    return Distribution(values[ranks[finite]], counts[finite])
+    return plain._replace(
+        moments=known.moments(),
+        min=float(known.values[0]) if len(known.values) else None,
+        max=float(known.values[-1]) if len(known.values) else None,
+        zeros=elements(table.zero),
+        subnormal=elements(table.subnormal),
+        nan=elements(table.nan),
+        inf=elements(table.inf),
+    )
 
 
 def _moments(sums: Sums) -> Moments | None:

@@ -7,39 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from llamainspect.blocks import Floats
+from llamainspect.moments import Moments
 from llamainspect.reports import HISTOGRAM_STDS, Histogram
 
 QUANTILES = ("0.001", "0.01", "0.05", "0.25", "0.5", "0.75", "0.95", "0.99", "0.999")
 BINS = 32
 _QUANTILES = np.array([float(name) for name in QUANTILES])
-
-
-class Moments(NamedTuple):
-    """Of some finite values."""
-
-    elements: int
-    mean: float
-    deviations: float  # sum of squared differences from the mean
-
-    @property
-    def std(self) -> float:
-        """Of the whole population."""
-        return math.sqrt(self.deviations / self.elements)
-
-    @property
-    def l2(self) -> float:
-        """The square root of the sum of squares."""
-        return math.hypot(math.sqrt(self.deviations), math.sqrt(self.elements) * self.mean)
-
-
-def pooled(parts: list[Moments]) -> Moments | None:
-    """Of all values together; None where there are none."""
-    elements = sum(part.elements for part in parts)
-    if not elements:
-        return None
-    mean = math.fsum(part.elements * part.mean for part in parts) / elements
-    between = (part.elements * (part.mean - mean) ** 2 for part in parts)
-    return Moments(elements, mean, math.fsum([*between, *(part.deviations for part in parts)]))
 
 
 class Distribution(NamedTuple):

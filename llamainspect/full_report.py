@@ -7,12 +7,20 @@ from datetime import UTC, datetime
 from time import monotonic
 
 from llamainspect import __version__
+from llamainspect.canonical import canonical_weights
 from llamainspect.checkpoint import Checkpoint, open_checkpoint
 from llamainspect.errors import LlamaInspectError
 from llamainspect.inventory import list_tensors
 from llamainspect.memory import estimate_memory
 from llamainspect.progress import finish
-from llamainspect.reports import FileProgress, Finding, FullReport, MemoryEstimate, StatsReport
+from llamainspect.reports import (
+    GENERATOR,
+    FileProgress,
+    Finding,
+    FullReport,
+    MemoryEstimate,
+    StatsReport,
+)
 from llamainspect.sources import Folder
 from llamainspect.subject import subject_of
 from llamainspect.summary import summarize
@@ -20,7 +28,7 @@ from llamainspect.targets import check_target
 
 PAGE = "report.html"  # unless --output says otherwise
 # How every page of ours begins, so that none but these is ever replaced.
-MARK = b'<meta name="generator" content="llamainspect'
+MARK = f'<meta name="generator" content="{GENERATOR} '.encode()
 HEAD_NBYTES = 1_000  # that the mark is in
 
 
@@ -43,17 +51,19 @@ def reporting(
     checkpoint = open_checkpoint(path)
     memory, findings = _memory(checkpoint)
     values: StatsReport | None = None
+    listed = checkpoint
     if stats:
-        # Only who wants figures waits for numpy.
+        # Here and not above: without figures nobody waits for numpy.
         from llamainspect.stats import EVERYTHING, scanning_checkpoint
 
         values = yield from scanning_checkpoint(checkpoint, EVERYTHING, begin)
+        listed = checkpoint._replace(weights=canonical_weights(checkpoint))  # as figures name them
     return FullReport(
         path=checkpoint.source.place,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         version=__version__,
         summary=summarize(checkpoint),
-        tensors=list_tensors(checkpoint),
+        tensors=list_tensors(listed),
         memory=memory,
         stats=values,
         file=None,

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import NamedTuple
 
+from llamainspect.moments import Moments, pooled
 from llamainspect.names import layer_pattern
 from llamainspect.reports import Departure, LayerProfile, WeightStats
 
@@ -56,26 +57,29 @@ def _spread(rows: list[WeightStats]) -> Spread:
     """Of all experts of a layer together."""
     if len(rows) == 1:
         return Spread(rows[0].std, rows[0].abs_max, rows[0].l2)
-    known = [row for row in rows if row.std is not None]
-    count = sum(row.count for row in known)
-    if not count:
-        return Spread(None, None, None)
-    mean = math.fsum((row.mean or 0) * row.count for row in known) / count
-    squares = math.fsum((row.l2 or 0) ** 2 for row in known)
+    together = pooled([_moments(row, row.mean, row.std) for row in rows if row.mean is not None
+                       and row.std is not None])  # fmt: skip
+    lengths = [row.l2 for row in rows if row.l2 is not None]
+    length = math.hypot(*lengths)
     return Spread(
-        std=math.sqrt(max(squares / count - mean * mean, 0.0)),
-        abs_max=max((row.abs_max or 0 for row in known), default=None),
-        l2=math.sqrt(squares),
+        std=together.std if together else None,
+        abs_max=max((row.abs_max for row in rows if row.abs_max is not None), default=None),
+        l2=length if lengths and math.isfinite(length) else None,
     )
+
+
+def _moments(row: WeightStats, mean: float, std: float) -> Moments:
+    elements = row.count - (row.nan or 0) - (row.inf or 0)
+    return Moments(elements, mean, elements * std * std)
 
 
 def departures(profiles: Sequence[LayerProfile]) -> tuple[Departure, ...]:
     """Weights whose spread is not that of the layers around them, furthest first.
 
     The spread is held against the median of NEIGHBOURS layers to each side (at the ends: of the
-    nearest layers, as many). It stands out when the
-    ratio is above RATIO or below 1 / RATIO, and its logarithm more than USUAL_TIMES what is usual:
-    the median over all layers, scaled to a standard deviation.
+    nearest layers, as many). It stands out when the ratio is above RATIO or below 1 / RATIO, and
+    its logarithm more than USUAL_TIMES what is usual: the median over all layers, scaled to a
+    standard deviation.
     """
     found = [departure for profile in profiles for departure in _departures(profile)]
     return tuple(sorted(found, key=lambda one: -_distance(one.std, one.neighbours)))
@@ -100,7 +104,7 @@ def _departures(profile: LayerProfile) -> list[Departure]:
             kind=profile.kind,
             std=std,
             neighbours=near,
-            ratio=std / near if near else None,
+            ratio=_ratio(std, near),
         )
         for (layer, std), near, distance in zip(known, around, distances, strict=True)
         if distance > limit
@@ -117,5 +121,10 @@ def _neighbours(stds: list[float], place: int) -> list[float]:
 def _distance(std: float, near: float) -> float:
     """Of two spreads, in logarithms; of none from some it is infinite."""
     if std and near:
-        return abs(math.log(std / near))
+        return abs(math.log(std) - math.log(near))
     return math.inf if std or near else 0.0
+
+
+def _ratio(std: float, near: float) -> float | None:
+    ratio = std / near if near else math.inf
+    return ratio if math.isfinite(ratio) else None

@@ -488,6 +488,7 @@ class WeightStats(NamedTuple):
     layer: int | None  # of a weight
     shape: tuple[int, ...] | None  # of a weight
     dtype: str  # of a group all of its dtypes
+    bits: float | None  # that an element is stored in; of a group null where they differ
     weights: int  # how many it stands for: 1 of a weight
     same_as: str | None  # the weight whose bytes these are (tied); a group leaves it out
     count: int  # type: ignore[assignment]  # elements, those that are not finite included
@@ -503,16 +504,17 @@ class WeightStats(NamedTuple):
     nan: int | None
     inf: int | None  # of both signs
     entropy: float | None  # bits per element of its codes; of a group the mean over its elements
-    histogram: Histogram | None  # around the mean, HISTOGRAM_STDS standard deviations to each side
+    histogram: Histogram | None  # up to HISTOGRAM_STDS standard deviations to each side of the mean
     quantize_error: float | None  # relative L2 of a round trip through --quantize
     approximate: tuple[str, ...]  # fields that are close and not exact, and none others
 
 
 HISTOGRAM_STDS = 4
+GENERATOR = "llamainspect"  # that a page of ours names, and is known by
 
 
 class NotFinite(NamedTuple):
-    """An element that is NaN or infinite."""
+    """An element that is NaN or infinite; of many of them the first of each weight."""
 
     name: str
     layer: int | None
@@ -539,7 +541,7 @@ class Departure(NamedTuple):
     kind: str
     std: float
     neighbours: float  # median of theirs
-    ratio: float | None  # std / neighbours; null where theirs is 0
+    ratio: float | None  # std / neighbours; null where that is no number
 
 
 class WeightPlot(NamedTuple):
@@ -595,8 +597,21 @@ class FullReport(Report):
     @property
     def ok(self) -> bool:
         """Good when every part is."""
+        return super().ok and all(part.ok for part in self.parts)
+
+    @property
+    def parts(self) -> tuple[Report, ...]:
+        """The answers that it consists of."""
         parts = (self.summary, self.memory, self.stats)
-        return super().ok and all(part.ok for part in parts if part is not None)
+        return tuple(part for part in parts if part is not None)
+
+    @property
+    def all_findings(self) -> tuple[Finding, ...]:
+        """Of itself and of all parts, worst first, each once."""
+        found = [*self.findings]
+        for part in (self.summary, self.memory, self.stats):
+            found += part.findings if part is not None else ()
+        return tuple(worst_first(dict.fromkeys(found)))
 
 
 class Decoding(NamedTuple):

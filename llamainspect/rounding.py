@@ -17,7 +17,7 @@ def round_trip(weight: Float32, form: WeightForm) -> Float32:
 
     int8: symmetric, -127 to 127, scale = largest magnitude / 127. int4: 0 to 15 with a zero point,
     scale = (largest - smallest) / 15 of a range that holds 0. Scales are rounded to the type that
-    `memory` counts for them.
+    `memory` counts for them; a group whose scale that type cannot hold comes back as NaN.
     """
     rows, columns = weight.shape
     group = min(form.group or columns, columns)
@@ -25,10 +25,11 @@ def round_trip(weight: Float32, form: WeightForm) -> Float32:
     padded = np.pad(weight, ((0, 0), (0, padding))) if padding else weight
     groups = padded.reshape(rows, -1, group)  # (rows, groups, group)
     kind = np.float16 if form.scale_nbytes == 2 else np.float32
-    if form.zero_bits:
-        back = _with_zero_point(groups, 2**form.bits - 1, kind)
-    else:
-        back = _symmetric(groups, 2 ** (form.bits - 1) - 1, kind)
+    with np.errstate(over="ignore", invalid="ignore"):  # a scale beyond `kind` gives back no number
+        if form.zero_bits:
+            back = _with_zero_point(groups, 2**form.bits - 1, kind)
+        else:
+            back = _symmetric(groups, 2 ** (form.bits - 1) - 1, kind)
     return back.reshape(rows, -1)[:, :columns]
 
 

@@ -3,27 +3,26 @@
 Values are streamed: memory grows with the number of weights, not with their length.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from fnmatch import fnmatchcase
 from time import monotonic
 from typing import Any, Literal, NamedTuple
 
-from llamainspect.arrays import decode, place_of, read_elements
+from llamainspect.arrays import place_of
 from llamainspect.blocks import Memory, has_values
 from llamainspect.canonical import canonical_weights
 from llamainspect.checkpoint import Checkpoint, name_of, open_checkpoint
-from llamainspect.counted import Counted, Figures, GroupCounts, figures_of_group
+from llamainspect.counted import Counted, Figures, Gathering, GroupCounts, figures_of_group
 from llamainspect.distribution import Distribution
-from llamainspect.dtypes import DTYPES
+from llamainspect.dtypes import DTYPES, DType
 from llamainspect.errors import InvalidRequest, LlamaInspectError, MissingFile, reason_of
 from llamainspect.footprint import BLOCK_LINEARS, WeightForm, weight_form
 from llamainspect.lookup import find_weight
 from llamainspect.names import (
     COMPONENTS,
-    NOT_PARAMETERS,
     component_of,
-    compress,
     layer_of,
     listing,
     natural,
@@ -34,14 +33,14 @@ from llamainspect.reports import (
     FileProgress,
     Finding,
     NotFinite,
-    Severity,
     StatsReport,
     WeightPlot,
     WeightStats,
     worst_first,
 )
 from llamainspect.sources import Folder
-from llamainspect.tally import MAX_PLACES, Slice, Tally, count_values, slices_of
+from llamainspect.tally import MAX_PLACES, Place, Slice, Tally, count_values, index_of, slices_of
+from llamainspect.value_findings import grouped, judge_values, narrow_finding
 from llamainspect.weights import Weight, parts_needed
 from llamainspect.workers import Meter, in_parallel
 
@@ -58,10 +57,9 @@ SORTS: dict[str, Callable[[WeightStats], Any]] = {
     "entropy": lambda row: row.entropy,
     "error": lambda row: row.quantize_error,
 }  # the largest first
-MAX_WORKERS = 16  # each has up to 12 MiB of blocks
+MAX_WORKERS = 12  # each takes 18 MiB at most, and so many are faster than any disk
 PLOT_BINS = 60  # they fit into 80 columns
-MANY_ZEROS = 0.1  # a share of a matrix that is worth a word
-MAX_NAMED = 20  # weights with NaN or Inf that have a finding of their own
+MAX_LOCATED = 2_000  # NaN and Inf that are located in all
 
 
 class StatsOptions(NamedTuple):
@@ -152,13 +150,18 @@ def _plotted(checkpoint: Checkpoint, weights: dict[str, Weight], name: str) -> d
     """One weight by either of its names."""
     if name not in weights:
         stored = find_weight(checkpoint, name)
-        pieces = [w.name for w in weights.values() if w.parts[0].name == stored.parts[0].name]
-        if stored.name not in weights:
+        places = {(part.name, part.storage) for part in stored.parts}
+        pieces = [
+            weight.name
+            for weight in weights.values()
+            if {(part.name, part.storage) for part in weight.parts} <= places
+        ]
+        if stored.name not in weights and len(pieces) > 1:
             raise MissingFile(
                 f"{checkpoint.source.place}: {name} holds several weights; name one of them: "
                 f"{listing(pieces, 9)}"
             )
-        name = stored.name
+        name = stored.name if stored.name in weights else pieces[0]
     return {name: weights[name]}
 
 
@@ -176,18 +179,6 @@ def _twins(weights: dict[str, Weight]) -> dict[str, str]:
 # --- reading it all -------------------------------------------------------------------------------
 
 
-class _Job(NamedTuple):
-    """A slice of a weight that is to be counted."""
-
-    piece: Slice
-    alone: bool  # it is the whole weight
-
-
-class _Done(NamedTuple):
-    job: _Job
-    found: Tally | Finding
-
-
 class _Scan:
     """Reads the weights of a checkpoint and keeps what the report is made of."""
 
@@ -195,115 +186,98 @@ class _Scan:
         self.checkpoint, self.options = checkpoint, options
         self.weights = _chosen(checkpoint, options)
         self.same_as = _twins(self.weights)
+        self.meter = Meter()
         self.rows: dict[str, WeightStats] = {}
-        self.not_finite: dict[str, list[NotFinite]] = {}
-        self.narrow: list[str] = []  # stored wider than their values need
-        self.failed: dict[str, Finding] = {}
+        self.places: dict[str, tuple[Place, ...]] = {}  # of what is not finite
+        self.narrow: set[str] = set()  # stored wider than their values need
+        self.failed: dict[str, str] = {}  # and why
         self.plot: WeightPlot | None = None
-        self.read = Meter()
         self.components = {name: _Group(name) for name in COMPONENTS}
-        self.layers: dict[int, _Group] = {}
         self.layer_rows: dict[int, WeightStats] = {}
-        self._open: dict[str, tuple[Counted, int]] = {}  # and how many slices are still to come
+        self._layers: dict[int, _Group] = {}  # those that are not yet read to their end
+        self._open: dict[str, Gathering] = {}
         # A layer's counts are kept until its last weight is read, so layer by layer.
         todo = [weight for weight in self.weights.values() if self._is_read(weight)]
         self._todo = sorted(todo, key=lambda weight: _layer_number(weight.name))
         self._left = Counter(layer_of(weight.name) for weight in todo)
 
     def _is_read(self, weight: Weight) -> bool:
-        known = all(has_values(part.dtype) for part in weight.parts)
-        return known and weight.complete and weight.name not in self.same_as
+        return _has_values(weight) and weight.complete and weight.name not in self.same_as
 
     def run(self) -> Generator[tuple[FileProgress, ...], None, None]:
         """Look at all values; how far it is comes in between."""
         total = sum(weight.nbytes for weight in self._todo)
-        for ready in in_parallel(self._jobs(), self._work, _job_nbytes, MAX_WORKERS):
-            for done in ready:
-                self._take(done)
-            yield (FileProgress("values", min(self.read.nbytes, total), total),)
+        for ready in in_parallel(self._slices(), self._work, _nbytes, MAX_WORKERS):
+            for piece, found in ready:
+                self._take(piece, found)
+            yield (FileProgress("values", min(self.meter.nbytes, total), total),)
 
-    def _jobs(self) -> Iterator[_Job]:
+    def _slices(self) -> Iterator[Slice]:
         for weight in self._todo:
             pieces = list(slices_of(weight, self._form(weight)))
-            self._open[weight.name] = (Counted(weight), len(pieces))
+            self._open[weight.name] = Gathering(weight, len(pieces))
             if not pieces:
-                self._finish(weight.name)
-            yield from (_Job(piece, len(pieces) == 1) for piece in pieces)
+                self._finish(weight)
+            yield from pieces
 
     def _form(self, weight: Weight) -> WeightForm | None:
         """What a weight is sent through: the linear layers of the blocks, and nothing else."""
-        linear = component_of(weight.name) in BLOCK_LINEARS and len(weight.shape) >= 2
-        return self.options.form if linear else None
+        return self.options.form if _is_linear(weight) else None
 
-    def _work(self, job: _Job, memory: Memory) -> _Done:
-        name = job.piece.weight.name
+    def _work(self, piece: Slice, memory: Memory) -> tuple[Slice, Tally | str]:
+        """A slice counted, or why it could not be."""
         try:
-            found: Tally | Finding = count_values(self.checkpoint, job.piece, memory)
+            found = count_values(self.checkpoint, piece, memory)
         except (LlamaInspectError, OSError) as error:
-            found = Finding("error", name, reason_of(error, name))
-        self.read.add(job.piece.nbytes)
-        return _Done(job, found)
+            return piece, reason_of(error, piece.weight.name)
+        self.meter.add(piece.nbytes)
+        return piece, found
 
-    def _take(self, done: _Done) -> None:
-        name = done.job.piece.weight.name
-        counted, left = self._open[name]
-        if isinstance(done.found, Finding):
-            self.failed.setdefault(name, done.found)
+    def _take(self, piece: Slice, found: Tally | str) -> None:
+        weight = piece.weight
+        gathering = self._open[weight.name]
+        if isinstance(found, str):
+            self.failed.setdefault(weight.name, found)
         else:
-            counted.add(done.found, done.job.alone)
-        self._open[name] = (counted, left - 1)
-        if left == 1:
-            self._finish(name)
+            gathering.add(piece, found)
+        gathering.left -= 1
+        if not gathering.left:
+            self._finish(weight)
 
-    def _finish(self, name: str) -> None:
+    def _finish(self, weight: Weight) -> None:
         """All of a weight was read."""
-        counted, _ = self._open.pop(name)
-        if name not in self.failed:
-            self._keep(name, counted)
-        layer = layer_of(name)
+        gathering = self._open.pop(weight.name)
+        if weight.name not in self.failed:
+            self._keep(weight, gathering.finish())
+        layer = layer_of(weight.name)
         self._left[layer] -= 1
-        if layer is not None and not self._left[layer] and layer in self.layers:
-            self.layer_rows[layer] = self.layers.pop(layer).row()
+        if layer is not None and not self._left[layer] and layer in self._layers:
+            self.layer_rows[layer] = self._layers.pop(layer).row()
 
-    def _keep(self, name: str, counted: Counted) -> None:
-        weight, layer = self.weights[name], layer_of(name)
-        figures, known = counted.finish(), counted.distribution()
-        self.rows[name] = _weight_row(weight, figures, known)
-        self.components[component_of(name)].add(weight, figures, counted)
+    def _keep(self, weight: Weight, counted: Counted) -> None:
+        name, layer = weight.name, layer_of(weight.name)
+        known = counted.distribution
+        self.rows[name] = _weight_row(weight, counted.figures, known)
+        self.components[component_of(name)].add(weight, counted)
         if layer is not None:
-            self.layers.setdefault(layer, _Group(f"layer {layer}")).add(weight, figures, counted)
+            self._layers.setdefault(layer, _Group(f"layer {layer}")).add(weight, counted)
         if counted.narrow:
-            self.narrow.append(name)
+            self.narrow.add(name)
         if counted.not_finite:
-            self.not_finite[name] = self._located(weight, counted.not_finite[:MAX_PLACES])
+            self.places[name] = counted.not_finite[:MAX_PLACES]
         if self.options.plot is not None and len(known.values):
             bins = known.histogram(float(known.values[0]), float(known.values[-1]), PLOT_BINS)
             self.plot = WeightPlot(name, bins, self.options.logarithmic)
-
-    def _located(self, weight: Weight, indices: list[tuple[int, ...]]) -> list[NotFinite]:
-        found = []
-        for index in indices:
-            elements, _ = read_elements(
-                self.checkpoint, weight, tuple(range(i, i + 1) for i in index)
-            )
-            values = decode(elements, weight.parts[0])
-            assert values is not None
-            file, offset = place_of(self.checkpoint, weight, index)
-            where = f"{file} @ {offset:,}"
-            value = str(float(values[0]))
-            found.append(NotFinite(weight.name, layer_of(weight.name), index, value, where))
-        return found
 
     # --- the report ---
 
     def report(self, begin: float) -> StatsReport:
         """All of it."""
         rows = [self._listed(weight) for weight in self.weights.values()]
-        profile = profile_layers(row for row in rows if row.same_as is None)
-        components = [group for group in self.components.values() if group.members]
-        total = _Group("all")
-        for group in components:
-            total.join(group)
+        own = [row for row in rows if row.same_as is None]
+        profile = profile_layers(own)
+        groups = [group for group in self.components.values() if group.members]
+        located = self._located()
         options = self.options
         return StatsReport(
             path=self.checkpoint.source.place,
@@ -311,20 +285,27 @@ class _Scan:
             pattern=options.pattern,
             sort=options.sort,
             count=len(rows),
-            total=total.row(),
+            total=_together("all", groups).row(),
             weights=tuple(_sorted(rows, options.sort)[: options.top]),
-            by_component=tuple(group.row() for group in components),
+            by_component=tuple(group.row() for group in groups),
             by_layer=tuple(row for _, row in sorted(self.layer_rows.items())),
             profile=profile,
             departures=departures(profile),
-            not_finite=tuple(
-                place for name in self.weights for place in self.not_finite.get(name, ())
-            ),
+            not_finite=tuple(place for places in located.values() for place in places),
             quantize=options.form.text if options.form else None,
             plot=self.plot,
-            nbytes_read=self.read.nbytes,
+            nbytes_read=self.meter.nbytes,
             seconds=monotonic() - begin,
-            findings=tuple(worst_first([*self.checkpoint.problems, *self._findings(rows)])),
+            findings=tuple(
+                worst_first(
+                    [
+                        *self.checkpoint.problems,
+                        *judge_values(own, located),
+                        *self._unread(),
+                        *narrow_finding([row for row in own if row.name in self.narrow]),
+                    ]
+                )
+            ),
         )
 
     def _listed(self, weight: Weight) -> WeightStats:
@@ -338,84 +319,65 @@ class _Scan:
         component, layer = component_of(weight.name), layer_of(weight.name)
         return row._replace(name=weight.name, component=component, layer=layer, same_as=twin)
 
-    def _findings(self, rows: list[WeightStats]) -> list[Finding]:
-        """What is wrong with values, and what could not be looked at."""
-        findings = self._not_finite(rows)
-        findings += _grouped("error", self.failed)
-        own = [row for row in rows if row.same_as is None]
-        for severity, message, is_meant in _RULES:
-            names = [row.name for row in own if is_meant(row)]
-            if names:
-                findings.append(Finding(severity, listing(compress(names)), message))
-        incomplete = [weight.name for weight in self.weights.values() if not weight.complete]
-        if incomplete:
-            message = "not looked at: parts of it are in shards that cannot be read"
-            findings.append(Finding("error", listing(compress(incomplete)), message))
-        if self.narrow:
-            saved = sum(row.count * 2 for row in own if row.name in set(self.narrow))
-            message = (
-                "stored in 32 bits, and every value is one that BF16 has: as BF16 they would take "
-                f"{saved:,} bytes less"
-            )
-            findings.append(Finding("note", listing(compress(self.narrow)), message))
+    def _located(self) -> dict[str, list[NotFinite]]:
+        """What is not finite, by weight: its index and where it is stored."""
+        located: dict[str, list[NotFinite]] = {}
+        left = MAX_LOCATED
+        for name, weight in self.weights.items():
+            places = self.places.get(name, ())[:left]
+            left -= len(places)
+            if places:
+                located[name] = [_locate(self.checkpoint, weight, place) for place in places]
+        return located
+
+    def _unread(self) -> list[Finding]:
+        """What could not be looked at, and why."""
+        weights = self.weights.values()
+        reasons = [(name, self.failed[name]) for name in self.weights if name in self.failed]
+        lost = "not looked at: parts of it are in shards that cannot be read"
+        reasons += [(weight.name, lost) for weight in weights if not weight.complete]
+        findings = grouped("error", reasons)
+        unknown = "no figures: nothing here knows the values of this dtype"
+        notes = [(weight.name, unknown) for weight in weights if not _has_values(weight)]
+        if self.options.form is not None:
+            scattered = "no round trip: its rows cannot be read one after the other"
+            notes += [(weight.name, scattered) for weight in weights if self._has_no_trip(weight)]
+        findings += grouped("note", notes)
         source = self.checkpoint.source
         for file in source.changed() if isinstance(source, Folder) else ():
             findings.append(Finding("error", file, "it changed while it was read; try again"))
         return findings
 
-    def _not_finite(self, rows: list[WeightStats]) -> list[Finding]:
-        found = []
-        for row in rows:
-            places = self.not_finite.get(row.name)
-            if places:
-                kinds = (("NaN", row.nan or 0), ("Inf", row.inf or 0))
-                counts = " and ".join(f"{number:,} {kind}" for kind, number in kinds if number)
-                first = f"the first at {list(places[0].index)} ({places[0].place})"
-                found.append(Finding("error", row.name, f"{counts}, {first}"))
-        if len(found) <= MAX_NAMED:
-            return found
-        names = [finding.where for finding in found[MAX_NAMED:]]
-        more = Finding("error", listing(compress(names)), "NaN or Inf in these weights, too")
-        return [*found[:MAX_NAMED], more]
+    def _has_no_trip(self, weight: Weight) -> bool:
+        """Whether a weight that has values could not be sent through quantisation."""
+        row = self.rows.get(weight.name)
+        return (
+            row is not None
+            and _is_linear(weight)
+            and row.quantize_error is None
+            and bool(row.abs_max)
+            and not row.nan
+            and not row.inf
+        )
 
 
-# Of a weight with bytes of its own: how bad it is, what to say, and when.
-_RULES: tuple[tuple[Severity, str, Callable[[WeightStats], bool]], ...] = (
-    (
-        "warning",
-        "all values are 0: never trained, or lost",
-        lambda row: bool(row.count) and row.zeros == row.count,
-    ),
-    (
-        "warning",
-        "all values of the matrix are the same: never trained, or lost",
-        lambda row: _is_matrix(row) and row.min == row.max != 0 and not row.nan and not row.inf,
-    ),
-    (
-        "note",
-        f"more than {MANY_ZEROS:.0%} of the matrix is 0: pruned, or a stretch was lost",
-        lambda row: _is_matrix(row) and MANY_ZEROS * row.count < (row.zeros or 0) < row.count,
-    ),
-    (
-        "note",
-        "no figures: nothing here knows the values of this dtype",
-        lambda row: row.shape is not None and not has_values(DTYPES[row.dtype]),
-    ),
-)
+def _has_values(weight: Weight) -> bool:
+    return all(has_values(part.dtype) for part in weight.parts)
 
 
-def _is_matrix(row: WeightStats) -> bool:
-    return row.component not in NOT_PARAMETERS and row.count > 1 and len(row.shape or ()) > 1
+def _is_linear(weight: Weight) -> bool:
+    return component_of(weight.name) in BLOCK_LINEARS and len(weight.shape) >= 2
 
 
-def _grouped(severity: Severity, failed: dict[str, Finding]) -> list[Finding]:
-    """Weights that failed for one reason in one finding."""
-    reasons: dict[str, list[str]] = {}
-    for name, finding in failed.items():
-        reasons.setdefault(finding.message, []).append(name)
-    return [
-        Finding(severity, listing(compress(names)), message) for message, names in reasons.items()
-    ]
+def _nbytes(piece: Slice) -> int:
+    return piece.nbytes
+
+
+def _locate(checkpoint: Checkpoint, weight: Weight, place: Place) -> NotFinite:
+    index = index_of(weight, place)
+    file, offset = place_of(checkpoint, weight, index)
+    layer = layer_of(weight.name)
+    return NotFinite(weight.name, layer, index, str(place.value), f"{file} @ {offset:,}")
 
 
 # --- rows -----------------------------------------------------------------------------------------
@@ -430,21 +392,32 @@ class _Group:
         self.dtypes: set[str] = set()
         self.counts = GroupCounts()
 
-    def add(self, weight: Weight, figures: Figures, counted: Counted) -> None:
-        self.members.append(figures)
+    def add(self, weight: Weight, counted: Counted) -> None:
+        """One more weight."""
+        self.members.append(counted.figures)
         self.dtypes.add(weight.parts[0].dtype.name)
         self.counts.add(counted)
 
-    def join(self, other: "_Group") -> None:
-        """All weights of another group, too."""
-        self.members += other.members
-        self.dtypes |= other.dtypes
-        self.counts.join(other.counts)
-
     def row(self) -> WeightStats:
         """The group as a row."""
-        empty = _row(self.name, figures_of_group(self.members), self.counts.distribution())
-        return empty._replace(weights=len(self.members), dtype=", ".join(sorted(self.dtypes)))
+        figures = figures_of_group(self.members)
+        row = _row(self.name, figures, self.counts.distribution(figures))
+        widths = {_bits(DTYPES[name]) for name in self.dtypes}
+        return row._replace(
+            weights=len(self.members),
+            dtype=", ".join(sorted(self.dtypes)),
+            bits=widths.pop() if len(widths) == 1 else None,
+        )
+
+
+def _together(name: str, groups: list[_Group]) -> _Group:
+    """All weights of some groups."""
+    whole = _Group(name)
+    for group in groups:
+        whole.members += group.members
+        whole.dtypes |= group.dtypes
+        whole.counts.join(group.counts)
+    return whole
 
 
 def _weight_row(weight: Weight, figures: Figures | None, known: Distribution | None) -> WeightStats:
@@ -453,21 +426,27 @@ def _weight_row(weight: Weight, figures: Figures | None, known: Distribution | N
         layer=layer_of(weight.name),
         shape=weight.shape,
         dtype=weight.parts[0].dtype.name,
+        bits=_bits(weight.parts[0].dtype),
         count=weight.elements,
     )
 
 
+def _bits(dtype: DType) -> float:
+    return 8 * dtype.block_bytes / dtype.block_elements
+
+
 def _row(name: str, figures: Figures | None, known: Distribution | None) -> WeightStats:
     row = WeightStats(
-        name=name, component=None, layer=None, shape=None, dtype="", weights=1, same_as=None,
-        count=0, mean=None, std=None, min=None, max=None, abs_max=None, l2=None, quantiles={},
-        zeros=None, subnormal=None, nan=None, inf=None, entropy=None, histogram=None,
+        name=name, component=None, layer=None, shape=None, dtype="", bits=None, weights=1,
+        same_as=None, count=0, mean=None, std=None, min=None, max=None, abs_max=None, l2=None,
+        quantiles={}, zeros=None, subnormal=None, nan=None, inf=None, entropy=None, histogram=None,
         quantize_error=None, approximate=(),
     )  # fmt: skip
     if figures is None or known is None:
         return row
     moments = figures.moments
     ends = [abs(end) for end in (figures.min, figures.max) if end is not None]
+    close = not figures.exact and len(known.values)
     return row._replace(
         count=figures.elements,
         mean=moments.mean if moments else None,
@@ -475,7 +454,7 @@ def _row(name: str, figures: Figures | None, known: Distribution | None) -> Weig
         min=figures.min,
         max=figures.max,
         abs_max=max(ends, default=None),
-        l2=moments.l2 if moments else None,
+        l2=moments.l2 if moments and math.isfinite(moments.l2) else None,
         quantiles=known.quantiles(),
         zeros=figures.zeros,
         subnormal=figures.subnormal,
@@ -484,7 +463,7 @@ def _row(name: str, figures: Figures | None, known: Distribution | None) -> Weig
         entropy=figures.entropy,
         histogram=known.around(moments) if moments and len(known.values) else None,
         quantize_error=figures.quantize_error,
-        approximate=() if figures.exact else ("quantiles", "histogram"),
+        approximate=("quantiles", "histogram") if close else (),
     )
 
 
@@ -505,7 +484,3 @@ def _sorted(rows: list[WeightStats], sort: Sort) -> list[WeightStats]:
 def _layer_number(name: str) -> int:
     layer = layer_of(name)
     return -1 if layer is None else layer
-
-
-def _job_nbytes(job: _Job) -> int:
-    return job.piece.nbytes

@@ -1,4 +1,4 @@
-"""The values of a weight, counted: whatever order they are read in, the figures are the same bits.
+"""The values of a weight, counted: however it is cut into shards or slices, the same bits come out.
 
 A type of at most 16 bits has at most 65,536 values. How often each is there says everything about a
 weight, exactly, in one pass. The values of wider types are counted by the upper 16 bits of their
@@ -9,13 +9,12 @@ and rows are added up exactly.
 import math
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from llamainspect.blocks import (
-    MAX_ROW_NBYTES,
     Codes,
     Floats,
     Grid,
@@ -36,9 +35,12 @@ from llamainspect.weights import Weight, meta_row
 Ints = npt.NDArray[np.int64]
 SLICE_NBYTES = 32 * 2**20  # of a weight that one thread looks at in one go
 RUN = 64  # elements of a column that are added up in float64
-MAX_SCATTERED_NBYTES = 32 * 2**20  # of a part that can only be read whole
+# What bounds the memory of a thread: bytes by which an element counts in a block (of 1 MiB), since
+# wider arrays are made of it, and what is read at one go.
+COUNTED_WIDTH, WIDE_WIDTH = 2, 8
+MAX_ROW_ELEMENTS = 2**17
+MAX_SCATTERED_NBYTES = 8 * 2**20
 MAX_PLACES = 100  # elements that are not finite, located in each weight
-MOST = float(np.finfo(np.float32).max)
 SMALLEST_NORMAL = {"F64": float(np.finfo(np.float64).tiny)}
 
 
@@ -52,7 +54,7 @@ class ValueTable:
         bits = 8 * dtype.block_bytes
         codes = np.arange(2**bits, dtype=f"<u{dtype.block_bytes}")
         widened = np.empty(len(codes), np.float32)
-        stored: Codes = codes & 1 if dtype.name == "BOOL" else codes
+        stored: Codes = (codes != 0).view(np.uint8) if dtype.name == "BOOL" else codes
         with np.errstate(all="ignore"):
             widen(stored.view(np.dtype(dtype.numpy)), dtype, widened)
             values = -widened if negative else widened
@@ -92,7 +94,7 @@ def bucket_middles() -> Floats:
         return np.where(table.zero, 0.0, middles.astype(np.float64))
 
 
-def is_counted(dtype: DType) -> bool:
+def has_table(dtype: DType) -> bool:
     """Whether its values are few enough to be counted one by one."""
     return has_values(dtype) and dtype.block_bytes <= 2
 
@@ -105,21 +107,29 @@ class Sums:
         self.finite = self.zeros = self.subnormal = self.nan = self.inf = 0
         self.min, self.max = math.inf, -math.inf
         self.total = self.squares = 0  # of differences from `shift`, in units of UNIT_EXPONENT
-        self.overflow = False
+        self.overflow = False  # float64 cannot hold the square of a value
         self.narrow = True  # every value so far is one that BF16 has, too
-
-    @property
-    def has_buckets(self) -> bool:
-        """Whether all values are such as float32 can hold."""
-        return max(self.max, -self.min) <= MOST
 
     def merge(self, other: "Sums") -> None:
         """Add what another thread found in other rows of the same weight."""
-        for name in ("finite", "zeros", "subnormal", "nan", "inf", "total", "squares"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        assert self.shift == other.shift
+        self.finite += other.finite
+        self.zeros += other.zeros
+        self.subnormal += other.subnormal
+        self.nan += other.nan
+        self.inf += other.inf
+        self.total += other.total
+        self.squares += other.squares
         self.min, self.max = min(self.min, other.min), max(self.max, other.max)
         self.overflow |= other.overflow
         self.narrow &= other.narrow
+
+
+class Place(NamedTuple):
+    """An element that is not finite."""
+
+    number: int  # of the element, in the order of the weight as Meta has it
+    value: float
 
 
 class Tally(NamedTuple):
@@ -127,7 +137,7 @@ class Tally(NamedTuple):
 
     ranks: Ints  # of the table's values that are there, ascending
     counts: Ints
-    not_finite: tuple[tuple[int, ...], ...]  # indices in Meta's order of the first that are found
+    not_finite: tuple[Place, ...]  # the first of them
     sums: Sums | None  # of wide types
     error: int  # sum of squared errors of a round trip, in units of UNIT_EXPONENT
     square: int  # sum of squares, likewise
@@ -161,6 +171,7 @@ class Slice(NamedTuple):
     stored: Weight  # the same as it is read
     axes: tuple[int, ...]  # of the weight, in the order that `stored` has
     grid: Grid
+    step: int  # rows of a block
     first: int
     last: int
     form: WeightForm | None  # what a round trip is made through
@@ -170,34 +181,55 @@ class Slice(NamedTuple):
         """Of these rows."""
         return (self.last - self.first) * self.grid.columns * self.stored.parts[0].dtype.block_bytes
 
-    def index_of(self, place: int) -> tuple[int, ...]:
-        """The index in Meta's order of an element that is the `place`-th to be read."""
-        if not self.weight.shape:
-            return ()
-        read = [int(i) for i in np.unravel_index(place, self.stored.shape)]
-        first, *others = (read[self.axes.index(axis)] for axis in range(len(read)))
-        return (meta_row(self.weight, first), *others)
+    @property
+    def whole(self) -> bool:
+        """Whether it is all of the weight."""
+        return self.first == 0 and self.last == self.grid.rows
+
+    def numbers(self, places: Ints) -> Ints:
+        """Of elements by the order in which they are read: by the order that Meta has."""
+        shape = self.weight.shape
+        if not shape or (self.stored.shape == shape and not self.weight.rope_heads):
+            return places
+        read = np.unravel_index(places, self.stored.shape)
+        index = [read[self.axes.index(axis)] for axis in range(len(shape))]
+        if self.weight.rope_heads:
+            head_dim = shape[0] // self.weight.rope_heads
+            rows = np.array([meta_row(self.weight, row) for row in range(head_dim)])
+            index[0] = index[0] // head_dim * head_dim + rows[index[0] % head_dim]
+        return np.asarray(np.ravel_multi_index(tuple(index), shape))
 
 
 def slices_of(weight: Weight, form: WeightForm | None) -> Iterator[Slice]:
     """A weight of known values in pieces, none for one without elements.
 
     It is read as it is stored, whatever the order of rows and axes, since no figure depends on it;
-    only groups of a round trip run along its own rows.
+    only groups of a round trip run along its own rows. Where these cannot be read in blocks, no
+    round trip is made.
     """
-    axes = _stored_axes(weight) if form is None else tuple(range(len(weight.shape)))
+    axes = _stored_axes(weight)
+    if form is not None and _has_its_rows(weight, axes):
+        axes = tuple(range(len(weight.shape)))
+    else:
+        form = None
     stored = _in_order(weight._replace(rope_heads=0), axes)
-    nbytes = weight.parts[0].dtype.block_bytes
-    grid = grid_of(stored, whole_rows=form is not None or not is_counted(weight.parts[0].dtype))
-    if form is None and grid.columns * nbytes > MAX_ROW_NBYTES and is_flat(stored):
+    known = has_table(weight.parts[0].dtype)
+    grid = grid_of(stored, whole_rows=form is not None or not known)
+    if form is None and grid.columns > MAX_ROW_ELEMENTS and is_flat(stored):
         grid = Grid(grid.rows * grid.columns, 1)
-    first = last = 0
-    for _, last in grid.blocks(nbytes):
-        if (last - first) * grid.columns * nbytes >= SLICE_NBYTES:
-            yield Slice(weight, stored, axes, grid, first, last, form)
-            first = last
-    if first < last:
-        yield Slice(weight, stored, axes, grid, first, last, form)
+    width = COUNTED_WIDTH if known and form is None else WIDE_WIDTH
+    step = next((last for _, last in grid.blocks(width)), 0)
+    nbytes = step * grid.columns * weight.parts[0].dtype.block_bytes
+    rows = step * max(SLICE_NBYTES // max(nbytes, 1), 1)  # of a slice: whole blocks
+    for first in range(0, grid.rows, max(rows, 1)):
+        yield Slice(weight, stored, axes, grid, step, first, min(first + rows, grid.rows), form)
+
+
+def _has_its_rows(weight: Weight, axes: tuple[int, ...]) -> bool:
+    """Whether rows can be read without all of the weight, and fit into a block."""
+    plain = axes == tuple(range(len(axes)))
+    few = all(part.span <= MAX_SCATTERED_NBYTES for part in weight.parts)
+    return weight.shape[-1] <= MAX_ROW_ELEMENTS and (plain or few)
 
 
 def _stored_axes(weight: Weight) -> tuple[int, ...]:
@@ -208,8 +240,11 @@ def _stored_axes(weight: Weight) -> tuple[int, ...]:
         return plain
     axes = tuple(sorted(plain, key=lambda axis: -strides[axis]))
     for part in weight.parts:
+        shape = _sorted_by(axes, part.shape)
         steps = _sorted_by(axes, part.strides or contiguous_strides(part.shape))
-        if steps != contiguous_strides(_sorted_by(axes, part.shape)):
+        expected = contiguous_strides(shape)
+        # The step of an axis of one says nothing.
+        if any(n > 1 and a != b for n, a, b in zip(shape, steps, expected, strict=True)):
             return plain
     return axes
 
@@ -229,15 +264,16 @@ def _sorted_by(axes: tuple[int, ...], numbers: tuple[int, ...]) -> tuple[int, ..
     return tuple(numbers[axis] for axis in axes)
 
 
+def index_of(weight: Weight, place: Place) -> tuple[int, ...]:
+    """The index of an element in the whole weight."""
+    return tuple(int(i) for i in np.unravel_index(place.number, weight.shape))
+
+
 def count_values(checkpoint: Checkpoint, piece: Slice, memory: Memory) -> Tally:
     """Read some rows and count what is in them. Raises CorruptFile when bytes are missing."""
     counter = _Counter(checkpoint, piece, memory)
-    reader = counter.reader
-    step = piece.grid.blocks(reader.type.itemsize)
-    rows = next(step)[1]
-    for first in range(piece.first, piece.last, rows):
-        last = min(first + rows, piece.last)
-        counter.add(first * piece.grid.columns, reader.read(first, last))
+    for first in range(piece.first, piece.last, piece.step):
+        counter.read(first, min(first + piece.step, piece.last))
     return counter.tally()
 
 
@@ -255,12 +291,12 @@ class _Counter:
         )
         part = piece.weight.parts[0]
         self.dtype, self.negative = part.dtype, part.negative
-        self.counted = is_counted(self.dtype)
-        self.table = table_of(self.dtype.name, self.negative) if self.counted else table_of("BF16")
+        known = has_table(self.dtype)
+        self.table = table_of(self.dtype.name, self.negative) if known else table_of("BF16")
         self.histogram = memory.take("histogram", len(self.table.order), np.int64)
         self.histogram[:] = 0
-        self.places: list[int] = []
-        self.sums = None if self.counted else Sums(self._shift())
+        self.places: list[Place] = []
+        self.sums = None if known else Sums(self._shift())
         self.error = self.square = 0
 
     def _shift(self) -> float:
@@ -268,13 +304,15 @@ class _Counter:
         value = float(self.reader.read(0, 1).reshape(-1)[0])
         return 0.0 if not math.isfinite(value) else -value if self.negative else value
 
-    def add(self, start: int, codes: Codes) -> None:
-        """One block; `start` is the number of its first element."""
+    def read(self, first: int, last: int) -> None:
+        """Count one block."""
+        codes = self.reader.read(first, last)
+        start = first * self.piece.grid.columns  # number of the first element
         with np.errstate(all="ignore"):  # what is not finite is counted, not warned of
-            if self.counted:
+            if self.sums is None:
                 self._add_counted(start, codes)
             else:
-                self._add_wide(start, codes)
+                self._add_wide(start, codes, self.sums)
             if self.piece.form is not None:
                 self._add_round_trip(codes, self.piece.form)
 
@@ -282,19 +320,23 @@ class _Counter:
         plain = codes.reshape(-1).view(f"<u{self.dtype.block_bytes}")
         found = self._bincount(plain)
         self.histogram += found
-        wanted = MAX_PLACES - len(self.places)
-        if wanted and found[self.table.not_finite].any():
-            values = self.table.code_values[plain]
-            self.places += (start + np.flatnonzero(~np.isfinite(values))[:wanted]).tolist()
+        if found[self.table.not_finite].any():
+            self._locate(start, self.table.code_values[plain])
+
+    def _locate(self, start: int, values: Floats) -> None:
+        """Keep the first elements that are not finite, by the order that Meta has."""
+        odd = np.flatnonzero(~np.isfinite(values))
+        numbers = self.piece.numbers(start + odd)
+        first = np.argsort(numbers)[:MAX_PLACES]
+        found = [Place(int(numbers[i]), float(values[odd[i]])) for i in first]
+        self.places = sorted([*self.places, *found])[:MAX_PLACES]
 
     def _bincount(self, codes: Codes) -> Ints:
         places = self.memory.take("places", codes.size, np.intp)
         np.copyto(places, codes)
         return np.bincount(places, minlength=len(self.histogram))
 
-    def _add_wide(self, start: int, codes: Codes) -> None:
-        sums = self.sums
-        assert sums is not None
+    def _add_wide(self, start: int, codes: Codes, sums: Sums) -> None:
         values = self.memory.take("values", codes.size, np.float64).reshape(codes.shape)
         np.copyto(values, codes, casting="unsafe")
         if self.negative:
@@ -302,40 +344,39 @@ class _Counter:
         finite = np.isfinite(values)
         good = int(np.count_nonzero(finite))
         if good < values.size:
-            sums.nan += int(np.count_nonzero(np.isnan(values)))
-            sums.inf += values.size - good - int(np.count_nonzero(np.isnan(values)))
-            odd = np.flatnonzero(~finite.reshape(-1))[: MAX_PLACES - len(self.places)]
-            self.places += (start + odd).tolist()
-        chosen = True if good == values.size else finite
+            nan = int(np.count_nonzero(np.isnan(values)))
+            sums.nan += nan
+            sums.inf += values.size - good - nan
+            self._locate(start, values.reshape(-1))
         sums.finite += good
-        sums.min = min(sums.min, float(np.min(values, initial=math.inf, where=chosen)))
-        sums.max = max(sums.max, float(np.max(values, initial=-math.inf, where=chosen)))
-        sums.zeros += values.size - int(np.count_nonzero(values))
-        self._add_sums(sums, values, finite if good < values.size else None)
-        self._add_buckets(sums, values)
+        sums.min = min(sums.min, float(np.min(values, initial=math.inf, where=finite)))
+        sums.max = max(sums.max, float(np.max(values, initial=-math.inf, where=finite)))
+        zeros = values.size - int(np.count_nonzero(values))
+        sums.zeros += zeros
+        self._add_sums(sums, values, finite)
+        self._add_buckets(sums, values, zeros)
 
-    def _add_sums(self, sums: Sums, values: Floats, finite: Any) -> None:
+    def _add_sums(self, sums: Sums, values: Floats, finite: npt.NDArray[np.bool_]) -> None:
         room = self.memory.take("difference", values.size, np.float64).reshape(values.shape)
         np.subtract(values, sums.shift, out=room)
-        if finite is not None:
-            room[~finite] = 0
+        np.copyto(room, 0, where=~finite)
         sums.total += exact_sum(_finite_rows(_row_sums(room), sums))
         np.multiply(room, room, out=room)
         sums.squares += exact_sum(_finite_rows(_row_sums(room), sums))
 
-    def _add_buckets(self, sums: Sums, values: Floats) -> None:
+    def _add_buckets(self, sums: Sums, values: Floats, zeros: int) -> None:
         if self.dtype.name in SMALLEST_NORMAL:
             tiny = np.abs(values) < SMALLEST_NORMAL[self.dtype.name]
-            sums.subnormal += int(np.count_nonzero(tiny & (values != 0)))
+            sums.subnormal += int(np.count_nonzero(tiny)) - zeros
         narrow = self.memory.take("narrow", values.size, np.float32)
         np.copyto(narrow, values.reshape(-1), casting="unsafe")
         halves = narrow.view("<u2").reshape(-1, 2)
         found = self._bincount(halves[:, 1])  # NaN and Inf have buckets of their own
         self.histogram += found
         if self.dtype.name == "F32":
-            bits = found[table_of("BF16").order]  # buckets below 2**-126 hold subnormal values
+            by_rank = found[table_of("BF16").order]
             sums.narrow &= not halves[:, 0].any()
-            sums.subnormal += int(bits[_subnormal_buckets()].sum())
+            sums.subnormal += int(by_rank[_subnormal_buckets()].sum()) - zeros
         else:
             sums.narrow = False
 
@@ -345,6 +386,8 @@ class _Counter:
         if self.negative:
             np.negative(values, out=values)
         back = round_trip(values, form)
+        # Where not even a scale can be stored, all is lost.
+        np.copyto(back, 0, where=~np.isfinite(back))
         squares = values.astype(np.float64)
         np.subtract(squares, back, out=squares)
         np.multiply(squares, squares, out=squares)
@@ -359,10 +402,7 @@ class _Counter:
         """What was counted, by rank."""
         by_rank = self.histogram[self.table.order]
         ranks = np.flatnonzero(by_rank)
-        if self.sums is not None:
-            self.sums.subnormal -= self.sums.zeros if self.dtype.name == "F32" else 0
-        indices = tuple(self.piece.index_of(place) for place in self.places)
-        return Tally(ranks, by_rank[ranks], indices, self.sums, self.error, self.square)
+        return Tally(ranks, by_rank[ranks], tuple(self.places), self.sums, self.error, self.square)
 
 
 @cache

@@ -13,15 +13,17 @@ def check_target(option: str, file: str, what: str, is_own: Callable[[Folder, st
 
     `option` and `what` ("recording of logits") are for the sentence. Raises InvalidRequest.
     """
-    directory, name = os.path.split(file)
-    if not os.path.isdir(directory or "."):
+    directory, name = os.path.split(os.path.realpath(file))  # where a link leads is written
+    if not os.path.isdir(directory):
         raise InvalidRequest(f"{option}: there is no directory {directory}; make it first")
-    folder = Folder(directory or ".", name)
+    if os.path.isdir(file):
+        raise InvalidRequest(f"{option}: {file} is a directory; name a file in it")
+    folder = Folder(directory, name)
+    if folder.refuses_writing():
+        raise InvalidRequest(f"{option}: this user may not write in {directory}; choose another")
     if not os.path.lexists(file):
-        if folder.refuses_writing():
-            raise InvalidRequest(f"{option}: this user may not write in {directory or '.'}")
         return
     with suppress(LlamaInspectError, OSError):
         if is_own(folder, name):
             return
-    raise InvalidRequest(f"{option}: {file} is there, and is no {what}; it is kept")
+    raise InvalidRequest(f"{option}: {file} is there, and is no {what}; name another file")

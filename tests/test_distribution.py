@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamainspect.distribution import QUANTILES, Distribution, Moments, entropy, joined, pooled
+from llamainspect.distribution import QUANTILES, Distribution, entropy, joined
+from llamainspect.moments import Moments, pooled
 
 VALUES = st.lists(st.integers(-40, 40).map(lambda n: n / 8), min_size=1, max_size=60)
 

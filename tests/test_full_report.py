@@ -62,7 +62,7 @@ def test_an_older_report_is_replaced_and_nothing_else(tmp_path):
         page.write_bytes(content)
         done = run("report", EXAMPLE, "-o", page)
         assert (done.returncode, done.stdout) == (2, "")
-        assert "is no report of llamainspect's; it is kept" in done.stderr
+        assert "is no report of llamainspect's; name another file" in done.stderr
         assert page.read_bytes() == content
     done = run("report", EXAMPLE, "-o", tmp_path)
     assert done.returncode == 2

@@ -13,8 +13,10 @@ from llamainspect.dtypes import DTYPES
 from llamainspect.footprint import weight_form
 from llamainspect.tally import (
     UNIT_EXPONENT,
+    Place,
     bucket_middles,
     exact_sum,
+    index_of,
     slices_of,
     table_of,
 )
@@ -121,24 +123,38 @@ def test_a_row_that_no_block_holds_is_read_in_pieces():
     assert pieces[0].grid.columns == 1
 
 
-def test_an_index_is_that_of_meta():
+def meta_order(piece):
+    """Numbers in Meta's order of all elements in the order in which they are read."""
+    return piece.numbers(np.arange(piece.weight.elements)).tolist()
+
+
+def test_numbers_are_those_of_metas_order():
     """Rows of one head of 8: Hugging Face stores the even ones first."""
     (piece,) = slices_of(weight_of((8, 3), rope_heads=1), None)
-    assert [piece.index_of(3 * stored)[0] for stored in range(8)] == [0, 2, 4, 6, 1, 3, 5, 7]
+    assert meta_order(piece)[::3] == [3 * row for row in (0, 2, 4, 6, 1, 3, 5, 7)]
+    (piece,) = slices_of(weight_of((16, 1), rope_heads=2), None)
+    assert meta_order(piece) == [0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15]
     (piece,) = slices_of(weight_of(()), None)
-    assert piece.index_of(0) == ()
-    (piece,) = slices_of(weight_of((2, 3, 4)), None)
-    assert piece.index_of(23) == (1, 2, 3)
+    assert meta_order(piece) == [0]
+    assert index_of(piece.weight, Place(0, math.nan)) == ()
+    assert index_of(weight_of((2, 3, 4)), Place(23, math.nan)) == (1, 2, 3)
+
+
+def transposed(shape=(2, 4, 3), strides=(1, 6, 2)):
+    plain = weight_of((4, 3, 2))
+    view = plain.parts[0]._replace(shape=shape, strides=strides)
+    return plain._replace(shape=shape, parts=(view,))
 
 
 def test_a_transposed_view_is_read_as_it_is_stored():
-    plain = weight_of((4, 3, 2))
-    view = plain.parts[0]._replace(shape=(2, 4, 3), strides=(1, 6, 2))
-    (piece,) = slices_of(plain._replace(shape=(2, 4, 3), parts=(view,)), None)
+    (piece,) = slices_of(transposed(), None)
     assert (piece.stored.shape, piece.stored.parts[0].strides) == ((4, 3, 2), None)
     expected = np.arange(24).reshape(4, 3, 2).transpose(2, 0, 1)
-    for place in range(24):
-        assert expected[piece.index_of(place)] == place
-    form = weight_form("int8")
-    (piece,) = slices_of(plain._replace(shape=(2, 4, 3), parts=(view,)), form)
+    assert expected.reshape(-1)[meta_order(piece)].tolist() == list(range(24))
+    (piece,) = slices_of(transposed(), weight_form("int8"))
     assert piece.stored.shape == (2, 4, 3), "groups of a round trip run along its rows"
+
+
+def test_the_step_of_an_axis_of_one_says_nothing():
+    (piece,) = slices_of(transposed((1, 6, 4), (77, 1, 6)), None)
+    assert piece.stored.parts[0].strides is None

@@ -159,13 +159,20 @@ def stats(
     Every value is read once. With one argument that is no path but a
     pattern, the current directory is meant.
 
-    Ends with 1 when a value is NaN or infinite; each is located.
+    Ends with 1 when a value is NaN or infinite; these are located.
     """
     from llamainspect.stats import StatsOptions, scanning
 
     path, glob = _path_and_glob(path, glob)
-    order = sort or ("error" if quantize else "file")
-    options = StatsOptions(glob, order, listed_weights(top, json), plot, log, quantize, group_size)
+    options = StatsOptions(
+        pattern=glob,
+        sort=sort or ("error" if quantize else "file"),
+        top=listed_weights(top, json),
+        plot=plot,
+        logarithmic=log,
+        quantize=quantize,
+        group_size=group_size,
+    )
     show(track(scanning(path, options), json, no_color), json, no_color)
 
 

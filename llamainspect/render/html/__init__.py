@@ -28,9 +28,8 @@ from llamainspect.render.numbers import (
     short_count,
 )
 from llamainspect.render.printable import printable
-from llamainspect.reports import FullReport
+from llamainspect.reports import GENERATOR, FullReport
 
-GENERATOR = "llamainspect"  # with a version behind it, in the <meta name="generator"> of every page
 SCRIPTS = ("vendor/d3.min.js", "vendor/plot.umd.min.js", "page.js")  # in the order they run
 _FOLDER = Path(__file__).parent
 

@@ -36,7 +36,6 @@ from llamainspect.reports import (
     TensorEntry,
     TensorList,
     Topic,
-    worst_first,
 )
 
 MAX_FILES = 4
@@ -240,10 +239,7 @@ def _(report: FullReport, terminal: bool) -> RenderableType:
     if report.file is not None:
         size = nbytes_text(report.file_nbytes or 0)
         rows.insert(0, ("page", safe(report.file, "bold green").append(f"  {size}", "not bold")))
-    every = [*report.findings]
-    for part in (report.summary, report.memory, report.stats):
-        every += part.findings if part is not None else ()
-    return Group(facts(rows), findings_view(tuple(worst_first(dict.fromkeys(every)))))
+    return Group(facts(rows), findings_view(report.all_findings))
 
 
 # --- explain --------------------------------------------------------------------------------------

@@ -41,7 +41,6 @@ MAX_PLACES = 20
 MAX_LAYERS = 12  # in a table; --json has all
 SMALLEST_SCALE = math.log(1.5)  # what a heat map's full height means at least, as a ratio
 PLOT_HEIGHT = 12  # lines
-WIDTHS = {"F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8}  # bits
 
 
 @view.register
@@ -111,11 +110,10 @@ def _totals(report: StatsReport) -> list[tuple[str, RenderableType]]:
 
 
 def _entropy(total: WeightStats) -> str:
-    bits = {WIDTHS.get(name) for name in total.dtype.split(", ")}
     text = f"{total.entropy:.2f} bits per weight"
-    if len(bits) == 1 and (width := bits.pop()) is not None and total.entropy is not None:
-        saved = 100 * (1 - total.entropy / width)
-        text += f" of {width}: lossless compression could save {saved:.1f} %"
+    if total.bits and total.entropy is not None:
+        saved = 100 * (1 - total.entropy / total.bits)
+        text += f" of {total.bits:g}: lossless compression could save {saved:.1f} %"
     return text
 
 
@@ -246,7 +244,9 @@ def _places(report: StatsReport) -> RenderableType:
     found = (report.total.nan or 0) + (report.total.inf or 0)
     if (more := found - len(rows)) <= 0:
         return table
-    return Group(table, Text(f"and {more:,} more (--json lists 100 of a weight)", style="dim"))
+    return Group(
+        table, Text(f"and {more:,} more (--json locates the first 100 of each weight)", style="dim")
+    )
 
 
 # --- heat maps ------------------------------------------------------------------------------------
@@ -310,7 +310,7 @@ class _HeatMap:
         values = self._values(profile)
         known = [value for value in values.values() if value > 0]
         middle = median(known) if known else 1.0
-        ratios = {layer: math.log(value / middle) for layer, value in values.items() if value > 0}
+        ratios = {n: math.log(v) - math.log(middle) for n, v in values.items() if v > 0}
         scale = max(SMALLEST_SCALE, *(abs(ratio) for ratio in ratios.values())) if ratios else 1.0
         marks = Text()
         for first in range(0, self.last + 1, step):
