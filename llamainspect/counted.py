@@ -179,7 +179,7 @@ class GroupCounts:
         """All weights of another group, too."""
         for key, dense in other._by_key.items():
             mine = self._by_key.get(key)
-            self._by_key[key] = dense.copy() if mine is None else mine + dense
+            self._by_key[key] = dense if mine is None else mine + dense
 
     def distribution(self, figures: Figures) -> Distribution:
         """Of the finite values of all; empty where some are not known."""

@@ -235,11 +235,16 @@ def test_a_weight_in_many_slices_has_the_same_figures(tmp_path, monkeypatch):
         if dtype is torch.float64:
             weights["huge"] = torch.full((300, 70), 1e-3, dtype=dtype)
             weights["huge"][299, 69] = 1e300
+        weights["y"][::7] = math.nan
         whole = stats_of(tmp_path / str(dtype), weights)
+        places = compute_stats(str(tmp_path / str(dtype))).not_finite
         monkeypatch.setattr("llamainspect.tally.SLICE_NBYTES", 2000)
         monkeypatch.setattr("llamainspect.blocks.BLOCK_NBYTES", 512)
         assert stats_of(tmp_path / str(dtype), weights) == whole
+        assert compute_stats(str(tmp_path / str(dtype))).not_finite == places
         monkeypatch.undo()
+        assert [place.index for place in places[:2]] == [(200, 3), (299, 69)]
+        assert [place.index for place in places[2:102]] == [(7 * i,) for i in range(100)]
         check(whole["x"], values_of(weights["x"]), dtype)
         check(whole["y"], values_of(weights["y"]), dtype)
         assert bool(whole["half"].approximate) == (dtype is not torch.bfloat16)
@@ -269,6 +274,15 @@ def test_groups_are_what_their_weights_are_together(tmp_path):
     assert report.total.quantiles["0.5"] == pytest.approx(np.median(everything), abs=0.01)
     # BF16 values that are stored as F32 are counted one by one, too.
     assert report.total.approximate == ()
+    weights["layers.1.ffn_norm.weight"] = 5 + torch.randn(64)
+    layer = np.concatenate(
+        [values_of(w) for name, w in weights.items() if name.startswith("layers.1.")]
+    )
+    report = compute_stats(str(write_native(tmp_path / "wide", TINY, [weights])))
+    row = report.by_layer[1]
+    assert row.approximate == ("quantiles", "histogram")
+    assert report.by_layer[0].approximate == ()
+    check(row, layer, torch.bfloat16)
 
 
 def test_values_of_16_bits_in_32_are_counted_exactly_and_pointed_out(tmp_path):
@@ -638,8 +652,11 @@ def test_experts_of_a_layer_are_one_kind(tmp_path):
         for expert in range(3)
     }
     write_native(tmp_path, None, [weights])
+    weights["layers.1.feed_forward.experts.3.w1.weight"] = torch.full((2, 2), math.nan)
+    write_native(tmp_path, None, [weights])
     (profile,) = compute_stats(str(tmp_path)).profile
     assert profile.kind == "feed_forward.experts.*.w1"
+    del weights["layers.1.feed_forward.experts.3.w1.weight"]
     together = torch.cat([w for name, w in weights.items() if ".1.feed" in name]).double()
     assert profile.std[1] == pytest.approx(float(together.std(correction=0)), rel=1e-9)
     assert profile.l2[1] == pytest.approx(float(together.norm()), rel=1e-12)
@@ -741,6 +758,14 @@ def test_top_and_sort_choose_the_rows():
     assert compute_stats(str(EXAMPLE), StatsOptions(top=0)).weights == ()
 
 
+def test_what_has_no_figure_comes_last(tmp_path):
+    weights = {"z": torch.zeros(2, dtype=torch.complex64), "a": -torch.rand(9), "b": torch.rand(9)}
+    write_native(tmp_path, None, [weights])
+    rows = compute_stats(str(tmp_path), StatsOptions(sort="mean")).weights
+    assert rows[-1].name == "z"
+    assert abs(rows[0].mean) >= abs(rows[1].mean)
+
+
 @pytest.mark.parametrize("logarithmic", [False, True])
 def test_a_plot_is_the_histogram_from_end_to_end(logarithmic):
     name = "layers.2.attention.wk.weight"
@@ -754,7 +779,8 @@ def test_a_plot_is_the_histogram_from_end_to_end(logarithmic):
     assert report.nbytes_read == weight.nbytes
     page = to_text(report, terminal=True, plain=True, width=80)
     assert f"{counts.max():,} " in page
-    assert "█" in page
+    bottom = page.splitlines()[-2].partition("0 ")[2]
+    assert [mark != " " for mark in f"{bottom:<{len(counts)}}"] == (counts > 0).tolist()
     assert max(map(len, page.splitlines())) <= 80
     piped = to_text(report, terminal=False)
     assert [line.split()[-1] for line in piped.splitlines()[-len(counts) :]] == [
