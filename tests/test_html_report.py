@@ -12,7 +12,14 @@ from pathlib import Path
 
 import html_pages
 import pytest
-from checkpoints import LLAMA_3_1_405B, write_sparse
+from checkpoints import (
+    LLAMA_3_1_405B,
+    TINY_MOE,
+    moe_shapes,
+    random_weights,
+    write_native,
+    write_sparse,
+)
 from html_pages import BROKEN, DEPARTED, PAYLOADS
 
 from llamainspect.full_report import MARK, build_report
@@ -193,19 +200,33 @@ def test_statistics_stand_beside_their_weights(departing):
     page = Page(to_html(departing))
     row = next(row for row in page.rows if row and row[0] == DEPARTED)
     stats = next(stats for stats in departing.stats.weights if stats.name == DEPARTED)
-    figures = [stats.mean, stats.std, stats.min, stats.quantiles["0.5"], stats.max, stats.abs_max]
-    assert row[8:14] == [f"{number:.4g}" for number in figures]
-    assert row[14:] == [f"{stats.zeros:,}", "0", f"{stats.entropy:.4g}"]
+    median = stats.quantiles["0.5"]
+    figures = [stats.mean, stats.std, stats.min, median, stats.max, stats.abs_max, stats.l2]
+    assert row[8:15] == [f"{number:.4g}" for number in figures]
+    assert row[15:] == [f"{stats.zeros:,}", f"{stats.subnormal:,}", "0", f"{stats.entropy:.4g}"]
+    layers = [row for row in page.rows if row and row[0].startswith("layer ")]
+    assert [row[0] for row in layers] == [f"layer {n}" for n in range(html_pages.LAYERS)]
+    assert layers[7][4] == f"{departing.stats.by_layer[7].std:.4g}"
     assert page.columns()["departures"] == [[0, 7]]  # the first kind, attention.wq
     std = next(p for p in page.columns()["profile"] if p["kind"] == "attention.wq")["std"]
     assert len(std) == html_pages.LAYERS
     assert max(std) == std[7] > 3 * sorted(std)[-2]
 
 
+def test_figures_stand_beside_weights_that_files_hold_fused(tmp_path):
+    write_native(tmp_path, TINY_MOE, [random_weights(moe_shapes(TINY_MOE))])
+    report = build_report(str(tmp_path), stats=True)
+    page = Page(to_html(report))
+    rows = {row[0]: row for row in page.rows if len(row) == 19 and row[0] != "name"}
+    assert set(rows) == {row.name for row in report.stats.weights}
+    assert "layers.0.attention.wk.weight" in rows
+    assert not any("-" in row[8:] for row in rows.values())
+
+
 def test_what_is_not_finite_is_located(departing):
     page = Page(to_html(departing))
     assert [BROKEN, "[5, 11]", "nan", departing.stats.not_finite[0].place] in page.rows
-    assert next(row for row in page.rows if row[0] == BROKEN and len(row) > 8)[15] == "1"
+    assert next(row for row in page.rows if row[0] == BROKEN and len(row) > 8)[17] == "1"
 
 
 def test_findings_of_all_parts_come_worst_first(departing):

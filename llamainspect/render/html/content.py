@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import cached_property
-from itertools import chain
 from typing import NamedTuple
 
 from markupsafe import escape
@@ -13,6 +12,7 @@ from llamainspect.render.html.budgets import (
     DEPARTURES_NBYTES,
     FILES_NBYTES,
     FINDINGS_NBYTES,
+    LAYERS_NBYTES,
     MAX_LAYERS,
     NOT_FINITE_NBYTES,
     STATS_NBYTES,
@@ -45,12 +45,10 @@ from llamainspect.reports import (
     FileEntry,
     Finding,
     FullReport,
-    GpuFit,
     Histogram,
     NotFinite,
     TensorEntry,
     WeightStats,
-    worst_first,
 )
 
 SPARK_WIDTH, SPARK_HEIGHT = 96, 20  # of a histogram in a table cell
@@ -77,19 +75,12 @@ class Content:
 
     # --- the head of the page ---------------------------------------------------------------------
 
-    @cached_property
-    def all_findings(self) -> list[Finding]:
-        """Of all parts, worst first, each once."""
-        report = self.report
-        parts = (report, report.summary, report.memory, report.stats)
-        findings = chain.from_iterable(part.findings for part in parts if part is not None)
-        return worst_first(dict.fromkeys(findings))
-
     @property
     def verdict(self) -> Verdict:
         """Whether anything is wrong, in a few words."""
-        worst = self.all_findings[0].severity if self.all_findings else None
-        counts = tally(self.all_findings)
+        findings = self.report.all_findings
+        worst = findings[0].severity if findings else None
+        counts = tally(findings)
         if worst == "error" or not self.report.ok:
             return Verdict("bad", f"✗ {counts or 'not good'}")
         if worst == "warning":
@@ -134,7 +125,7 @@ class Content:
     @property
     def findings(self) -> Part[Finding]:
         """Worst first, as many as fit."""
-        findings = self.all_findings
+        findings = self.report.all_findings
         return fit(findings, len(findings), FINDINGS_NBYTES, _finding_nbytes)
 
     # --- configuration, files, parameters, memory -------------------------------------------------
@@ -166,12 +157,6 @@ class Content:
         ]
         return fit(rows, len(rows), COMPONENTS_NBYTES, row_nbytes)
 
-    @property
-    def gpu(self) -> str:
-        """Whether it fits on the GPUs that were named; nothing when none were."""
-        fit = self.report.memory and self.report.memory.gpu
-        return _gpu_words(fit) if fit else ""
-
     # --- statistics -------------------------------------------------------------------------------
 
     @property
@@ -193,22 +178,21 @@ class Content:
         return any(max(kind.layers, default=0) >= MAX_LAYERS for kind in profile)
 
     @property
-    def stats_titles(self) -> list[str]:
+    def layers(self) -> Part[WeightStats]:
+        """Figures of each layer, as many as fit."""
+        rows = self.report.stats.by_layer if self.report.stats else ()
+        return fit(rows, len(rows), LAYERS_NBYTES, _stats_nbytes)
+
+    @property
+    def figure_titles(self) -> list[str]:
         """Heads of the columns that statistics add to a table."""
-        return [title for title, _ in self._figures]
+        return [title for title, _ in FIGURES] if self.report.stats else []
 
     def figures(self, stats: WeightStats | None) -> list[str]:
         """The cells of those columns."""
-        return ["-" if stats is None else cell(stats) for _, cell in self._figures]
-
-    @cached_property
-    def _figures(self) -> list[tuple[str, Callable[[WeightStats], str]]]:
         if self.report.stats is None:
             return []
-        if not self.report.stats.quantize:
-            return list(FIGURES)
-        form = self.report.stats.quantize.split(",")[0]  # "int4" of "int4, groups of 128"
-        return [*FIGURES, (f"{form} error", _figure("quantize_error"))]
+        return ["-" if stats is None else cell(stats) for _, cell in FIGURES]
 
     # --- the table of tensors ---------------------------------------------------------------------
 
@@ -236,9 +220,15 @@ class Content:
         return [*cells, *self.figures(stats)]
 
     @property
+    def columns(self) -> list[tuple[str, str]]:
+        """Of the table: what stands above each, and how it is sorted."""
+        return [*COLUMNS, *((title, "number") for title in self.figure_titles)]
+
+    @property
     def tensor_components(self) -> list[str]:
         """What the table can be narrowed to."""
-        return list(dict.fromkeys(row[5] for row in self.tensors.rows))
+        place = [title for title, _ in COLUMNS].index("component")
+        return list(dict.fromkeys(row[place] for row in self.tensors.rows))
 
 
 def spark(histogram: Histogram) -> str:
@@ -259,18 +249,16 @@ def _stored(entry: TensorEntry, stats: WeightStats | None) -> str:
 
 
 def _figure(field: str) -> Callable[[WeightStats], str]:
-    """A cell: the figure, and whether it is close only."""
-
     def cell(stats: WeightStats) -> str:
         number = getattr(stats, field)
-        about = "≈ " * (number is not None and field in stats.approximate)
-        return about + (f"{number:,}" if isinstance(number, int) else figure_text(number))
+        return f"{number:,}" if isinstance(number, int) else figure_text(number)
 
     return cell
 
 
 def _median(stats: WeightStats) -> str:
-    return figure_text(stats.quantiles.get("0.5"))
+    about = "~" * ("quantiles" in stats.approximate)
+    return about + figure_text(stats.quantiles.get("0.5"))
 
 
 def _not_finite(stats: WeightStats) -> str:
@@ -279,6 +267,18 @@ def _not_finite(stats: WeightStats) -> str:
     return f"{stats.nan + stats.inf:,}"
 
 
+# Columns of the table of tensors, and how each is sorted.
+COLUMNS = (
+    ("name", "name"),
+    ("shape", "name"),
+    ("dtype", "name"),
+    ("elements", "number"),
+    ("bytes", "number"),
+    ("component", "name"),
+    ("layer", "number"),
+    ("stored in", "name"),
+)
+# And those of figures.
 FIGURES = (
     ("mean", _figure("mean")),
     ("std", _figure("std")),
@@ -286,17 +286,12 @@ FIGURES = (
     ("median", _median),
     ("max", _figure("max")),
     ("abs max", _figure("abs_max")),
+    ("L2 norm", _figure("l2")),
     ("zeros", _figure("zeros")),
+    ("subnormal", _figure("subnormal")),
     ("NaN/Inf", _not_finite),
     ("entropy", _figure("entropy")),
 )
-
-
-def _gpu_words(fit: GpuFit) -> str:
-    on = f"{fit.number} x {fit.name}"
-    if fit.left >= 0:
-        return f"It fits on {on}: {nbytes_text(fit.left)} left."
-    return f"It does not fit on {on}: {nbytes_text(-fit.left)} too much."
 
 
 # What a row takes in the page; figures and tags are given as long as they can be.
@@ -309,6 +304,11 @@ def _finding_nbytes(finding: Finding) -> int:
 
 def _file_nbytes(file: FileEntry) -> int:
     return 150 + row_nbytes([file.file])
+
+
+def _stats_nbytes(row: WeightStats) -> int:
+    path = len(spark(row.histogram)) if row.histogram else 0
+    return 250 + path + 25 * len(FIGURES) + row_nbytes([row.name])
 
 
 def _not_finite_nbytes(element: NotFinite) -> int:

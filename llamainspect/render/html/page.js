@@ -28,10 +28,10 @@ const CHARTS = {
     histogram(columns.weights[document.getElementById("weight").value || 0], width, 220),
 };
 
-function draw(element, width = element.clientWidth) {
+function draw(place, width = place.clientWidth) {
   if (width) {
-    const drawn = CHARTS[element.dataset.chart](width, Number(element.dataset.index));
-    element.replaceChildren(...[drawn].flat());
+    const drawn = CHARTS[place.dataset.chart](width, Number(place.dataset.index));
+    place.replaceChildren(...[drawn].flat());
   }
 }
 
@@ -39,6 +39,11 @@ function plot(width, options) {
   const chart = Plot.plot({ width, style: FONT, ...options });
   chart.setAttribute("aria-hidden", "true"); // the figure has a label that says it in words
   return chart;
+}
+
+// What the pointer is nearest to, in words.
+function tip(data, { title, ...where }, pointer = Plot.pointer) {
+  return Plot.tip(data, pointer({ ...where, title, fontSize: 12 }));
 }
 
 function horizontalBars(width) {
@@ -55,7 +60,14 @@ function horizontalBars(width) {
     y: { label: null, tickSize: 0, domain: rows.map((row) => row.name) },
     marks: [
       Plot.barX(rows, { x: "parameters", y: "name", fill: "var(--bar)" }),
-      Plot.text(rows, { x: "parameters", y: "name", text: "text", textAnchor: "start", dx: 6, fill: "currentColor" }),
+      Plot.text(rows, {
+        x: "parameters",
+        y: "name",
+        text: "text",
+        textAnchor: "start",
+        dx: 6,
+        fill: "currentColor",
+      }),
     ],
   });
 }
@@ -98,7 +110,12 @@ function lines(width, figure) {
     color: `var(--c${index % 8})`,
     dash: dashOf(profile.kind),
     points: profile.layers
-      .map((layer, i) => ({ layer, value: profile[figure][i] > 0 ? profile[figure][i] : NaN, kind: profile.kind, index }))
+      .map((layer, i) => ({
+        layer,
+        value: profile[figure][i] > 0 ? profile[figure][i] : NaN,
+        kind: profile.kind,
+        index,
+      }))
       .sort((a, b) => a.layer - b.layer),
   }));
   const points = kinds.flatMap((kind) => kind.points);
@@ -120,19 +137,63 @@ function lines(width, figure) {
     marginRight,
     marginTop,
     marginBottom,
-    x: { label: "layer", labelAnchor: "center", labelArrow: "none", type: "linear", ticks: layerTicks(points.map((point) => point.layer), width), tickFormat: "d" },
+    x: {
+      label: "layer",
+      labelAnchor: "center",
+      labelArrow: "none",
+      type: "linear",
+      ticks: layerTicks(
+        points.map((point) => point.layer),
+        width,
+      ),
+      tickFormat: "d",
+    },
     y: { type: "log", domain, label: null, grid: true, ticks: 6, tickFormat: tickOf },
     marks: [
       ...kinds.map((kind) =>
-        Plot.line(kind.points, { x: "layer", y: "value", stroke: kind.color, strokeDasharray: kind.dash, strokeWidth: 1.6, className: "profile-line" }),
+        Plot.line(kind.points, {
+          x: "layer",
+          y: "value",
+          stroke: kind.color,
+          strokeDasharray: kind.dash,
+          strokeWidth: 1.6,
+          className: "profile-line",
+        }),
       ),
-      Plot.dot(kinds.filter((kind) => kind.points.length === 1).flatMap((kind) => kind.points), { x: "layer", y: "value", r: 2.5, fill: "currentColor" }),
-      Plot.dot(points.filter((point) => departs(point) && point.value > 0), { x: "layer", y: "value", r: 5.5, stroke: "var(--bad)", strokeWidth: 1.8 }),
+      Plot.dot(
+        kinds.filter((kind) => kind.points.length === 1).flatMap((kind) => kind.points),
+        { x: "layer", y: "value", r: 2.5, fill: "currentColor" },
+      ),
+      Plot.dot(
+        points.filter((point) => departs(point) && point.value > 0),
+        { x: "layer", y: "value", r: 5.5, stroke: "var(--bad)", strokeWidth: 1.8 },
+      ),
       ...labels.flatMap((label) => [
-        Plot.link([label], { x1: (d) => d.layer, y1: (d) => d.value, x2: (d) => d.layer, y2: (d) => d.value, stroke: label.color }),
-        Plot.text([label], { x: "layer", y: (d) => y.invert(d.top), text: "label", dx: 24, textAnchor: "start", fill: label.color, fontSize: short ? 10.5 : 11.5 }),
+        Plot.link([label], {
+          x1: (d) => d.layer,
+          y1: (d) => d.value,
+          x2: (d) => d.layer,
+          y2: (d) => d.value,
+          stroke: label.color,
+        }),
+        Plot.text([label], {
+          x: "layer",
+          y: (d) => y.invert(d.top),
+          text: "label",
+          dx: 24,
+          textAnchor: "start",
+          fill: label.color,
+          fontSize: short ? 10.5 : 11.5,
+        }),
       ]),
-      Plot.tip(points.filter((point) => point.value > 0), Plot.pointer({ x: "layer", y: "value", title: (d) => `layer ${d.layer}, ${d.kind}\n${d.value.toPrecision(4)}`, fontSize: 12 })),
+      tip(
+        points.filter((point) => point.value > 0),
+        {
+          x: "layer",
+          y: "value",
+          title: (d) => `layer ${d.layer}, ${d.kind}\n${d.value.toPrecision(4)}`,
+        },
+      ),
     ],
   });
   const zero = `Not drawn, 0 in every layer: ${flat.map((kind) => kind.kind).join(", ")}`;
@@ -161,7 +222,11 @@ function groupOf(kind) {
 // Where the label of each line goes, none on top of another.
 function spread(kinds, heightOf, top, bottom) {
   const labels = kinds
-    .map((kind) => ({ ...kind.points.filter((point) => point.value > 0).at(-1), label: kind.label, color: kind.color }))
+    .map((kind) => ({
+      ...kind.points.filter((point) => point.value > 0).at(-1),
+      label: kind.label,
+      color: kind.color,
+    }))
     .filter((label) => label.value > 0)
     .map((label) => ({ ...label, top: heightOf(label) }))
     .sort((a, b) => a.top - b.top);
@@ -179,22 +244,59 @@ function heatMap(width, figure) {
   const profile = columns.profile;
   const cells = profile.flatMap(({ kind, layers, ...figures }, index) => {
     const median = d3.median(figures[figure].filter((value) => value > 0));
-    return layers.map((layer, i) => ({ layer, kind, index, value: figures[figure][i], ratio: figures[figure][i] / median }))
+    return layers
+      .map((layer, i) => ({
+        layer,
+        kind,
+        index,
+        value: figures[figure][i],
+        ratio: figures[figure][i] / median,
+      }))
       .filter((cell) => cell.ratio > 0);
   });
   const layers = [...new Set(profile.flatMap((kind) => kind.layers))].sort((a, b) => a - b);
   const chart = plot(width, {
     height: 22 * profile.length + 46,
-    marginLeft: Math.min(width * 0.4, 6.4 * Math.max(...profile.map((kind) => shortened(kind.kind).length)) + 14),
+    marginLeft: Math.min(
+      width * 0.4,
+      6.4 * Math.max(...profile.map((kind) => shortened(kind.kind).length)) + 14,
+    ),
     marginRight: 6,
     marginTop: 6,
     marginBottom: 36,
-    x: { type: "band", domain: layers, ticks: layerTicks(layers, width), label: "layer", labelArrow: "none", tickSize: 0, padding: layers.length > 64 ? 0 : 0.06 },
-    y: { type: "band", domain: d3.range(profile.length), tickFormat: (i) => shortened(profile[i].kind), label: null, tickSize: 0, padding: 0.06 },
+    x: {
+      type: "band",
+      domain: layers,
+      ticks: layerTicks(layers, width),
+      label: "layer",
+      labelArrow: "none",
+      tickSize: 0,
+      padding: layers.length > 64 ? 0 : 0.06,
+    },
+    y: {
+      type: "band",
+      domain: d3.range(profile.length),
+      tickFormat: (i) => shortened(profile[i].kind),
+      label: null,
+      tickSize: 0,
+      padding: 0.06,
+    },
     marks: [
-      Plot.cell(cells, { x: "layer", y: "index", fill: { value: (cell) => `var(--h${classOf(cell.ratio)})`, scale: null } }),
-      Plot.dot(cells.filter((cell) => figure === "std" && departs(cell)), { x: "layer", y: "index", r: 3, fill: "var(--page)", stroke: "var(--text)" }),
-      Plot.tip(cells, Plot.pointer({ x: "layer", y: "index", title: (d) => `layer ${d.layer}, ${d.kind}\n${d.value.toPrecision(4)}, ${d.ratio.toPrecision(3)} x the median`, fontSize: 12 })),
+      Plot.cell(cells, {
+        x: "layer",
+        y: "index",
+        fill: { value: (cell) => `var(--h${classOf(cell.ratio)})`, scale: null },
+      }),
+      Plot.dot(
+        cells.filter((cell) => figure === "std" && departs(cell)),
+        { x: "layer", y: "index", r: 3, fill: "var(--page)", stroke: "var(--text)" },
+      ),
+      tip(cells, {
+        x: "layer",
+        y: "index",
+        title: (d) =>
+          `layer ${d.layer}, ${d.kind}\n${d.value.toPrecision(4)}, ${d.ratio.toPrecision(3)} x the median`,
+      }),
     ],
   });
   return [heatLegend(), chart];
@@ -228,7 +330,15 @@ function histogram(row, width, height) {
   const step = (row.end + margin - start) / row.counts.length;
   const logarithmic = document.getElementById("logarithmic").checked;
   const total = d3.sum(row.counts) + row.below + row.above;
-  const bins = row.counts.map((count, i) => ({ count, from: start + i * step, to: start + (i + 1) * step }));
+  const bins = row.counts.map((count, i) => ({
+    count,
+    from: start + i * step,
+    to: start + (i + 1) * step,
+  }));
+  const words = ({ from, to, count }) => {
+    const range = apart ? `${tickOf(from)} to ${tickOf(to)}` : tickOf(row.start);
+    return `${range}\n${count.toLocaleString("en")} (${((100 * count) / total).toFixed(2)} %)`;
+  };
   const chart = plot(width, {
     height,
     marginLeft: height > 200 ? 56 : 8,
@@ -246,9 +356,16 @@ function histogram(row, width, height) {
       domain: [0, Math.max(1, ...row.counts)],
     },
     marks: [
-      Plot.rectY(bins, { x1: "from", x2: "to", y: "count", fill: "var(--bar)", insetLeft: 0.5, insetRight: 0.5 }),
+      Plot.rectY(bins, {
+        x1: "from",
+        x2: "to",
+        y: "count",
+        fill: "var(--bar)",
+        insetLeft: 0.5,
+        insetRight: 0.5,
+      }),
       Plot.ruleY([0]),
-      Plot.tip(bins, Plot.pointerX({ x: (d) => (d.from + d.to) / 2, y: "count", title: (d) => `${apart ? `${tickOf(d.from)} to ${tickOf(d.to)}` : tickOf(row.start)}\n${d.count.toLocaleString("en")} (${((100 * d.count) / total).toFixed(2)} %)`, fontSize: 12 })),
+      tip(bins, { x: (d) => (d.from + d.to) / 2, y: "count", title: words }, Plot.pointerX),
     ],
   });
   const outside = `${row.below.toLocaleString("en")} below, ${row.above.toLocaleString("en")} above`;
@@ -314,15 +431,14 @@ function chooseWeight() {
 
 function chooseScale() {
   document.getElementById("logarithmic")?.addEventListener("change", () => {
-    charts.filter((chart) => chart.dataset.chart.endsWith("histogram")).forEach((chart) => draw(chart));
+    charts
+      .filter((chart) => chart.dataset.chart.endsWith("histogram"))
+      .forEach((chart) => draw(chart));
   });
 }
 
 // --- the table ---------------------------------------------------------------------------------
 
-const COMPONENT = 5; // number of the column
-const NUMBERS = new Set(["elements", "bytes", "layer"]);
-const FIRST_FIGURE = 8; // columns of statistics from here on
 const natural = new Intl.Collator("en", { numeric: true });
 
 function workTable() {
@@ -330,7 +446,9 @@ function workTable() {
   const body = table.tBodies[0];
   const rows = [...body.rows];
   document.getElementById("narrow").hidden = false;
-  [...table.tHead.rows[0].cells].forEach((head, column) => makeSortable(head, column, body, rows));
+  const heads = [...table.tHead.rows[0].cells];
+  const ofComponent = heads.findIndex((head) => head.textContent.trim() === "component");
+  heads.forEach((head, column) => makeSortable(head, column, body, rows));
   const filter = document.getElementById("filter");
   const component = document.getElementById("component");
   const show = () => {
@@ -339,7 +457,7 @@ function workTable() {
     for (const row of rows) {
       const fits =
         matches(row.cells[0].textContent.trim()) &&
-        (!component.value || row.cells[COMPONENT].textContent.trim() === component.value);
+        (!component.value || row.cells[ofComponent].textContent.trim() === component.value);
       row.hidden = !fits;
       shown += fits;
     }
@@ -366,7 +484,7 @@ function makeSortable(head, column, body, rows) {
   const button = element("button", "", [title]);
   button.type = "button";
   head.replaceChildren(button);
-  const numeric = NUMBERS.has(title) || column >= FIRST_FIGURE;
+  const numeric = head.dataset.order === "number";
   button.addEventListener("click", () => {
     const next = { none: "ascending", ascending: "descending", descending: "none" };
     const order = next[head.getAttribute("aria-sort") ?? "none"];
@@ -380,7 +498,7 @@ function sorted(rows, column, numeric, order) {
   const sign = order === "ascending" ? 1 : -1;
   const keyed = rows.map((row) => {
     const text = row.cells[column].textContent.trim();
-    return { row, key: numeric ? Number(text.replace(/[,≈ ]/g, "") || NaN) : text };
+    return { row, key: numeric ? Number(text.replace(/[,~ ]/g, "") || NaN) : text };
   });
   const compare = numeric ? (a, b) => sign * (a - b) : (a, b) => sign * natural.compare(a, b);
   // Rows without a number come last, whichever way.
@@ -410,5 +528,7 @@ chooseScale();
 workTable();
 chooseTheme();
 watchWidths();
-window.addEventListener("beforeprint", () => charts.forEach((chart) => draw(chart, printedWidth(chart))));
+window.addEventListener("beforeprint", () =>
+  charts.forEach((chart) => draw(chart, printedWidth(chart))),
+);
 window.addEventListener("afterprint", () => charts.forEach((chart) => draw(chart)));
