@@ -7,26 +7,32 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from llamainspect.blocks import Floats
 from llamainspect.distribution import Distribution, entropy, joined
 from llamainspect.moments import Moments, pooled
 from llamainspect.tally import (
+    FEW,
+    POINTS,
     UNIT_EXPONENT,
     Ints,
     Place,
     Slice,
     Sums,
     Tally,
-    bucket_middles,
+    bucket_points,
     has_table,
     table_of,
 )
 from llamainspect.weights import Weight
 
 BUCKETS = ("buckets", False)  # values are known to 0.4 percent
+SMALLEST = 1e-280  # a sum of squares below it may have lost some
 MOST = float(np.finfo(np.float32).max)
 BUCKET_WIDTH = 2.0**-7  # as a share of the values in it
-MIN_BUCKETS = 2  # in a standard deviation: with fewer they say nothing of the distribution
+MIN_BUCKETS = 1  # in a standard deviation: with fewer they say nothing of the distribution
 NOTHING = joined([])
+# In which order what is left of a bucket goes to its points: from the middle outwards.
+_FILLED = np.argsort(np.argsort(np.abs(np.arange(POINTS) - (POINTS - 1) / 2), kind="stable"))
 TableKey = tuple[str, bool]  # name of a dtype, and whether its values are negated; or BUCKETS
 
 
@@ -45,7 +51,6 @@ class Figures(NamedTuple):
     entropy_elements: int  # elements that it is of
     error: int  # sums of squares of a round trip, as in a Tally
     square: int
-    exact: bool  # whether values were counted one by one
 
     @property
     def quantize_error(self) -> float | None:
@@ -71,7 +76,6 @@ def figures_of_group(members: list[Figures]) -> Figures:
         entropy_elements=known,
         error=sum(m.error for m in members),
         square=sum(m.square for m in members),
-        exact=all(m.exact for m in members),
     )
 
 
@@ -82,12 +86,15 @@ class Counted(NamedTuple):
     key: TableKey  # what its counts are of
     ranks: Ints  # in that table, ascending
     counts: Ints
+    few: Distribution | None  # of a wide type, where its values were counted one by one, too
     not_finite: tuple[Place, ...]  # the first of them
     narrow: bool  # of a wide type, and all values are such as BF16 has
 
     @property
     def distribution(self) -> Distribution:
         """Of the finite values; empty where it is not known."""
+        if self.few is not None:
+            return self.few
         known = self.key != BUCKETS or _buckets_tell(self.figures)
         return _distribution(self.key, self.ranks, self.counts, self.figures) if known else NOTHING
 
@@ -101,6 +108,7 @@ class Gathering:
         self._whole: Tally | None = None  # of a weight in one slice
         self._dense: Ints | None = None
         self._sums: Sums | None = None
+        self._few: list[Floats] = []
         self._places: list[Place] = []
         self._error = self._square = 0
 
@@ -116,6 +124,7 @@ class Gathering:
             self._sums.merge(tally.sums)
         else:
             self._sums = tally.sums
+        self._few.append(tally.few)
         self._places += tally.not_finite
         self._error += tally.error
         self._square += tally.square
@@ -129,12 +138,15 @@ class Gathering:
             ranks = np.flatnonzero(self._dense)
             counts = self._dense[ranks]
         key, narrow = self._key()
+        few = None
+        if key == BUCKETS and self.weight.elements <= FEW:
+            few = Distribution(*np.unique(np.concatenate(self._few), return_counts=True))
         plain = self._plain(entropy(counts) if key != BUCKETS else None)
         if self._sums is not None:
             figures = _of_sums(plain, self._sums)
         else:
             figures = _of_codes(plain, key, ranks, counts)
-        return Counted(figures, key, ranks, counts, tuple(sorted(self._places)), narrow)
+        return Counted(figures, key, ranks, counts, few, tuple(sorted(self._places)), narrow)
 
     def _key(self) -> tuple[TableKey, bool]:
         part = self.weight.parts[0]
@@ -159,7 +171,6 @@ class Gathering:
             entropy_elements=0 if bits is None else self.weight.elements,
             error=self._error,
             square=self._square,
-            exact=self._key()[0] != BUCKETS,
         )
 
 
@@ -197,9 +208,11 @@ def _distribution(key: TableKey, ranks: Ints, counts: Ints, figures: Figures) ->
     finite = slice(*np.searchsorted(ranks, (table.first, table.end)))
     if key != BUCKETS or figures.min is None:
         return Distribution(table.values[ranks[finite]], counts[finite])
-    # No value is outside of what is known of it.
-    values = np.clip(bucket_middles()[ranks[finite]], figures.min, figures.max)
-    return Distribution(values, counts[finite])
+    # No value is outside of what is known of it; those of a bucket are spread over it.
+    values = np.clip(bucket_points()[ranks[finite]], figures.min, figures.max)
+    each, rest = np.divmod(counts[finite][:, None], POINTS)
+    spread = each + (rest > _FILLED)  # (buckets, POINTS)
+    return Distribution(values.reshape(-1), spread.reshape(-1), exact=False)
 
 
 def _buckets_tell(figures: Figures) -> bool:
@@ -249,6 +262,8 @@ def _moments(sums: Sums) -> Moments | None:
     unit = Fraction(1, 2**-UNIT_EXPONENT)
     total, squares = sums.total * unit, sums.squares * unit
     deviations = max(squares - total * total / sums.finite, Fraction(0))
+    if sums.min < sums.max and deviations < SMALLEST:
+        return None
     try:
         mean = float(Fraction(sums.shift) + total / sums.finite)
         return Moments(sums.finite, mean, float(deviations))

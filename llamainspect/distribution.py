@@ -20,6 +20,7 @@ class Distribution(NamedTuple):
 
     values: Floats
     counts: npt.NDArray[np.int64]
+    exact: bool = True  # or else each is close to what it stands for
 
     def moments(self) -> Moments | None:
         """Exact but for the last rounding: products of a count and a value of 16 bits are exact,
@@ -40,7 +41,9 @@ class Distribution(NamedTuple):
         below = places.astype(np.int64)
         above = np.minimum(below + 1, int(reached[-1]) - 1)
         low, high = self.values[np.searchsorted(reached, [below, above], side="right")]
-        return dict(zip(QUANTILES, (low + (high - low) * (places - below)).tolist(), strict=True))
+        share = places - below
+        between = np.where(low == high, low, low * (1 - share) + high * share)
+        return dict(zip(QUANTILES, between.tolist(), strict=True))
 
     def around(self, moments: Moments) -> Histogram:
         """Some standard deviations to each side of the mean, no further than values go."""
@@ -71,7 +74,7 @@ def joined(parts: list[Distribution]) -> Distribution:
     values = np.concatenate([part.values for part in parts]) if parts else np.empty(0)
     counts = np.concatenate([part.counts for part in parts]) if parts else np.empty(0, np.int64)
     order = np.argsort(values, kind="stable")
-    return Distribution(values[order], counts[order])
+    return Distribution(values[order], counts[order], all(part.exact for part in parts))
 
 
 def entropy(counts: npt.NDArray[np.int64]) -> float | None:

@@ -265,7 +265,7 @@ class _Scan:
             self.narrow.add(name)
         if counted.not_finite:
             self.places[name] = counted.not_finite[:MAX_PLACES]
-        if self.options.plot is not None and len(known.values):
+        if self.options.plot is not None and counted.figures.moments and len(known.values):
             bins = known.histogram(float(known.values[0]), float(known.values[-1]), PLOT_BINS)
             self.plot = WeightPlot(name, bins, self.options.logarithmic)
 
@@ -446,7 +446,6 @@ def _row(name: str, figures: Figures | None, known: Distribution | None) -> Weig
         return row
     moments = figures.moments
     ends = [abs(end) for end in (figures.min, figures.max) if end is not None]
-    close = not figures.exact and len(known.values)
     return row._replace(
         count=figures.elements,
         mean=moments.mean if moments else None,
@@ -463,7 +462,7 @@ def _row(name: str, figures: Figures | None, known: Distribution | None) -> Weig
         entropy=figures.entropy,
         histogram=known.around(moments) if moments and len(known.values) else None,
         quantize_error=figures.quantize_error,
-        approximate=("quantiles", "histogram") if close else (),
+        approximate=() if known.exact else ("quantiles", "histogram"),
     )
 
 

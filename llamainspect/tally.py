@@ -33,6 +33,8 @@ from llamainspect.tensors import contiguous_strides
 from llamainspect.weights import Weight, meta_row
 
 Ints = npt.NDArray[np.int64]
+POINTS = 8  # that the elements of a bucket are spread over
+FEW = 2**16  # elements of a wide type that are counted one by one, too
 SLICE_NBYTES = 32 * 2**20  # of a weight that one thread looks at in one go
 RUN = 64  # elements of a column that are added up in float64
 # What bounds the memory of a thread: bytes by which an element counts in a block (of 1 MiB), since
@@ -84,14 +86,15 @@ def table_of(name: str, negative: bool = False) -> ValueTable:
 
 
 @cache
-def bucket_middles() -> Floats:
-    """What stands for each bucket of wide values, in the order of BF16's table: its middle, and 0
-    for the bucket that 0 is in."""
+def bucket_points() -> Floats:
+    """What stands for each bucket of wide values, in the order of BF16's table (buckets, POINTS):
+    values spread over it, ascending, and 0 for the bucket that 0 is in."""
     table = table_of("BF16")
-    order = table.order.astype(np.uint32)
-    middles: Floats = (order << np.uint32(16) | np.uint32(0x8000)).view(np.float32)
+    starts = table.order.astype(np.uint32) << np.uint32(16)
+    inside = np.arange(1, 2 * POINTS, 2, dtype=np.uint32) * np.uint32(2**15 // POINTS)
     with np.errstate(invalid="ignore"):  # buckets of NaN, which nothing is counted in
-        return np.where(table.zero, 0.0, middles.astype(np.float64))
+        points = (starts[:, None] | inside).view(np.float32).astype(np.float64)
+    return np.sort(np.where(table.zero[:, None], 0.0, points), axis=1)
 
 
 def has_table(dtype: DType) -> bool:
@@ -139,6 +142,7 @@ class Tally(NamedTuple):
     counts: Ints
     not_finite: tuple[Place, ...]  # the first of them
     sums: Sums | None  # of wide types
+    few: Floats  # of these, where they are FEW: the finite values
     error: int  # sum of squared errors of a round trip, in units of UNIT_EXPONENT
     square: int  # sum of squares, likewise
 
@@ -296,6 +300,7 @@ class _Counter:
         self.histogram = memory.take("histogram", len(self.table.order), np.int64)
         self.histogram[:] = 0
         self.places: list[Place] = []
+        self.few: list[Floats] = []
         self.sums = None if known else Sums(self._shift())
         self.error = self.square = 0
 
@@ -353,6 +358,8 @@ class _Counter:
         sums.max = max(sums.max, float(np.max(values, initial=-math.inf, where=finite)))
         zeros = values.size - int(np.count_nonzero(values))
         sums.zeros += zeros
+        if self.piece.weight.elements <= FEW:
+            self.few.append(values[finite])
         self._add_sums(sums, values, finite)
         self._add_buckets(sums, values, zeros)
 
@@ -402,7 +409,15 @@ class _Counter:
         """What was counted, by rank."""
         by_rank = self.histogram[self.table.order]
         ranks = np.flatnonzero(by_rank)
-        return Tally(ranks, by_rank[ranks], tuple(self.places), self.sums, self.error, self.square)
+        return Tally(
+            ranks=ranks,
+            counts=by_rank[ranks],
+            not_finite=tuple(self.places),
+            sums=self.sums,
+            few=np.concatenate(self.few) if self.few else np.empty(0),
+            error=self.error,
+            square=self.square,
+        )
 
 
 @cache

@@ -127,12 +127,16 @@ def random_tensor(dtype, shape=(67, 130), seed=0):
     return whole.to(dtype)
 
 
+@pytest.mark.parametrize("few", [0, 2**16])
 @pytest.mark.parametrize("dtype", COUNTED + WIDE, ids=str)
-def test_every_figure_is_that_of_numpy(tmp_path, dtype):
+def test_every_figure_is_that_of_numpy(tmp_path, dtype, few, monkeypatch):
+    """`few`: elements up to which wide values are counted one by one, too."""
+    monkeypatch.setattr("llamainspect.tally.FEW", few)
+    monkeypatch.setattr("llamainspect.counted.FEW", few)
     tensor = random_tensor(dtype)
     row = stats_of(tmp_path, {"x": tensor})["x"]
     check(row, values_of(tensor), dtype)
-    assert bool(row.approximate) == (dtype in WIDE)
+    assert bool(row.approximate) == (dtype in WIDE and not few)
     assert (row.entropy is None) == (dtype in WIDE)
 
 
@@ -247,7 +251,7 @@ def test_a_weight_in_many_slices_has_the_same_figures(tmp_path, monkeypatch):
         assert [place.index for place in places[2:102]] == [(7 * i,) for i in range(100)]
         check(whole["x"], values_of(weights["x"]), dtype)
         check(whole["y"], values_of(weights["y"]), dtype)
-        assert bool(whole["half"].approximate) == (dtype is not torch.bfloat16)
+        assert (whole["half"].entropy is None) == (dtype is not torch.bfloat16)
 
 
 def test_groups_are_what_their_weights_are_together(tmp_path):
@@ -287,7 +291,7 @@ def test_groups_are_what_their_weights_are_together(tmp_path):
 
 def test_values_of_16_bits_in_32_are_counted_exactly_and_pointed_out(tmp_path):
     narrow = random_weights({"x": (200, 30)})["x"]
-    wide = torch.randn(200, 30, generator=torch.Generator().manual_seed(1))
+    wide = torch.randn(300, 300, generator=torch.Generator().manual_seed(1))
     write_native(tmp_path, None, [{"x": narrow.float(), "y": wide}])
     report = compute_stats(str(tmp_path))
     rows = {row.name: row for row in report.weights}
@@ -420,7 +424,7 @@ def test_of_very_many_the_first_are_located_and_all_are_counted(tmp_path):
     assert "and 199,978 more" in page
 
 
-def test_weights_without_a_finite_value_have_no_figures_and_valid_json(tmp_path):
+def test_weights_without_a_finite_value_have_no_figures_and_valid_json(tmp_path, monkeypatch):
     weights = {
         "nan": torch.full((3, 4), math.nan, dtype=torch.bfloat16),
         "inf": torch.full((3, 4), math.inf),
@@ -436,6 +440,11 @@ def test_weights_without_a_finite_value_have_no_figures_and_valid_json(tmp_path)
     assert (rows["huge"].min, rows["huge"].max) == (-1e308, 1e308)
     assert rows["huge"].std is None, "its square is beyond float64"
     assert rows["large"].mean == 1e100
+    assert set(rows["large"].quantiles.values()) == {1e100}
+    assert rows["mixed"].quantiles["0.5"] == 2
+    monkeypatch.setattr("llamainspect.tally.FEW", 0)
+    monkeypatch.setattr("llamainspect.counted.FEW", 0)
+    rows = {row.name: row for row in compute_stats(str(tmp_path)).weights}
     # Beyond float32 there are no buckets, and no quantiles rather than wrong ones.
     assert (rows["large"].quantiles, rows["large"].histogram) == ({}, None)
     assert (rows["mixed"].quantiles, rows["mixed"].max) == ({}, 1e100)
@@ -486,9 +495,16 @@ def test_numbers_at_the_end_of_float64_are_no_crash(tmp_path):
     assert report.total.std is None
 
 
-def test_wide_values_that_stand_close_have_no_quantiles_rather_than_wrong_ones(tmp_path):
+def test_wide_values_that_stand_close_have_no_quantiles_rather_than_wrong_ones(
+    tmp_path, monkeypatch
+):
     generator = torch.Generator().manual_seed(0)
     near = 1 + 1e-4 * torch.randn(4096, generator=generator)
+    few = stats_of(tmp_path / "few", {"near": near})["near"]
+    check(few, values_of(near), torch.float32)
+    assert few.approximate == (), "so few are counted one by one, too"
+    monkeypatch.setattr("llamainspect.tally.FEW", 0)
+    monkeypatch.setattr("llamainspect.counted.FEW", 0)
     weights = {
         "near": near,
         "constant": torch.full((50,), 0.1),

@@ -14,7 +14,7 @@ from llamainspect.footprint import weight_form
 from llamainspect.tally import (
     UNIT_EXPONENT,
     Place,
-    bucket_middles,
+    bucket_points,
     exact_sum,
     index_of,
     slices_of,
@@ -60,13 +60,12 @@ def test_subnormal_values_are_those_with_an_exponent_of_zeros():
         np.testing.assert_array_equal(table.subnormal, expected[table.order])
 
 
-def test_middles_of_buckets_are_near_what_falls_in():
-    table = table_of("BF16")
-    codes = np.uint32(0x3F80) << np.uint32(16) | np.array([0, 0x8000, 0xFFFF], np.uint32)
-    values = codes.view(np.float32)
-    rank = int(np.flatnonzero(table.order == 0x3F80)[0])
-    assert np.abs(bucket_middles()[rank] / values - 1).max() <= 2**-8
-    assert set(bucket_middles()[table.zero]) == {0.0}
+def test_points_of_buckets_stand_in_them():
+    table, points = table_of("BF16"), bucket_points()
+    for code, low, high in ((0x3F80, 1, 1 + 2**-7), (0xBF80, -1 - 2**-7, -1)):
+        mine = points[int(np.flatnonzero(table.order == code)[0])]
+        assert mine.tolist() == [low + (high - low) * (2 * i + 1) / 16 for i in range(8)]
+    assert set(points[table.zero].reshape(-1)) == {0.0}
 
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
