@@ -73,7 +73,7 @@ def read_elements(
     starts: dict[str, int] = {}
     places: list[tuple[str, int, int]] = []  # file, offset, length
     for index in product(*window):
-        part, local = _locate(weight, index)
+        part, local = stored_place(weight, index)
         offset, length = _element(part, local)
         if part.file not in starts:
             starts[part.file] = checkpoint.reader.locate(checkpoint.source, part.storage)
@@ -83,7 +83,7 @@ def read_elements(
 
 def place_of(checkpoint: Checkpoint, weight: Weight, index: Index) -> tuple[str, int]:
     """The file that holds an element, and the element's first byte there."""
-    part, local = _locate(weight, index)
+    part, local = stored_place(weight, index)
     offset, _ = _element(part, local)
     return part.file, checkpoint.reader.locate(checkpoint.source, part.storage) + offset
 
@@ -151,7 +151,7 @@ def shortest_text(value: float, layout: SmallFloat) -> str:
     return repr(value)
 
 
-def _locate(weight: Weight, index: Index) -> tuple[TensorInfo, Index]:
+def stored_place(weight: Weight, index: Index) -> tuple[TensorInfo, Index]:
     """The part that holds an element of the whole, and the element's index in that part."""
     axis = weight.axis
     if weight.rope_heads:

@@ -9,7 +9,7 @@ from time import monotonic
 from llamainspect import __version__
 from llamainspect.canonical import canonical_weights
 from llamainspect.checkpoint import Checkpoint, open_checkpoint
-from llamainspect.errors import LlamaInspectError
+from llamainspect.errors import LlamaInspectError, UnsupportedFile
 from llamainspect.inventory import list_tensors
 from llamainspect.memory import estimate_memory
 from llamainspect.progress import finish
@@ -83,7 +83,11 @@ def _memory(checkpoint: Checkpoint) -> tuple[MemoryEstimate | None, list[Finding
 def write_page(report: FullReport, file: str, page: str) -> FullReport:
     """Write the page whole, or not at all; returns the report that says where it is."""
     directory, name = os.path.split(os.path.realpath(file))  # a link stays one
-    Folder(directory).write(name, page)
+    try:
+        Folder(directory).write(name, page)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UnsupportedFile(f"{file}: it cannot be written: {reason}; name another") from error
     return replace(report, file=file, file_nbytes=len(page.encode()))
 
 

@@ -1,7 +1,7 @@
 """How weights change from layer to layer, and which layers are not like those around them."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
@@ -32,13 +32,17 @@ def kind_of(name: str) -> str:
     return ".".join("*" if piece.isdecimal() else piece for piece in inner.split("."))
 
 
-def profile_layers(rows: Iterable[WeightStats]) -> tuple[LayerProfile, ...]:
-    """Every kind of weight through the layers, in the order in which they come."""
+def profile_layers(
+    rows: Iterable[WeightStats], order: Mapping[str, int] | None = None
+) -> tuple[LayerProfile, ...]:
+    """Every kind of weight through the layers, by `order`, else in the order in which they come."""
     kinds: dict[str, dict[int, list[WeightStats]]] = {}
     for row in rows:
         if row.layer is not None:
             kinds.setdefault(kind_of(row.name), {}).setdefault(row.layer, []).append(row)
-    return tuple(_profile(kind, layers) for kind, layers in kinds.items())
+    places = order or {}
+    names = sorted(kinds, key=lambda kind: places.get(kind, len(places)))
+    return tuple(_profile(kind, kinds[kind]) for kind in names)
 
 
 def _profile(kind: str, layers: dict[int, list[WeightStats]]) -> LayerProfile:

@@ -503,7 +503,10 @@ class WeightStats(NamedTuple):
     subnormal: int | None  # nonzero and closer to 0 than the smallest normal number of the dtype
     nan: int | None
     inf: int | None  # of both signs
-    entropy: float | None  # bits per element of its codes; of a group the mean over its elements
+    # Bits per element that tell its code from the others of its weight; of a group the mean over
+    # the elements of weights that have one, which are those of up to 16 bits.
+    entropy: float | None
+    entropy_count: int  # elements that it is of
     histogram: Histogram | None  # up to HISTOGRAM_STDS standard deviations to each side of the mean
     quantize_error: float | None  # relative L2 of a round trip through --quantize
     approximate: tuple[str, ...]  # fields that are close and not exact, and none others
@@ -521,6 +524,8 @@ class NotFinite(NamedTuple):
     index: tuple[int, ...]  # type: ignore[assignment]  # in the whole weight, as Meta has it
     value: str  # "nan", "inf" or "-inf"
     place: str  # where it is stored: "file @ byte"
+    stored_name: str  # of the tensor in that file
+    stored_index: tuple[int, ...]  # in that tensor
 
 
 class LayerProfile(NamedTuple):
@@ -563,6 +568,7 @@ class StatsReport(Report):
     pattern: str | None
     sort: str
     count: int  # weights that were asked for
+    unread: int  # of these, those without figures: damaged, incomplete, or of an unknown dtype
     total: WeightStats  # of all whose values are known, each once
     weights: tuple[WeightStats, ...]  # in the order of `sort`, as many as were asked for
     by_component: tuple[WeightStats, ...]

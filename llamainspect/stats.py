@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from time import monotonic
 from typing import Any, Literal, NamedTuple
 
-from llamainspect.arrays import place_of
+from llamainspect.arrays import place_of, stored_place
 from llamainspect.blocks import Memory, has_values
 from llamainspect.canonical import canonical_weights
 from llamainspect.checkpoint import Checkpoint, name_of, open_checkpoint
@@ -27,7 +27,7 @@ from llamainspect.names import (
     listing,
     natural,
 )
-from llamainspect.profiles import departures, profile_layers
+from llamainspect.profiles import departures, kind_of, profile_layers
 from llamainspect.progress import finish
 from llamainspect.reports import (
     FileProgress,
@@ -40,7 +40,7 @@ from llamainspect.reports import (
 )
 from llamainspect.sources import Folder
 from llamainspect.tally import MAX_PLACES, Place, Slice, Tally, count_values, index_of, slices_of
-from llamainspect.value_findings import grouped, judge_values, narrow_finding
+from llamainspect.value_findings import copy_finding, grouped, judge_values, narrow_finding
 from llamainspect.weights import Weight, parts_needed
 from llamainspect.workers import Meter, in_parallel
 
@@ -136,7 +136,7 @@ def _chosen(checkpoint: Checkpoint, options: StatsOptions) -> dict[str, Weight]:
     chosen = {
         name: weight
         for name, weight in weights.items()
-        if fnmatchcase(name, pattern) or fnmatchcase(name_of(checkpoint, weight, "hf"), pattern)
+        if _is_called(name, pattern) or _is_called(name_of(checkpoint, weight, "hf"), pattern)
     }
     if not chosen:
         raise MissingFile(
@@ -144,6 +144,10 @@ def _chosen(checkpoint: Checkpoint, options: StatsOptions) -> dict[str, Weight]:
             "`llamainspect tensors` lists them"
         )
     return chosen
+
+
+def _is_called(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)  # a name may hold brackets
 
 
 def _plotted(checkpoint: Checkpoint, weights: dict[str, Weight], name: str) -> dict[str, Weight]:
@@ -222,7 +226,7 @@ class _Scan:
 
     def _form(self, weight: Weight) -> WeightForm | None:
         """What a weight is sent through: the linear layers of the blocks, and nothing else."""
-        return self.options.form if _is_linear(weight) else None
+        return self.options.form if _is_quantisable(weight) else None
 
     def _work(self, piece: Slice, memory: Memory) -> tuple[Slice, Tally | str]:
         """A slice counted, or why it could not be."""
@@ -261,7 +265,7 @@ class _Scan:
         self.components[component_of(name)].add(weight, counted)
         if layer is not None:
             self._layers.setdefault(layer, _Group(f"layer {layer}")).add(weight, counted)
-        if counted.narrow:
+        if counted.narrow and counted.figures.min is not None:
             self.narrow.add(name)
         if counted.not_finite:
             self.places[name] = counted.not_finite[:MAX_PLACES]
@@ -275,7 +279,8 @@ class _Scan:
         """All of it."""
         rows = [self._listed(weight) for weight in self.weights.values()]
         own = [row for row in rows if row.same_as is None]
-        profile = profile_layers(own)
+        order = {kind_of(name): i for i, name in enumerate(self.checkpoint.expected)}
+        profile = profile_layers(own, order)
         groups = [group for group in self.components.values() if group.members]
         located = self._located()
         options = self.options
@@ -285,6 +290,7 @@ class _Scan:
             pattern=options.pattern,
             sort=options.sort,
             count=len(rows),
+            unread=sum(row.zeros is None for row in rows),
             total=_together("all", groups).row(),
             weights=tuple(_sorted(rows, options.sort)[: options.top]),
             by_component=tuple(group.row() for group in groups),
@@ -301,6 +307,7 @@ class _Scan:
                     [
                         *self.checkpoint.problems,
                         *judge_values(own, located),
+                        *self._copies(),
                         *self._unread(),
                         *narrow_finding([row for row in own if row.name in self.narrow]),
                     ]
@@ -330,18 +337,38 @@ class _Scan:
                 located[name] = [_locate(self.checkpoint, weight, place) for place in places]
         return located
 
+    def _copies(self) -> list[Finding]:
+        """NaN and Inf in copies that shards keep of a weight (the norms), where these differ."""
+        findings = []
+        for weight in self._todo:
+            if not _may_differ(weight):
+                continue
+            for part in weight.parts[1:]:
+                copy = weight._replace(parts=(part,))
+                if (counted := _count_alone(self.checkpoint, copy)) and counted.not_finite:
+                    places = [_locate(self.checkpoint, copy, counted.not_finite[0])]
+                    figures = counted.figures
+                    number = figures.nan + figures.inf
+                    findings.append(copy_finding(weight.name, places, number))
+        return findings
+
     def _unread(self) -> list[Finding]:
         """What could not be looked at, and why."""
         weights = self.weights.values()
-        reasons = [(name, self.failed[name]) for name in self.weights if name in self.failed]
+        failed = [name for name in self.weights if name in self.failed]
+        # Of many the sentence of one: they differ in numbers of bytes alone.
+        reasons = [(name, self.failed[failed[0]]) for name in failed]
         lost = "not looked at: parts of it are in shards that cannot be read"
         reasons += [(weight.name, lost) for weight in weights if not weight.complete]
         findings = grouped("error", reasons)
         unknown = "no figures: nothing here knows the values of this dtype"
         notes = [(weight.name, unknown) for weight in weights if not _has_values(weight)]
         if self.options.form is not None:
-            scattered = "no round trip: its rows cannot be read one after the other"
+            scattered = "no round trip: its rows are too long, or lie scattered in the file"
             notes += [(weight.name, scattered) for weight in weights if self._has_no_trip(weight)]
+            if not any(self._form(weight) for weight in weights):
+                nothing = "nothing to quantise: no linear layer of a block in floats is among these"
+                notes.append((self.checkpoint.source.place, nothing))
         findings += grouped("note", notes)
         source = self.checkpoint.source
         for file in source.changed() if isinstance(source, Folder) else ():
@@ -353,7 +380,7 @@ class _Scan:
         row = self.rows.get(weight.name)
         return (
             row is not None
-            and _is_linear(weight)
+            and _is_quantisable(weight)
             and row.quantize_error is None
             and bool(row.abs_max)
             and not row.nan
@@ -361,12 +388,33 @@ class _Scan:
         )
 
 
+def _may_differ(weight: Weight) -> bool:
+    """Whether shards keep copies of it that are not known to be the same."""
+    sums = {part.storage.crc32 for part in weight.parts}
+    return weight.axis is None and len(weight.parts) > 1 and (None in sums or len(sums) > 1)
+
+
+def _count_alone(checkpoint: Checkpoint, weight: Weight) -> Counted | None:
+    """A small weight, here and now; None when it cannot be read, which is said elsewhere."""
+    pieces = list(slices_of(weight, None))
+    gathering, memory = Gathering(weight, len(pieces)), Memory()
+    try:
+        for piece in pieces:
+            gathering.add(piece, count_values(checkpoint, piece, memory))
+    except (LlamaInspectError, OSError):
+        return None
+    return gathering.finish()
+
+
 def _has_values(weight: Weight) -> bool:
     return all(has_values(part.dtype) for part in weight.parts)
 
 
-def _is_linear(weight: Weight) -> bool:
-    return component_of(weight.name) in BLOCK_LINEARS and len(weight.shape) >= 2
+def _is_quantisable(weight: Weight) -> bool:
+    """Whether it is a linear layer of a block, in floats: whole numbers were quantised before."""
+    dtype = weight.parts[0].dtype
+    linear = component_of(weight.name) in BLOCK_LINEARS and len(weight.shape) >= 2
+    return linear and (dtype.small_float is not None or dtype.name in ("F16", "F32", "F64"))
 
 
 def _nbytes(piece: Slice) -> int:
@@ -376,8 +424,16 @@ def _nbytes(piece: Slice) -> int:
 def _locate(checkpoint: Checkpoint, weight: Weight, place: Place) -> NotFinite:
     index = index_of(weight, place)
     file, offset = place_of(checkpoint, weight, index)
-    layer = layer_of(weight.name)
-    return NotFinite(weight.name, layer, index, str(place.value), f"{file} @ {offset:,}")
+    part, stored_index = stored_place(weight, index)
+    return NotFinite(
+        name=weight.name,
+        layer=layer_of(weight.name),
+        index=index,
+        value=str(place.value),
+        place=f"{file} @ {offset:,}",
+        stored_name=part.name,
+        stored_index=stored_index,
+    )
 
 
 # --- rows -----------------------------------------------------------------------------------------
@@ -439,8 +495,8 @@ def _row(name: str, figures: Figures | None, known: Distribution | None) -> Weig
     row = WeightStats(
         name=name, component=None, layer=None, shape=None, dtype="", bits=None, weights=1,
         same_as=None, count=0, mean=None, std=None, min=None, max=None, abs_max=None, l2=None,
-        quantiles={}, zeros=None, subnormal=None, nan=None, inf=None, entropy=None, histogram=None,
-        quantize_error=None, approximate=(),
+        quantiles={}, zeros=None, subnormal=None, nan=None, inf=None, entropy=None,
+        entropy_count=0, histogram=None, quantize_error=None, approximate=(),
     )  # fmt: skip
     if figures is None or known is None:
         return row
@@ -460,6 +516,7 @@ def _row(name: str, figures: Figures | None, known: Distribution | None) -> Weig
         nan=figures.nan,
         inf=figures.inf,
         entropy=figures.entropy,
+        entropy_count=figures.entropy_elements,
         histogram=known.around(moments) if moments and len(known.values) else None,
         quantize_error=figures.quantize_error,
         approximate=() if known.exact else ("quantiles", "histogram"),

@@ -16,8 +16,8 @@ def check_target(option: str, file: str, what: str, is_own: Callable[[Folder, st
     directory, name = os.path.split(os.path.realpath(file))  # where a link leads is written
     if not os.path.isdir(directory):
         raise InvalidRequest(f"{option}: there is no directory {directory}; make it first")
-    if os.path.isdir(file):
-        raise InvalidRequest(f"{option}: {file} is a directory; name a file in it")
+    if os.path.isdir(file) or not file:
+        raise InvalidRequest(f"{option}: {file or 'an empty name'} is no file; name one")
     folder = Folder(directory, name)
     if folder.refuses_writing():
         raise InvalidRequest(f"{option}: this user may not write in {directory}; choose another")

@@ -51,9 +51,18 @@ def _not_finite(
         message = " and ".join(f"{number:,} {kind}" for kind, number in kinds if number)
         if places := located.get(row.name):
             message += f", the first at {list(places[0].index)} ({places[0].place})"
+            stored = places[0]
+            if (stored.stored_name, stored.stored_index) != (row.name, stored.index):
+                message += f": {list(stored.stored_index)} of {stored.stored_name} there"
         findings.append(Finding("error", row.name, message))
     more = [(row.name, "NaN or Inf in these weights, too") for row in odd[MAX_NAMED:]]
     return findings + grouped("error", more)
+
+
+def copy_finding(weight: str, places: Sequence[NotFinite], number: int) -> Finding:
+    """On what is not finite in a shard's copy of a weight, which no figure has."""
+    first = f"the first at {list(places[0].index)} ({places[0].place})"
+    return Finding("error", weight, f"{number:,} NaN or Inf in another shard's copy, {first}")
 
 
 def _is_matrix(row: WeightStats) -> bool:
@@ -84,5 +93,15 @@ _RULES: tuple[tuple[Severity, str, Callable[[WeightStats], bool]], ...] = (
         "note",
         f"more than {MANY_ZEROS:.0%} of the matrix is 0: pruned, or a stretch was lost",
         lambda row: _is_matrix(row) and _has_zeros(row, MANY_ZEROS) and not _is_constant(row),
+    ),
+    (
+        "note",
+        "no mean and no spread: float64 cannot hold the squares of its values",
+        lambda row: row.min is not None and row.mean is None,
+    ),
+    (
+        "note",
+        "whole numbers beyond 2**53, which figures have rounded to float64",
+        lambda row: row.dtype in ("I64", "U64") and (row.abs_max or 0) > 2**53,
     ),
 )

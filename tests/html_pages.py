@@ -91,7 +91,7 @@ def huge(directory: Path, count: int = 100_000) -> FullReport:
             weights=rows,
             profile=tuple(kind._replace(kind=f"{i}{name}") for i in range(1_000)),
             departures=departures,
-            not_finite=(NotFinite(name, 1, (10**9,) * 8, "-inf", name),) * count,
+            not_finite=(NotFinite(name, 1, (1,) * 8, "-inf", name, name, (1,) * 8),) * count,
             quantize=name,
             pattern=name,
         ),

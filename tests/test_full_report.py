@@ -64,8 +64,9 @@ def test_an_older_report_is_replaced_and_nothing_else(tmp_path):
         assert (done.returncode, done.stdout) == (2, "")
         assert "is no report of llamainspect's; name another file" in done.stderr
         assert page.read_bytes() == content
-    done = run("report", EXAMPLE, "-o", tmp_path)
-    assert done.returncode == 2
+    for nothing in (tmp_path, ""):
+        done = run("report", EXAMPLE, "-o", nothing, cwd=tmp_path)
+        assert (done.returncode, "is no file; name one" in done.stderr) == (2, True)
     done = run("report", EXAMPLE, "-o", tmp_path / "nowhere" / "page.html")
     assert (done.returncode, "there is no directory" in done.stderr) == (2, True)
 

@@ -151,8 +151,10 @@ def test_bars_are_as_long_as_their_numbers(departing):
 
 def test_the_layer_that_departs_has_another_color(departing):
     fills = departing.execute_script(
+        "const kinds = columns.profile.map((profile) => profile.kind);"
+        "const first = 12 * kinds.indexOf('attention.wq');"
         "return [...document.querySelectorAll('[data-chart=heat-std] g[aria-label=cell] rect')]"
-        ".slice(0, 12).map((cell) => cell.getAttribute('fill'))"
+        ".slice(first, first + 12).map((cell) => cell.getAttribute('fill'))"
     )
     assert fills[7] == "var(--h8)"
     assert "var(--h8)" not in fills[:7] + fills[8:]

@@ -207,7 +207,8 @@ def test_statistics_stand_beside_their_weights(departing):
     layers = [row for row in page.rows if row and row[0].startswith("layer ")]
     assert [row[0] for row in layers] == [f"layer {n}" for n in range(html_pages.LAYERS)]
     assert layers[7][4] == f"{departing.stats.by_layer[7].std:.4g}"
-    assert page.columns()["departures"] == [[0, 7]]  # the first kind, attention.wq
+    kinds = [profile["kind"] for profile in page.columns()["profile"]]
+    assert page.columns()["departures"] == [[kinds.index("attention.wq"), 7]]
     std = next(p for p in page.columns()["profile"] if p["kind"] == "attention.wq")["std"]
     assert len(std) == html_pages.LAYERS
     assert max(std) == std[7] > 3 * sorted(std)[-2]

@@ -546,6 +546,59 @@ def test_findings_name_weights_in_the_order_of_the_files(tmp_path, monkeypatch):
     assert note.where == "w00, w01, w02 and 9 more"
 
 
+def test_nan_in_another_shards_copy_is_found(tmp_path):
+    shards = cut(tiny_weights(), 2)
+    shards[1]["norm.weight"] = shards[1]["norm.weight"].clone()
+    shards[1]["norm.weight"][5] = math.nan
+    report = compute_stats(str(write_native(tmp_path, TINY, shards)))
+    (finding,) = [f for f in report.findings if "copy, the first" in f.message]
+    assert (finding.severity, finding.where) == ("error", "norm.weight")
+    assert "1 NaN or Inf in another shard's copy, the first at [5] (consolidated.01.pth @" in (
+        finding.message
+    )
+    assert report.total.nan == 0
+
+
+def test_where_a_file_has_other_names_or_rows_they_are_said(tmp_path):
+    weights = tiny_weights()
+    weights[PLANTED][37, 5] = math.nan  # row 5 of head 2: the third of the odd ones
+    hub = to_hub(weights, TINY, TINY_HIDDEN)
+    write_hub(tmp_path, hub, hub_config(TINY, TINY_HIDDEN))
+    report = compute_stats(str(tmp_path))
+    (place,) = report.not_finite
+    name = "model.layers.1.self_attn.q_proj.weight"
+    assert (place.stored_name, place.stored_index) == (name, (42, 5))
+    assert hub[name][42, 5].isnan()
+    assert f"[42, 5] of {name} there" in report.findings[0].message
+    shards = cut(weights, 2)
+    (place,) = compute_stats(str(write_native(tmp_path / "two", TINY, shards))).not_finite
+    assert (place.stored_name, place.stored_index) == (PLANTED, (5, 5))
+    assert shards[1][PLANTED][5, 5].isnan()
+
+
+def test_what_was_not_read_is_counted(tmp_path):
+    weights = {"z": torch.zeros(2, 2, dtype=torch.complex64), "y": torch.rand(3)}
+    report = compute_stats(str(write_native(tmp_path, None, [weights])))
+    assert (report.count, report.unread) == (2, 1)
+    assert "not read   1 weight, see below" in to_text(report, terminal=False)
+
+
+def test_whole_numbers_that_float64_lacks_are_noted(tmp_path):
+    weights = {"big": torch.tensor([2**53 + 1, 2**53 + 3]), "small": torch.tensor([2**53])}
+    report = compute_stats(str(write_native(tmp_path, None, [weights])))
+    assert [f.where for f in report.findings if "2**53" in f.message] == ["big"]
+
+
+def test_spreads_that_float64_lacks_are_none_and_noted(tmp_path):
+    weights = {
+        "huge": torch.tensor([1e200, -1e200], dtype=torch.float64),
+        "tiny": torch.tensor([1e-294, 3e-294], dtype=torch.float64),
+    }
+    report = compute_stats(str(write_native(tmp_path, None, [weights])))
+    assert [row.std for row in report.weights] == [None, None]
+    assert [f.where for f in report.findings if "squares" in f.message] == ["huge, tiny"]
+
+
 # --- quantisation ---------------------------------------------------------------------------------
 
 
@@ -594,6 +647,16 @@ def test_the_round_trip_of_other_dtypes(tmp_path, dtype):
         float(lost.norm() / values.double().norm()), rel=1e-12
     )
     check(row, values_of(weight), dtype)
+
+
+def test_what_is_quantised_already_is_left_alone(tmp_path):
+    weights = {"layers.0.attention.wq.weight": torch.randint(-9, 9, (8, 64), dtype=torch.int32)}
+    report = compute_stats(
+        str(write_native(tmp_path, None, [weights])), StatsOptions(quantize="int4", sort="error")
+    )
+    assert report.weights[0].quantize_error is None
+    assert any("nothing to quantise" in finding.message for finding in report.findings)
+    assert "suffer" not in to_text(report, terminal=False)
 
 
 def test_a_group_without_a_scale_is_lost(tmp_path):
@@ -816,6 +879,23 @@ def test_pages_fit_their_terminal(tmp_path, columns):
     assert "attention.wq" in page
 
 
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_plot_fits_its_terminal(columns):
+    options = StatsOptions(plot="layers.2.attention.wk.weight")
+    page = to_text(compute_stats(str(EXAMPLE), options), terminal=True, plain=True, width=columns)
+    chart = page.splitlines()[-13:]
+    assert max(map(len, chart)) <= columns
+    assert chart[0].lstrip(" 0123456789").startswith(("▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"))
+
+
+def test_in_a_pipe_rows_of_a_map_end(tmp_path):
+    weights = {f"layers.{i}.attention.wq.weight": torch.randn(2, 2) for i in range(1_000)}
+    page = to_text(compute_stats(str(write_native(tmp_path, None, [weights]))), terminal=False)
+    (row,) = [r for r in page.splitlines() if r.startswith("attention.wq ") and "▄" in r][:1]
+    assert len(row) < 200
+    assert "a mark stands for 8 layers" in page
+
+
 def test_colour_is_on_a_terminal_alone():
     assert "\x1b[" in in_terminal("stats", EXAMPLE)
     assert "\x1b[" not in in_terminal("stats", EXAMPLE, env={"NO_COLOR": "1"})
@@ -852,6 +932,15 @@ def test_a_file_that_ends_early_is_an_error_finding(tmp_path):
     assert not report.ok
     assert any(row.mean is not None for row in report.weights)
     json.loads(to_json(report))
+    # One finding of the reader's, and one of all weights that lack bytes.
+    assert len([finding for finding in report.findings if finding.severity == "error"]) <= 2
+
+
+def test_a_name_with_brackets_is_found(tmp_path):
+    write_native(tmp_path, None, [{"a[0]": torch.rand(3), "b": torch.rand(3)}])
+    assert [row.name for row in compute_stats(str(tmp_path), StatsOptions("a[0]")).weights] == [
+        "a[0]"
+    ]
 
 
 def test_a_file_that_changes_under_way_is_noticed(tiny, monkeypatch):

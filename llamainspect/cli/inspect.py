@@ -126,7 +126,7 @@ def stats(
         ]
         | None,
         typer.Option(
-            help="Order of the weights; of figures the largest first.",
+            help="Order of the weights: the largest first, of zeros by their share.",
             show_default="file; with --quantize error",
         ),
     ] = None,
@@ -159,7 +159,8 @@ def stats(
     Every value is read once. With one argument that is no path but a
     pattern, the current directory is meant.
 
-    Ends with 1 when a value is NaN or infinite; these are located.
+    Ends with 1 when a value is NaN or infinite, which is located, or
+    when weights could not be read.
     """
     from llamainspect.stats import StatsOptions, scanning
 

@@ -351,8 +351,8 @@ function histogram(row, width, height) {
       label: null,
       grid: height > 200,
       ticks: 4,
-      tickFormat: (count) => d3.format("~s")(count).replace("G", "B"),
-      ...(logarithmic ? { type: "symlog" } : {}),
+      tickFormat: countOf,
+      ...(logarithmic ? { type: "symlog", ticks: powersOfTen(Math.max(1, ...row.counts)) } : {}),
       domain: [0, Math.max(1, ...row.counts)],
     },
     marks: [
@@ -372,8 +372,20 @@ function histogram(row, width, height) {
   return row.below + row.above ? [chart, element("p", "note", [`Outside: ${outside}`])] : chart;
 }
 
+function powersOfTen(most) {
+  return [0, ...d3.range(Math.floor(Math.log10(most)) + 1).map((power) => 10 ** power)];
+}
+
 function tickOf(number) {
-  return d3.format("~g")(Number(number.toPrecision(3)));
+  const rounded = Number(number.toPrecision(3));
+  const size = Math.abs(rounded);
+  return size === 0 || (size >= 1e-4 && size < 1e6) ? String(rounded) : rounded.toExponential();
+}
+
+// Whole numbers: 80, 1.2k, 3M.
+function countOf(number) {
+  if (!Number.isInteger(number)) return "";
+  return number < 1000 ? String(number) : d3.format("~s")(number).replace("G", "B");
 }
 
 function element(name, className = "", children = []) {

@@ -36,11 +36,13 @@ LEVELS = " ▁▂▃▄▅▆▇█"
 HEAT = ("", "#2c7bb6", "#5a9bc9", "#92bcd8", "#c9c9c9", "#e8c0b0", "#e8a58c", "#e0704f", "#d7301f")
 SPARK_WIDTH = 16
 MAX_KINDS = 24  # rows of a heat map; --json has all
+FEW_MARKS, MAX_MARKS = 16, 128  # in a row
 MAX_DEPARTURES = 10
 MAX_PLACES = 20
 MAX_LAYERS = 12  # in a table; --json has all
 SMALLEST_SCALE = math.log(1.5)  # what a heat map's full height means at least, as a ratio
 PLOT_HEIGHT = 12  # lines
+MANY = 2**16  # values, which the table of a code for them is small beside
 
 
 @view.register
@@ -49,10 +51,14 @@ def _(report: StatsReport, terminal: bool) -> RenderableType:
     if report.count == len(report.weights) == 1:
         parts += [_card(report.weights[0], report.quantize)]
         if report.plot is not None:
-            parts.append(section(_plot_title(report.plot), _plot(report.plot, terminal)))
+            title = "Histogram"
+            if terminal and report.plot.logarithmic:
+                title += ", counts on a logarithmic scale"
+            body = _Columns(report.plot) if terminal else _bins(report.plot.histogram)
+            parts.append(section(title, body))
     else:
         parts += _overview(report, terminal)
-    if report.not_finite:
+    if len(report.not_finite) > len({place.name for place in report.not_finite}):
         parts.append(section("NaN and Inf", _places(report)))
     if report.findings:
         parts.append(findings_view(report.findings))
@@ -98,9 +104,11 @@ def _totals(report: StatsReport) -> list[tuple[str, RenderableType]]:
             "NaN, Inf",
             Text(f"{total.nan or 0:,} NaN, {total.inf or 0:,} Inf", style="bold red")
             if odd
-            else Text("none", style="green"),
+            else Text("none", style="" if report.unread else "green"),
         ),
     ]
+    if report.unread:
+        rows.append(("not read", Text(f"{counted(report.unread, 'weight')}, see below", "yellow")))
     if total.entropy is not None:
         rows.append(("entropy", Text(_entropy(total))))
     if report.quantize is not None and total.quantize_error is not None:
@@ -111,7 +119,9 @@ def _totals(report: StatsReport) -> list[tuple[str, RenderableType]]:
 
 def _entropy(total: WeightStats) -> str:
     text = f"{total.entropy:.2f} bits per weight"
-    if total.bits and total.entropy is not None:
+    if total.entropy_count < total.count:
+        text += f", of the {total.entropy_count:,} values of up to 16 bits"
+    elif total.bits and total.entropy is not None and total.count >= MANY:
         saved = 100 * (1 - total.entropy / total.bits)
         text += f" of {total.bits:g}: lossless compression could save {saved:.1f} %"
     return text
@@ -204,7 +214,7 @@ def _sparkline(histogram: Histogram | None) -> Text:
 def _layers(report: StatsReport) -> tuple[str, list[WeightStats]]:
     """A title, and the layers that it promises: of many those that matter most."""
     rows, title = list(report.by_layer), "Layers"
-    if report.quantize is not None:
+    if any(row.quantize_error is not None for row in rows):
         title = f"Layers, those that suffer most from {report.quantize} first"
         rows.sort(key=lambda row: -(row.quantize_error or 0))
     elif len(rows) > MAX_LAYERS:
@@ -236,8 +246,8 @@ def _places(report: StatsReport) -> RenderableType:
     table = Fitted(
         [
             Column("weight", [safe(row.name) for row in rows], 0),
-            Column("index", [Text(str(list(row.index))) for row in rows], 1),
-            Column("value", [Text(row.value, style="bold red") for row in rows], 0),
+            Column("index", [Text(str(list(row.index))) for row in rows], 0),
+            Column("value", [Text(row.value, style="bold red") for row in rows], 1),
             Column("file and offset", [safe(row.place) for row in rows], 2),
         ]
     )
@@ -265,14 +275,17 @@ class _HeatMap:
         ends = [self._ends(profile) for profile in self.profiles]
         beside = sum(max(6, *map(len, column)) + GAP for column in zip(*ends, strict=True))
         names = [printable(profile.kind, limit=40) for profile in self.profiles]
-        room = options.max_width - max(map(len, names)) - beside - GAP
-        step = -(-(self.last + 1) // max(room, 8))  # layers that one mark stands for
+        room = options.max_width - max(map(len, names)) - GAP
+        heads = [Text(title, style="dim") for title in ("from", "median", "to")]
+        if room - beside < min(self.last + 1, FEW_MARKS):  # then marks matter more than numbers
+            ends, heads, beside = [[] for _ in ends], [], 0
+        marks = min(max(room - beside, FEW_MARKS), MAX_MARKS)
+        step = -(-(self.last + 1) // marks)  # layers that one mark stands for
         grid = Table.grid(padding=(0, GAP, 0, 0))
         grid.add_column(no_wrap=True)
         grid.add_column(no_wrap=True)
-        for _ in range(3):
+        for _ in heads:
             grid.add_column(justify="right", no_wrap=True)
-        heads = (Text(title, style="dim") for title in ("from", "median", "to"))
         grid.add_row("", self._axis(step), *heads)
         for name, profile, numbers in zip(names, self.profiles, ends, strict=True):
             grid.add_row(Text(name), self._marks(profile, step), *map(Text, numbers))
@@ -375,36 +388,43 @@ def _long(value: float | None) -> Text:
     return Text("-" if value is None else f"{value:.9g}")
 
 
-def _plot_title(plot: WeightPlot) -> str:
-    return "Histogram" + (", counts on a logarithmic scale" if plot.logarithmic else "")
-
-
-def _plot(plot: WeightPlot, terminal: bool) -> RenderableType:
-    """Columns on a terminal; elsewhere a line for each bin, which can be read as numbers."""
-    histogram = plot.histogram
+def _bins(histogram: Histogram) -> RenderableType:
+    """A line for each bin, which can be read as numbers."""
     counts = histogram.counts
-    if not terminal:
-        width = (histogram.end - histogram.start) / len(counts)
-        starts = [histogram.start + i * width for i in range(len(counts) + 1)]
-        return Fitted(
-            [
-                Column("from", [Text(f"{start:.6g}") for start in starts[:-1]], 0),
-                Column("to", [Text(f"{end:.6g}") for end in starts[1:]], 0),
-                Column("values", [Text(f"{count:,}") for count in counts], 0),
-            ]
-        )
-    most = max(counts)
-    heights = [_height(count, most, plot.logarithmic) for count in counts]
-    label = f"{most:,}"
-    lines = []
-    for line in range(PLOT_HEIGHT - 1, -1, -1):
-        marks = "".join(LEVELS[min(max(height - 8 * line, 0), 8)] for height in heights)
-        side = label if line == PLOT_HEIGHT - 1 else "0" if line == 0 else ""
-        lines.append(Text(f"{side:>{len(label)}} ").append(marks, style="blue"))
-    left, right = f"{histogram.start:.4g}", f"{histogram.end:.4g}"
-    space = " " * max(len(counts) - len(left) - len(right), 1)
-    lines.append(Text(f"{'':>{len(label)}} {left}{space}{right}", style="dim"))
-    return Group(*lines)
+    width = (histogram.end - histogram.start) / len(counts)
+    edges = [histogram.start + i * width for i in range(len(counts))] + [histogram.end]
+    return Fitted(
+        [
+            Column("from", [Text(f"{start:.6g}") for start in edges[:-1]], 0),
+            Column("to", [Text(f"{end:.6g}") for end in edges[1:]], 0),
+            Column("values", [Text(f"{count:,}") for count in counts], 0),
+        ]
+    )
+
+
+class _Columns:
+    """A column for each bin, or for some together where the terminal is narrow."""
+
+    def __init__(self, plot: WeightPlot) -> None:
+        self.plot = plot
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        histogram = self.plot.histogram
+        label = f"{max(histogram.counts):,}"
+        step = -(-len(histogram.counts) // max(options.max_width - len(label) - 1, 1))
+        counts = [
+            sum(histogram.counts[i : i + step]) for i in range(0, len(histogram.counts), step)
+        ]
+        most = max(counts)
+        heights = [_height(count, most, self.plot.logarithmic) for count in counts]
+        label = f"{most:,}"
+        for line in range(PLOT_HEIGHT - 1, -1, -1):
+            marks = "".join(LEVELS[min(max(height - 8 * line, 0), 8)] for height in heights)
+            side = label if line == PLOT_HEIGHT - 1 else "0" if line == 0 else ""
+            yield Text(f"{side:>{len(label)}} ").append(marks, style="blue")
+        left, right = f"{histogram.start:.4g}", f"{histogram.end:.4g}"
+        space = " " * max(len(counts) - len(left) - len(right), 1)
+        yield Text(f"{'':>{len(label)}} {left}{space}{right}", style="dim")
 
 
 def _height(count: int, most: int, logarithmic: bool) -> int:
