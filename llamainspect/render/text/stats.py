@@ -80,8 +80,8 @@ def _overview(report: StatsReport, terminal: bool) -> list[RenderableType]:
     if report.by_layer:
         title, layers = _layers(report)
         parts.append(section(title, _table(layers, report.quantize)))
-    for title, figure in (("Spread", "std"), ("Largest magnitude", "abs_max")):
-        if any(len(profile.layers) > 1 for profile in report.profile):
+    if report.quantize is None and any(len(profile.layers) > 1 for profile in report.profile):
+        for title, figure in (("Spread", "std"), ("Largest magnitude", "abs_max")):
             parts.append(section(f"{title}, layer by layer", _HeatMap(report.profile, figure)))
     if report.departures:
         parts.append(section("Stand out from the layers around them", _departures(report)))
