@@ -39,7 +39,7 @@ SLICE_NBYTES = 32 * 2**20  # of a weight that one thread looks at in one go
 RUN = 64  # elements of a column that are added up in float64
 # What bounds the memory of a thread: bytes by which an element counts in a block (of 1 MiB), since
 # wider arrays are made of it, and what is read at one go.
-COUNTED_WIDTH, WIDE_WIDTH = 2, 8
+COUNTED_WIDTH, WIDE_WIDTH = 1, 8
 MAX_ROW_ELEMENTS = 2**17
 MAX_SCATTERED_NBYTES = 8 * 2**20
 MAX_PLACES = 100  # elements that are not finite, located in each weight
