@@ -22,6 +22,10 @@ from llamainspect.cli import (
 PANEL = "Inspect"
 STDOUT = "-"
 
+# As in llamainspect.stats, which is imported when it is needed.
+StatsSort = Literal[
+    "file", "name", "elements", "mean", "std", "abs-max", "zeros", "subnormal", "entropy", "error"
+]
 NamesOption = Annotated[
     Literal["meta", "hf"],
     typer.Option("--names", help="Names as Meta or as Hugging Face has them."),
@@ -112,21 +116,11 @@ def stats(
         typer.Argument(metavar="GLOB", help="Only names that match, Meta's or Hugging Face's."),
     ] = None,
     sort: Annotated[
-        Literal[
-            "file",
-            "name",
-            "elements",
-            "mean",
-            "std",
-            "abs-max",
-            "zeros",
-            "subnormal",
-            "entropy",
-            "error",
-        ]
-        | None,
+        StatsSort | None,
         typer.Option(
-            help="Order of the weights: the largest first, of zeros by their share.",
+            metavar="FIGURE",
+            help="Order of the weights: file, name, or the largest elements, mean, std, abs-max, "
+            "entropy, error, or share of zeros or subnormal first.",
             show_default="file; with --quantize error",
         ),
     ] = None,

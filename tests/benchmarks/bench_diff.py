@@ -52,7 +52,7 @@ weights = {}
 for name, shape in shapes.items():
     mean = 1 if len(shape) == 1 else 0
     weights[name] = torch.empty(shape).normal_(mean, 0.02, generator=generator).bfloat16()
-for name in "ABC":
+for name in sys.argv[4]:
     if name == "C":
         for weight in weights.values():
             weight.view(torch.int16).bitwise_xor_(1)
@@ -103,12 +103,14 @@ def main() -> None:
         report(take_turns(commands, options.runs), (place / "A" / FILE).stat().st_size)
 
 
-def write(place: Path) -> None:
+def write(place: Path, names: str = "ABC") -> None:
     """A, B and C; every file is written, so none shares its blocks with another."""
     place.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(place).free < 8e9:
-        raise SystemExit(f"{place} has no room for 8 GB; say where to with --place")
-    arguments = [str(place), json.dumps(hub_shapes(LLAMA_3_2_1B)), json.dumps(LLAMA_3_2_1B)]
+    needed = 2.6 * len(names)
+    if shutil.disk_usage(place).free < needed * 1e9:
+        raise SystemExit(f"{place} has no room for {needed:.0f} GB; say where to with --place")
+    config = json.dumps(LLAMA_3_2_1B)
+    arguments = [str(place), json.dumps(hub_shapes(LLAMA_3_2_1B)), config, names]
     subprocess.run([sys.executable, "-c", WRITE_SCRIPT, *arguments], env=environment(), check=True)
 
 

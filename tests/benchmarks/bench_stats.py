@@ -17,34 +17,13 @@ medians; memory is the peak of the process, mapped files included.
 import argparse
 import json
 import os
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from bench_diff import FILE, LLAMA_3_2_1B
-from bench_hub import hub_shapes
-from measuring import environment, measure
-
-# Run as a process of its own: the peak memory of a process counts that of its parent.
-WRITE_SCRIPT = """
-import json, sys
-from pathlib import Path
-import torch
-from safetensors.torch import save_file
-
-place, shapes, config = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
-generator = torch.Generator().manual_seed(0)
-weights = {}
-for name, shape in shapes.items():
-    mean = 1 if len(shape) == 1 else 0
-    weights[name] = torch.empty(shape).normal_(mean, 0.02, generator=generator).bfloat16()
-place.mkdir(parents=True, exist_ok=True)
-(place / "config.json").write_text(config)
-save_file(weights, place / "model.safetensors", {"format": "pt"})
-"""
+from bench_diff import FILE, write
+from measuring import measure
 
 TORCH_SCRIPT = """
 import sys
@@ -67,8 +46,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         place = options.place or Path(temporary)
-        if not (place / FILE).exists():
-            write(place)
+        if not (place / "A" / FILE).exists():
+            write(place, "A")
+        place /= "A"
         script = Path(temporary, "figures.py")
         script.write_text(TORCH_SCRIPT)
         # The console script beside this interpreter: what pip installed.
@@ -93,15 +73,6 @@ def main() -> None:
                 if run:
                     results[name].append(result)
         report(results)
-
-
-def write(place: Path) -> None:
-    """The checkpoint; nothing of it is sparse."""
-    place.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(place).free < 3e9:
-        raise SystemExit(f"{place} has no room for 3 GB; say where to with --place")
-    arguments = [str(place), json.dumps(hub_shapes(LLAMA_3_2_1B)), json.dumps(LLAMA_3_2_1B)]
-    subprocess.run([sys.executable, "-c", WRITE_SCRIPT, *arguments], env=environment(), check=True)
 
 
 def report(results: dict[str, list[tuple[float, int, str]]]) -> None:
