@@ -69,6 +69,18 @@ def test_entropy_by_hand():
     assert entropy(np.array([1, 3])) == pytest.approx(0.25 * 2 + 0.75 * math.log2(4 / 3))
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [Moments(1, 1e300, 0), Moments(1, 0, 0)],  # a square that overflows
+        [Moments(2, 0, 1.7e308), Moments(2, 0, 1.7e308)],  # a sum of squares
+        [Moments(100, 1.7e308, 0), Moments(1, 0, 0)],  # a sum
+    ],
+)
+def test_what_float64_cannot_hold_together_is_not_pooled(parts):
+    assert pooled(parts) is None
+
+
 def test_length_of_a_spread():
     assert Moments(4, 3.0, 0.0).l2 == 6.0
     assert Moments(4, 0.0, 16.0).std == 2.0
