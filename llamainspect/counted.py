@@ -25,11 +25,12 @@ from llamainspect.tally import (
 )
 from llamainspect.weights import Weight
 
-BUCKETS = ("buckets", False)  # values are known to 0.4 percent
+BUCKETS = ("buckets", False)  # values are known to 0.8 percent
 SMALLEST = 1e-280  # a sum of squares below it may have lost some
+LEAST = 1e-35  # of the largest magnitude: far above float32's subnormal values, of few digits
 MOST = float(np.finfo(np.float32).max)
 BUCKET_WIDTH = 2.0**-7  # as a share of the values in it
-MIN_BUCKETS = 1  # in a standard deviation: with fewer they say nothing of the distribution
+MIN_BUCKETS = 1  # in a standard deviation: fewer draw nothing
 NOTHING = joined([])
 # In which order what is left of a bucket goes to its points: from the middle outwards.
 _FILLED = np.argsort(np.argsort(np.abs(np.arange(POINTS) - (POINTS - 1) / 2), kind="stable"))
@@ -95,8 +96,8 @@ class Counted(NamedTuple):
         """Of the finite values; empty where it is not known."""
         if self.few is not None:
             return self.few
-        known = self.key != BUCKETS or _buckets_tell(self.figures)
-        return _distribution(self.key, self.ranks, self.counts, self.figures) if known else NOTHING
+        known = _distribution(self.key, self.ranks, self.counts, self.figures)
+        return known if self.key != BUCKETS else _judged(known, self.figures)
 
 
 class Gathering:
@@ -194,13 +195,12 @@ class GroupCounts:
 
     def distribution(self, figures: Figures) -> Distribution:
         """Of the finite values of all; empty where some are not known."""
-        if BUCKETS in self._by_key and not _buckets_tell(figures):
-            return NOTHING
         parts = []
         for key, dense in sorted(self._by_key.items()):
             ranks = np.flatnonzero(dense)
             parts.append(_distribution(key, ranks, dense[ranks], figures))
-        return joined(parts)
+        whole = joined(parts)
+        return _judged(whole, figures) if BUCKETS in self._by_key else whole
 
 
 def _distribution(key: TableKey, ranks: Ints, counts: Ints, figures: Figures) -> Distribution:
@@ -215,15 +215,17 @@ def _distribution(key: TableKey, ranks: Ints, counts: Ints, figures: Figures) ->
     return Distribution(values.reshape(-1), spread.reshape(-1), exact=False)
 
 
-def _buckets_tell(figures: Figures) -> bool:
-    """Whether quantiles by buckets are worth anything: float32 holds all values, and they are
-    spread over some buckets. A constant is clipped to what it is."""
+def _judged(known: Distribution, figures: Figures) -> Distribution:
+    """Values by buckets, if these are worth anything: nothing where float32 cannot hold the values,
+    or only with few digits, and no drawing where all are in a bucket or two."""
     if figures.min is None or figures.max is None or figures.moments is None:
-        return False
-    if max(figures.max, -figures.min) > MOST:
-        return False
+        return NOTHING
+    largest = max(figures.max, -figures.min)
+    if not (largest == 0 or LEAST <= largest <= MOST):
+        return NOTHING
     width = BUCKET_WIDTH * abs(figures.moments.mean)
-    return figures.min == figures.max or figures.moments.std >= MIN_BUCKETS * width
+    fine = figures.min == figures.max or figures.moments.std >= MIN_BUCKETS * width
+    return known._replace(fine=fine)
 
 
 def _of_sums(plain: Figures, sums: Sums) -> Figures:

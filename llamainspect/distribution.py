@@ -21,6 +21,7 @@ class Distribution(NamedTuple):
     values: Floats
     counts: npt.NDArray[np.int64]
     exact: bool = True  # or else each is close to what it stands for
+    fine: bool = True  # or else values stand closer together than that tells apart
 
     def moments(self) -> Moments | None:
         """Exact but for the last rounding: products of a count and a value of 16 bits are exact,

@@ -576,6 +576,7 @@ class StatsReport(Report):
     profile: tuple[LayerProfile, ...]
     departures: tuple[Departure, ...]  # furthest first
     not_finite: tuple[NotFinite, ...]  # in the order of the weights
+    not_finite_in_copies: int  # that shards keep of a weight, beside the first; no figure has them
     quantize: str | None  # "int4, groups of 128"
     plot: WeightPlot | None
     nbytes_read: int

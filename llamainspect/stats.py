@@ -39,7 +39,16 @@ from llamainspect.reports import (
     worst_first,
 )
 from llamainspect.sources import Folder
-from llamainspect.tally import MAX_PLACES, Place, Slice, Tally, count_values, index_of, slices_of
+from llamainspect.tally import (
+    MAX_PLACES,
+    MAX_ROW_ELEMENTS,
+    Place,
+    Slice,
+    Tally,
+    count_values,
+    index_of,
+    slices_of,
+)
 from llamainspect.value_findings import copy_finding, grouped, judge_values, narrow_finding
 from llamainspect.weights import Weight, parts_needed
 from llamainspect.workers import Meter, in_parallel
@@ -269,7 +278,7 @@ class _Scan:
             self.narrow.add(name)
         if counted.not_finite:
             self.places[name] = counted.not_finite[:MAX_PLACES]
-        if self.options.plot is not None and counted.figures.moments and len(known.values):
+        if self.options.plot is not None and _is_drawn(counted.figures, known):
             bins = known.histogram(float(known.values[0]), float(known.values[-1]), PLOT_BINS)
             self.plot = WeightPlot(name, bins, self.options.logarithmic)
 
@@ -283,6 +292,7 @@ class _Scan:
         profile = profile_layers(own, order)
         groups = [group for group in self.components.values() if group.members]
         located = self._located()
+        in_copies, of_copies, copies = self._copies()
         options = self.options
         return StatsReport(
             path=self.checkpoint.source.place,
@@ -297,7 +307,8 @@ class _Scan:
             by_layer=tuple(row for _, row in sorted(self.layer_rows.items())),
             profile=profile,
             departures=departures(profile),
-            not_finite=tuple(place for places in located.values() for place in places),
+            not_finite=(*(place for places in located.values() for place in places), *of_copies),
+            not_finite_in_copies=in_copies,
             quantize=options.form.text if options.form else None,
             plot=self.plot,
             nbytes_read=self.meter.nbytes,
@@ -307,7 +318,7 @@ class _Scan:
                     [
                         *self.checkpoint.problems,
                         *judge_values(own, located),
-                        *self._copies(),
+                        *copies,
                         *self._unread(),
                         *narrow_finding([row for row in own if row.name in self.narrow]),
                     ]
@@ -337,20 +348,22 @@ class _Scan:
                 located[name] = [_locate(self.checkpoint, weight, place) for place in places]
         return located
 
-    def _copies(self) -> list[Finding]:
+    def _copies(self) -> tuple[int, list[NotFinite], list[Finding]]:
         """NaN and Inf in copies that shards keep of a weight (the norms), where these differ."""
-        findings = []
+        total, located, findings = 0, list[NotFinite](), list[Finding]()
         for weight in self._todo:
             if not _may_differ(weight):
                 continue
             for part in weight.parts[1:]:
                 copy = weight._replace(parts=(part,))
                 if (counted := _count_alone(self.checkpoint, copy)) and counted.not_finite:
-                    places = [_locate(self.checkpoint, copy, counted.not_finite[0])]
-                    figures = counted.figures
-                    number = figures.nan + figures.inf
+                    some = counted.not_finite[:MAX_PLACES]
+                    places = [_locate(self.checkpoint, copy, place) for place in some]
+                    number = counted.figures.nan + counted.figures.inf
                     findings.append(copy_finding(weight.name, places, number))
-        return findings
+                    located += places
+                    total += number
+        return total, located, findings
 
     def _unread(self) -> list[Finding]:
         """What could not be looked at, and why."""
@@ -364,8 +377,8 @@ class _Scan:
         unknown = "no figures: nothing here knows the values of this dtype"
         notes = [(weight.name, unknown) for weight in weights if not _has_values(weight)]
         if self.options.form is not None:
-            scattered = "no round trip: its rows are too long, or lie scattered in the file"
-            notes += [(weight.name, scattered) for weight in weights if self._has_no_trip(weight)]
+            without = [weight for weight in weights if self._has_no_trip(weight)]
+            notes += [(weight.name, _why_no_trip(weight)) for weight in without]
             if not any(self._form(weight) for weight in weights):
                 nothing = "nothing to quantise: no linear layer of a block in floats is among these"
                 notes.append((self.checkpoint.source.place, nothing))
@@ -386,6 +399,12 @@ class _Scan:
             and not row.nan
             and not row.inf
         )
+
+
+def _why_no_trip(weight: Weight) -> str:
+    if weight.shape[-1] > MAX_ROW_ELEMENTS:
+        return f"no round trip: its rows have more than {MAX_ROW_ELEMENTS:,} values"
+    return "no round trip: its rows lie scattered in the file, which is transposed"
 
 
 def _may_differ(weight: Weight) -> bool:
@@ -517,10 +536,14 @@ def _row(name: str, figures: Figures | None, known: Distribution | None) -> Weig
         inf=figures.inf,
         entropy=figures.entropy,
         entropy_count=figures.entropy_elements,
-        histogram=known.around(moments) if moments and len(known.values) else None,
+        histogram=known.around(moments) if moments and _is_drawn(figures, known) else None,
         quantize_error=figures.quantize_error,
         approximate=() if known.exact else ("quantiles", "histogram"),
     )
+
+
+def _is_drawn(figures: Figures, known: Distribution) -> bool:
+    return figures.moments is not None and known.fine and len(known.values) > 0
 
 
 def _sorted(rows: list[WeightStats], sort: Sort) -> list[WeightStats]:

@@ -101,6 +101,11 @@ _RULES: tuple[tuple[Severity, str, Callable[[WeightStats], bool]], ...] = (
     ),
     (
         "note",
+        "no histogram: its values stand closer together than buckets of 0.8 % tell apart",
+        lambda row: row.histogram is None and row.mean is not None and bool(row.quantiles),
+    ),
+    (
+        "note",
         "whole numbers beyond 2**53, which figures have rounded to float64",
         lambda row: row.dtype in ("I64", "U64") and (row.abs_max or 0) > 2**53,
     ),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import html_pages
 import pytest
+import torch
 from checkpoints import (
     LLAMA_3_1_405B,
     TINY_MOE,
@@ -212,6 +213,16 @@ def test_statistics_stand_beside_their_weights(departing):
     std = next(p for p in page.columns()["profile"] if p["kind"] == "attention.wq")["std"]
     assert len(std) == html_pages.LAYERS
     assert max(std) == std[7] > 3 * sorted(std)[-2]
+
+
+def test_an_entropy_says_what_it_is_of(tmp_path):
+    weights = random_weights({"a.weight": (300, 300), "b.weight": (9,)}, dtype=torch.float32)
+    weights["b.weight"] = weights["b.weight"].bfloat16()
+    write_native(tmp_path, None, [weights])
+    page = to_html(build_report(str(tmp_path), stats=True))
+    assert "bits per weight, of the 9 values of up to 16 bits" in page
+    rows = {row[0]: row for row in Page(page).rows if len(row) == 19}
+    assert (rows["a.weight"][-1], rows["b.weight"][-1]) == ("-", "3.17")
 
 
 def test_figures_stand_beside_weights_that_files_hold_fused(tmp_path):

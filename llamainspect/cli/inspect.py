@@ -154,7 +154,7 @@ def stats(
     pattern, the current directory is meant.
 
     Ends with 1 when a value is NaN or infinite, which is located, or
-    when weights could not be read.
+    when another finding is an error.
     """
     from llamainspect.stats import StatsOptions, scanning
 

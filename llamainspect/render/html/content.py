@@ -261,6 +261,10 @@ def _median(stats: WeightStats) -> str:
     return about + figure_text(stats.quantiles.get("0.5"))
 
 
+def _entropy(stats: WeightStats) -> str:
+    return figure_text(stats.entropy if stats.entropy_count == stats.count else None)
+
+
 def _not_finite(stats: WeightStats) -> str:
     if stats.nan is None or stats.inf is None:
         return "-"
@@ -290,7 +294,7 @@ FIGURES = (
     ("zeros", _figure("zeros")),
     ("subnormal", _figure("subnormal")),
     ("NaN/Inf", _not_finite),
-    ("entropy", _figure("entropy")),
+    ("entropy", _entropy),
 )
 
 

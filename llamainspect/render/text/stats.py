@@ -68,7 +68,8 @@ def _(report: StatsReport, terminal: bool) -> RenderableType:
 def _headline(report: StatsReport) -> Text:
     total = report.total
     line = safe(report.path, "bold")
-    line.append(f"  {counted(report.count, 'weight')}, {count_text(total.count)} values")
+    values = f"{count_text(total.count)} value{'s' * (total.count != 1)}"
+    line.append(f"  {counted(report.count, 'weight')}, {values}")
     return line
 
 
@@ -95,15 +96,17 @@ def _overview(report: StatsReport, terminal: bool) -> list[RenderableType]:
 
 def _totals(report: StatsReport) -> list[tuple[str, RenderableType]]:
     total = report.total
-    odd = (total.nan or 0) + (total.inf or 0)
+    odd = f"{total.nan or 0:,} NaN, {total.inf or 0:,} Inf"
+    if report.not_finite_in_copies:
+        odd += f", and {report.not_finite_in_copies:,} in other shards' copies"
     rows: list[tuple[str, RenderableType]] = [
         ("dtypes", Text(total.dtype or "-")),
         ("zeros", Text(_share(total.zeros, total.count))),
         ("subnormal", Text(_share(total.subnormal, total.count))),
         (
             "NaN, Inf",
-            Text(f"{total.nan or 0:,} NaN, {total.inf or 0:,} Inf", style="bold red")
-            if odd
+            Text(odd, style="bold red")
+            if total.nan or total.inf or report.not_finite_in_copies
             else Text("none", style="" if report.unread else "green"),
         ),
     ]
@@ -159,7 +162,7 @@ def _table(rows: Sequence[WeightStats], quantize: str | None) -> RenderableType:
         Column("zeros", [_whole(row.zeros) for row in rows], 10),
         Column("subnormal", [_whole(row.subnormal) for row in rows], 12),
         Column("NaN, Inf", [_odd(row) for row in rows], 1),
-        Column("bits", [_number(row.entropy) for row in rows], 11),
+        Column("bits", [_number(_bits(row)) for row in rows], 11),
         Column("distribution", [_sparkline(row.histogram) for row in rows], 4),
     ]
     unneeded = {"L2 error"} if quantize is None else set()
@@ -168,7 +171,7 @@ def _table(rows: Sequence[WeightStats], quantize: str | None) -> RenderableType:
     unneeded |= set() if any(row.zeros for row in rows) else {"zeros"}
     parts: list[RenderableType] = [Fitted([c for c in columns if c.title not in unneeded])]
     if any(row.approximate for row in rows):
-        text = "~: within 0.4 %, since values of more than 16 bits are not counted one by one"
+        text = "~: within 0.8 %, since values of more than 16 bits are not counted one by one"
         parts.append(Text(text, style="dim"))
     return Group(*parts)
 
@@ -188,6 +191,11 @@ def _quantile(row: WeightStats, name: str) -> Text:
 
 def _whole(number: int | None) -> Text:
     return Text("-" if number is None else f"{number:,}")
+
+
+def _bits(row: WeightStats) -> float | None:
+    """The entropy, if it is of all values."""
+    return row.entropy if row.entropy_count == row.count else None
 
 
 def _percent(share: float | None) -> Text:
@@ -380,7 +388,7 @@ def _card(row: WeightStats, quantize: str | None) -> RenderableType:
         ]
         parts.append(section("Quantiles", Fitted(cells)))
         if about:
-            parts.append(Text("~: within 0.4 %, counted by their upper 16 bits", style="dim"))
+            parts.append(Text("~: within 0.8 %, counted by their upper 16 bits", style="dim"))
     return Group(*parts)
 
 
