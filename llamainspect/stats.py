@@ -368,9 +368,7 @@ class _Scan:
     def _unread(self) -> list[Finding]:
         """What could not be looked at, and why."""
         weights = self.weights.values()
-        failed = [name for name in self.weights if name in self.failed]
-        # Of many the sentence of one: they differ in numbers of bytes alone.
-        reasons = [(name, self.failed[failed[0]]) for name in failed]
+        reasons = [(name, self.failed[name]) for name in self.weights if name in self.failed]
         lost = "not looked at: parts of it are in shards that cannot be read"
         reasons += [(weight.name, lost) for weight in weights if not weight.complete]
         findings = grouped("error", reasons)

@@ -207,17 +207,17 @@ class Slice(NamedTuple):
 def slices_of(weight: Weight, form: WeightForm | None) -> Iterator[Slice]:
     """A weight of known values in pieces, none for one without elements.
 
-    It is read as it is stored, whatever the order of rows and axes, since no figure depends on it;
-    only groups of a round trip run along its own rows. Where these cannot be read in blocks, no
-    round trip is made.
+    Counted types are read as they are stored, whatever the order of rows and axes. Sums of wide
+    types are of a weight's own rows, and so are groups of a round trip; where these cannot be read
+    in blocks, sums are of the rows that are stored, and no round trip is made.
     """
-    axes = _stored_axes(weight)
-    if form is not None and _has_its_rows(weight, axes):
-        axes = tuple(range(len(weight.shape)))
-    else:
-        form = None
-    stored = _in_order(weight._replace(rope_heads=0), axes)
     known = has_table(weight.parts[0].dtype)
+    axes = _stored_axes(weight)
+    if not _has_its_rows(weight, axes):
+        form = None
+    elif form is not None or not known:
+        axes = tuple(range(len(weight.shape)))
+    stored = _in_order(weight._replace(rope_heads=0), axes)
     grid = grid_of(stored, whole_rows=form is not None or not known)
     if form is None and grid.columns > MAX_ROW_ELEMENTS and is_flat(stored):
         grid = Grid(grid.rows * grid.columns, 1)
@@ -233,7 +233,8 @@ def _has_its_rows(weight: Weight, axes: tuple[int, ...]) -> bool:
     """Whether rows can be read without all of the weight, and fit into a block."""
     plain = axes == tuple(range(len(axes)))
     few = all(part.span <= MAX_SCATTERED_NBYTES for part in weight.parts)
-    return weight.shape[-1] <= MAX_ROW_ELEMENTS and (plain or few)
+    short = not weight.shape or weight.shape[-1] <= MAX_ROW_ELEMENTS
+    return short and (plain or few)
 
 
 def _stored_axes(weight: Weight) -> tuple[int, ...]:

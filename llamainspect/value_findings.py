@@ -1,11 +1,13 @@
 """What is wrong with the values of weights, in findings: rules on their figures."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from llamainspect.names import NOT_PARAMETERS, compress, listing
 from llamainspect.reports import Finding, NotFinite, Severity, WeightStats
 
 MANY_ZEROS = 0.1  # a share of a matrix that is worth a word
+_NUMBERS = re.compile(r"[\d,]+")
 MAX_NAMED = 20  # weights with NaN or Inf that have a finding of their own
 
 
@@ -21,13 +23,13 @@ def judge_values(
 
 
 def grouped(severity: Severity, found: Iterable[tuple[str, str]]) -> list[Finding]:
-    """Names and messages: those of one message in one finding."""
-    by_message: dict[str, list[str]] = {}
+    """Names and messages in one finding for each message, whose numbers are those of the first."""
+    alike: dict[str, list[tuple[str, str]]] = {}
     for name, message in found:
-        by_message.setdefault(message, []).append(name)
+        alike.setdefault(_NUMBERS.sub("", message), []).append((name, message))
     return [
-        Finding(severity, listing(compress(names)), message)
-        for message, names in by_message.items()
+        Finding(severity, listing(compress([name for name, _ in group])), group[0][1])
+        for group in alike.values()
     ]
 
 

@@ -33,7 +33,7 @@ from llamainspect import open_checkpoint
 from llamainspect.blocks import Memory
 from llamainspect.cli.inspect import StatsSort
 from llamainspect.counted import Gathering
-from llamainspect.errors import InvalidRequest, MissingFile
+from llamainspect.errors import CorruptFile, InvalidRequest, MissingFile
 from llamainspect.footprint import weight_form
 from llamainspect.render.json import to_json
 from llamainspect.render.text import to_text
@@ -347,6 +347,12 @@ def test_fused_weights_are_taken_apart_whatever_the_layout(tmp_path):
     norm = "layers.0.attention.wqkv.layer_norm_weight"
     report = compute_stats(str(tmp_path / "one"), StatsOptions(plot=norm))
     assert report.plot.name == "layers.0.attention_norm.weight"
+    wide = {name: weight.float() + 1e-4 for name, weight in weights.items()}
+    native = compute_stats(str(write_native(tmp_path / "wide", TINY_MOE, [wide])))
+    write_hub(tmp_path / "wide hub", to_hub_moe(wide, TINY_MOE), hub_config_moe(TINY_MOE))
+    hub = compute_stats(str(tmp_path / "wide hub"))
+    # There the router is stored transposed, and its sums are of the same rows all the same.
+    assert {row.name: row for row in native.weights} == {row.name: row for row in hub.weights}
     with pytest.raises(MissingFile, match=r"wqkv\.weight holds several weights.*wq\.weight"):
         compute_stats(str(tmp_path / "one"), StatsOptions(plot="layers.0.attention.wqkv.weight"))
 
@@ -980,6 +986,21 @@ def test_a_file_that_ends_early_is_an_error_finding(tmp_path):
     json.loads(to_json(report))
     # One finding of the reader's, and one of all weights that lack bytes.
     assert len([finding for finding in report.findings if finding.severity == "error"]) <= 2
+
+
+def test_weights_that_fail_for_other_reasons_have_findings_of_their_own(tmp_path, monkeypatch):
+    write_native(tmp_path, None, [{f"w{i}": torch.rand(4) for i in range(4)}])
+
+    def failing(checkpoint, piece, memory):
+        place = int(piece.weight.name[1:])
+        reason = f"byte {place:,}00,000 is missing" if place < 3 else "it is torn"
+        raise CorruptFile(f"{piece.weight.name}: {reason}")
+
+    monkeypatch.setattr("llamainspect.stats.count_values", failing)
+    errors = [f for f in compute_stats(str(tmp_path)).findings if f.severity == "error"]
+    assert [(f.where, f.message) for f in errors] == [
+        ("w0, w1, w2", "byte 000,000 is missing"), ("w3", "it is torn"),
+    ]  # fmt: skip
 
 
 def test_a_name_with_brackets_is_found(tmp_path):
