@@ -223,6 +223,8 @@ def test_an_entropy_says_what_it_is_of(tmp_path):
     assert "bits per weight, of the 9 values of up to 16 bits" in page
     rows = {row[0]: row for row in Page(page).rows if len(row) == 19}
     assert (rows["a.weight"][-1], rows["b.weight"][-1]) == ("-", "3.17")
+    (both,) = [row for row in Page(page).rows if row and row[0] == "other" and len(row) > 9]
+    assert both[-1] == "-", "nothing is said of a part alone"
 
 
 def test_figures_stand_beside_weights_that_files_hold_fused(tmp_path):
