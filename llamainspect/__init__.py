@@ -13,6 +13,7 @@ _HOME = {
     "Checkpoint": "llamainspect.checkpoint",
     "CheckpointDiff": "llamainspect.reports",
     "ChecksumReport": "llamainspect.reports",
+    "ChoiceEvaluation": "llamainspect.reports",
     "ComputeEstimate": "llamainspect.reports",
     "CorruptFile": "llamainspect.errors",
     "Detokenization": "llamainspect.reports",
@@ -37,6 +38,7 @@ _HOME = {
     "NotACheckpoint": "llamainspect.errors",
     "NotEnoughMemory": "llamainspect.errors",
     "OFFICIAL_MODELS": "llamainspect.catalog",
+    "Question": "llamainspect.questions",
     "RunOptions": "llamainspect.runs",
     "Sampling": "llamainspect.runs",
     "StatsOptions": "llamainspect.stats",
@@ -61,6 +63,7 @@ _HOME = {
     "diff_checkpoints": "llamainspect.diff",
     "estimate_compute": "llamainspect.compute",
     "estimate_memory": "llamainspect.memory",
+    "evaluate_choices": "llamainspect.model.choices",
     "evaluate_text": "llamainspect.model.evaluate",
     "expected_weights": "llamainspect.architecture",
     "explain_model": "llamainspect.explain",
@@ -73,6 +76,7 @@ _HOME = {
     "open_checkpoint": "llamainspect.checkpoint",
     "parse_gpus": "llamainspect.gpus",
     "predict_logits": "llamainspect.model.logits",
+    "read_questions": "llamainspect.questions",
     "show_tensor": "llamainspect.show",
     "summarize": "llamainspect.summary",
     "to_html": "llamainspect.render.html",
@@ -125,6 +129,7 @@ if TYPE_CHECKING:
     from llamainspect.inventory import list_tensors as list_tensors
     from llamainspect.memory import Usage as Usage
     from llamainspect.memory import estimate_memory as estimate_memory
+    from llamainspect.model.choices import evaluate_choices as evaluate_choices
     from llamainspect.model.evaluate import evaluate_text as evaluate_text
     from llamainspect.model.generate import generate_text as generate_text
     from llamainspect.model.logits import predict_logits as predict_logits
@@ -134,10 +139,13 @@ if TYPE_CHECKING:
     from llamainspect.model.verify import verify_against_transformers as verify_against_transformers
     from llamainspect.models import list_models as list_models
     from llamainspect.plans import TrainingPlan as TrainingPlan
+    from llamainspect.questions import Question as Question
+    from llamainspect.questions import read_questions as read_questions
     from llamainspect.render.html import to_html as to_html
     from llamainspect.render.json import to_json as to_json
     from llamainspect.reports import CheckpointDiff as CheckpointDiff
     from llamainspect.reports import ChecksumReport as ChecksumReport
+    from llamainspect.reports import ChoiceEvaluation as ChoiceEvaluation
     from llamainspect.reports import ComputeEstimate as ComputeEstimate
     from llamainspect.reports import Detokenization as Detokenization
     from llamainspect.reports import Evaluation as Evaluation

@@ -977,3 +977,49 @@ class Evaluation(Report):
     seconds: float
     tokens_per_second: float
     findings: tuple[Finding, ...]
+
+
+class ChoiceAccuracy(NamedTuple):
+    """How often the right ending had the highest score, in one way of scoring."""
+
+    by: str  # log-likelihood per "character" of the ending, per "token", or in "total"
+    correct: int
+    accuracy: float
+    low: float  # of the 95 % confidence interval (Wilson)
+    high: float
+
+
+class ChoiceScores(NamedTuple):
+    """One question's endings."""
+
+    line: int  # of the file, from 1
+    label: int  # the right one, from 0
+    chosen: dict[str, int]  # that has the highest score, for each way of scoring
+    log_likelihoods: tuple[float, ...]  # of all tokens of each ending, in nats
+    tokens: tuple[int, ...]
+    characters: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ChoiceEvaluation(Report):
+    """`evaluate --hellaswag` and `--choices`: how often the right ending is the likeliest."""
+
+    NAME: ClassVar[str] = "evaluate-choices"
+
+    path: str
+    file: str
+    kind: str  # "hellaswag" or "choices"
+    run: ModelRun
+    questions: int
+    endings: int  # of all questions
+    tokens: int  # that the model read
+    chance: float  # accuracy of guessing
+    correct: int  # by character, as are the next three
+    accuracy: float
+    low: float
+    high: float
+    scores: tuple[ChoiceAccuracy, ...]
+    results: tuple[ChoiceScores, ...]
+    seconds: float
+    tokens_per_second: float
+    findings: tuple[Finding, ...]

@@ -62,6 +62,7 @@ FLOORS = [
         "subject",
         "readahead",
         "runs",
+        "questions",
         "model",
         "lookup",
         "targets",
@@ -107,10 +108,10 @@ ORDER = [
     "formats.flipped_bit", "formats.torch_scan",
     "checklists", "hub", "integrity", "streams", "examination", "expectations", "tokenizer",
     "tokenizer.tiktoken_codec", "tokenizer.sentencepiece_codec", "tokenizer.json_codec",
-    "subject", "readahead", "runs",
+    "subject", "readahead", "runs", "questions",
     "model", "model.devices", "model.transformer", "model.quantize", "model.load", "model.runner",
     "model.recordings", "model.logits", "model.referee", "model.verify", "model.generate",
-    "model.evaluate",
+    "model.evaluate", "model.choices",
 ]  # fmt: skip
 HEAVY = {
     "numpy": {

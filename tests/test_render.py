@@ -39,6 +39,9 @@ from llamainspect.render.text.common import view
 from llamainspect.reports import (
     Candidate,
     CheckpointDiff,
+    ChoiceAccuracy,
+    ChoiceEvaluation,
+    ChoiceScores,
     ConfigDifference,
     Evaluation,
     Finding,
@@ -124,6 +127,14 @@ COMPUTED = {
     "evaluate": Evaluation(
         "Llama3.2-1B", "wiki.txt", RUN, 1_290_590, 287_645, 287_644, 2048, 1024, 280, 2.276,
         9.7377, 0.7318, 3600.0, 79.9, (),
+    ),
+    "evaluate-choices": ChoiceEvaluation(
+        "Llama3.2-1B", "hellaswag_val.jsonl", "hellaswag", RUN, 10_042, 40_168, 3_591_004, 0.25,
+        6_146, 0.612, 0.6025, 0.6215, (
+            ChoiceAccuracy("character", 6_146, 0.612, 0.6025, 0.6215),
+            ChoiceAccuracy("token", 6_090, 0.6065, 0.5968, 0.616),
+            ChoiceAccuracy("total", 4_719, 0.4699, 0.4602, 0.4797),
+        ), (ChoiceScores(1, 3, {"character": 3}, (-9.0, -8.0), (2, 2), (8, 9)),), 3600.0, 997.5, (),
     ),
 }  # fmt: skip
 REPORTS = {

@@ -28,6 +28,7 @@ from llamainspect.cli.inputs import (
     Dtype,
     GroupSize,
     Ids,
+    Opened,
     Prompt,
     PromptFile,
     RopeFactor,
@@ -44,6 +45,7 @@ from llamainspect.cli.inputs import (
 
 if TYPE_CHECKING:
     from llamainspect.chat import Message
+    from llamainspect.reports import ChoiceEvaluation, Evaluation
 
 PANEL = "Run"
 BYTES_HINT = "--bytes takes any bytes, or convert it with iconv"
@@ -364,20 +366,34 @@ def generate(
 
 @app.command(
     rich_help_panel=PANEL,
-    epilog="Example: llamainspect evaluate Llama3.2-1B --text wikitext.txt --window 4096",
+    epilog="Example: llamainspect evaluate Llama3.2-1B --hellaswag hellaswag_val.jsonl",
 )
 def evaluate(
     path: Path = ".",
     text: Annotated[
         str | None,
-        typer.Option("--text", metavar="FILE", help="The text; - reads standard input."),
+        typer.Option("--text", metavar="FILE", help="A text; - reads standard input."),
+    ] = None,
+    hellaswag: Annotated[
+        str | None,
+        typer.Option(
+            "--hellaswag", metavar="FILE", help="HellaSwag as published: hellaswag_val.jsonl."
+        ),
+    ] = None,
+    choices: Annotated[
+        str | None,
+        typer.Option(
+            "--choices",
+            metavar="FILE",
+            help='Questions, {"context": ..., "endings": [...], "label": 0} on each line.',
+        ),
     ] = None,
     window: Annotated[
         int | None,
         typer.Option(
             "--window",
             metavar="N",
-            help="Tokens that are read at once.",
+            help="With --text: tokens that are read at once.",
             show_default="2048, or the model's context",
         ),
     ] = None,
@@ -386,7 +402,7 @@ def evaluate(
         typer.Option(
             "--stride",
             metavar="N",
-            help="Tokens between two windows.",
+            help="With --text: tokens between two windows.",
             show_default="half a window",
         ),
     ] = None,
@@ -401,19 +417,44 @@ def evaluate(
     json: Json = False,
     no_color: NoColor = False,
 ) -> None:
-    """How well the model predicts a text: cross-entropy, perplexity, bits per byte.
+    """How well the model predicts a text, or finds the right ending.
 
-    A window slides over the text, and each token is predicted once,
-    from all that stands before it in the window.
+    Of a text: cross-entropy, perplexity, bits per byte. A window slides over it,
+    and each token is predicted once, from all that stands before it in the window.
+    Of questions: how often the right ending is the likeliest, per character of it.
     """
     from llamainspect.runs import RunOptions
-    from llamainspect.tokenizer import load_tokenizer
 
-    if text is None:
-        raise typer.BadParameter("which text? Give --text FILE, or - for standard input")
+    check_one(
+        {"--text": text, "--hellaswag": hellaswag, "--choices": choices}, "what should it read?"
+    )
+    if text is None and (window, stride) != (None, None):
+        raise typer.BadParameter("they go with --text", param_hint="--window, --stride")
     options = RunOptions(device, dtype, stream, rope_factor, simulate, group_size)
     opened = open_model(path, options, tokenizer)
-    data = read_text(None, text)
+    report: Evaluation | ChoiceEvaluation
+    if text is not None:
+        report = _evaluate_text(opened, text, bos, window, stride, json, no_color)
+    elif hellaswag is not None:
+        report = _evaluate_choices(opened, "hellaswag", hellaswag, bos, json, no_color)
+    else:
+        report = _evaluate_choices(opened, "choices", choices or STDIN, bos, json, no_color)
+    note_run(report.run, report.seconds, json)
+    show(report, json, no_color)
+
+
+def _evaluate_text(
+    opened: Opened,
+    file: str,
+    bos: bool,
+    window: int | None,
+    stride: int | None,
+    json: bool,
+    no_color: bool,
+) -> "Evaluation":
+    from llamainspect.tokenizer import load_tokenizer
+
+    data = read_text(None, file)
     reader = load_tokenizer(opened.tokenizer_path)
     with interrupts_end_it():
         from llamainspect.model.evaluate import ROWS, default_window, evaluating, windows_at_once
@@ -422,11 +463,31 @@ def evaluate(
     most = 1 + len(data.encode()) // max(stride or length // 2, 1)  # no more tokens than bytes
     sequences = min(most, windows_at_once(opened.subject.config.dim, length))
     model = opened.load(tokens=length, logits=ROWS, sequences=sequences, passes=None)
-    where = "standard input" if text == STDIN else text
+    where = _name_of(file)
     progress = evaluating(model, reader, data, where, bos=bos, window=length, stride=stride)
-    report = track(progress, json, no_color)
-    note_run(report.run, report.seconds, json)
-    show(report, json, no_color)
+    return track(progress, json, no_color)
+
+
+def _evaluate_choices(
+    opened: Opened, kind: str, file: str, bos: bool, json: bool, no_color: bool
+) -> "ChoiceEvaluation":
+    from llamainspect.questions import read_questions
+    from llamainspect.tokenizer import load_tokenizer
+
+    questions = read_questions(*read_input(file), kind)
+    reader = load_tokenizer(opened.tokenizer_path)
+    with interrupts_end_it():
+        from llamainspect.model.choices import candidates, choosing, largest_group
+        from llamainspect.model.evaluate import ROWS
+
+    asked = candidates(questions, reader, _name_of(file), bos)
+    tokens, sequences = largest_group(asked, opened.subject.config.dim)
+    model = opened.load(tokens=tokens, logits=ROWS, sequences=sequences, passes=None)
+    return track(choosing(model, questions, asked, _name_of(file), kind), json, no_color)
+
+
+def _name_of(file: str) -> str:
+    return "standard input" if file == STDIN else file
 
 
 def _check_sources(sources: dict[str, str | None], system: str | None) -> None:

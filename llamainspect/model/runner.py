@@ -159,24 +159,30 @@ class Model:
         if cache and start + tokens > cache.room:
             raise ValueError(f"the cache has room for {cache.room} tokens, not {start + tokens}")
         turns = self._turns_of(start + tokens)
-        # Without a cache that is to be kept, all layers and sequences use the same one.
-        layer_caches = cache.layers if cache else self.new_cache(tokens, layers=1).layers
+        layer_caches: list[LayerCache | None] = [None]  # short sequences need none
+        if cache:
+            layer_caches = [*cache.layers]
+        elif tokens > CHUNK:  # all layers and sequences use the same one
+            layer_caches = [*self.new_cache(tokens, layers=1).layers]
         x = self.weights.embed(ids)
         yield Stage("embedding", None, x)
+        rows = max(1, CHUNK // tokens)
 
         def in_pieces(x: Tensor, passes: Callable[[Tensor, int], Tensor]) -> Tensor:
-            if (batch, tokens) == (1, min(tokens, CHUNK)):
+            if batch <= rows and tokens <= CHUNK:
                 return passes(x, start)
-            for row in range(batch):
+            for row in range(0, batch, rows):
                 for first in range(0, tokens, CHUNK):
-                    piece = x[row : row + 1, first : first + CHUNK]
+                    piece = x[row : row + rows, first : first + CHUNK]
                     piece.copy_(passes(piece, start + first))
             return x
 
         for number, layer in enumerate(self.weights.layers()):
             kept = layer_caches[number % len(layer_caches)]
 
-            def block(x: Tensor, at: int, layer: Layer = layer, kept: LayerCache = kept) -> Tensor:
+            def block(
+                x: Tensor, at: int, layer: Layer = layer, kept: LayerCache | None = kept
+            ) -> Tensor:
                 return transformer.block(
                     x, layer, turns[at : at + x.shape[1]], self.config, kept, at
                 )

@@ -3,8 +3,9 @@
 Sources: meta-llama/llama `llama/model.py` (1 and 2), meta-llama/llama3 `llama/model.py`, and
 meta-llama/llama-models `models/llama3/model.py` (the scaling of RoPE).
 
-Functions of tensors and nothing else. Where weights come from, and whether one layer or all of them
-are in memory, is not their business. Letters in the comments:
+Functions of tensors and nothing else. Where weights come from, whether one layer or all of them are
+in memory, and whether gradients flow back through it, is not their business. Letters in the
+comments:
 
     B sequences, T tokens of each that are computed now, S tokens that they look back on (T and what
     the cache holds), D dim, H n_heads, K n_kv_heads, E head_dim, F hidden_dim of the feed-forward,
@@ -44,9 +45,17 @@ class LayerCache(NamedTuple):
 
 
 def block(
-    x: Tensor, layer: Layer, turns: Tensor, config: ModelConfig, cache: LayerCache, start: int
+    x: Tensor,
+    layer: Layer,
+    turns: Tensor,
+    config: ModelConfig,
+    cache: LayerCache | None = None,
+    start: int = 0,
 ) -> Tensor:
-    """One layer: tokens from position `start` on look at those before them, then each thinks."""
+    """One layer: tokens from position `start` on look at those before them, then each thinks.
+
+    Tokens before `start` are those in the cache. Without one there are none, and none are kept.
+    """
     attended = attention(
         rms_norm(x, layer.attention_norm, config.norm_eps), layer, turns, config, cache, start
     )
@@ -62,7 +71,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def attention(
-    x: Tensor, layer: Layer, turns: Tensor, config: ModelConfig, cache: LayerCache, start: int
+    x: Tensor,
+    layer: Layer,
+    turns: Tensor,
+    config: ModelConfig,
+    cache: LayerCache | None,
+    start: int,
 ) -> Tensor:
     """Grouped-query attention: each KV head serves n_heads / n_kv_heads query heads."""
     batch, tokens, _ = x.shape
@@ -70,10 +84,11 @@ def attention(
     q = F.linear(x, layer.wq).view(batch, tokens, config.n_heads, config.head_dim)
     k = F.linear(x, layer.wk).view(batch, tokens, config.n_kv_heads, config.head_dim)
     v = F.linear(x, layer.wv).view(batch, tokens, config.n_kv_heads, config.head_dim)
-    q, k = rotate(q, turns).transpose(1, 2), rotate(k, turns).transpose(1, 2)
-    cache.keys[:, :, start:end] = k  # (B, K, T, E)
-    cache.values[:, :, start:end] = v.transpose(1, 2)
-    keys, values = cache.keys[:, :, :end], cache.values[:, :, :end]  # (B, K, S, E)
+    q, k, v = rotate(q, turns).transpose(1, 2), rotate(k, turns).transpose(1, 2), v.transpose(1, 2)
+    keys, values = k, v  # (B, K, T, E)
+    if cache is not None:
+        cache.keys[:, :, start:end], cache.values[:, :, start:end] = k, v
+        keys, values = cache.keys[:, :, :end], cache.values[:, :, :end]  # (B, K, S, E)
     mask = look_back(tokens, end, x.device) if start and tokens > 1 else None
     shared = config.n_heads // config.n_kv_heads
     if shared > 1 and needs_equal_heads(q, mask):

@@ -1,16 +1,11 @@
 """logits, verify-logits, generate and evaluate as a person meets them."""
 
-import gc
-import io
 import json
 import math
 import os
 import signal
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
-from types import SimpleNamespace
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -25,12 +20,12 @@ from checkpoints import (
     write_native,
     write_sparse,
 )
+from in_process import run
 from test_cli import EXAMPLE, in_terminal
 from test_cli import run as run_process
 
 import llamainspect as li
 from llamainspect import readahead
-from llamainspect.cli import main
 from llamainspect.model import devices, quantize, runner
 from llamainspect.model.generate import stop_ids
 
@@ -52,26 +47,6 @@ def weights(**changes):
 @pytest.fixture
 def sane(tmp_path):
     return write_native(tmp_path / "sane", TINY, [weights()])
-
-
-def run(*arguments, input=""):
-    """The command in this process, which has torch already: a new one needs seconds for it."""
-    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
-    argv = ["llamainspect", *map(str, arguments)]
-    stdin = io.TextIOWrapper(io.BytesIO(input.encode()))
-    threshold = gc.get_threshold()
-    with (
-        redirect_stdout(out),
-        redirect_stderr(err),
-        patch("sys.argv", argv),
-        patch("sys.stdin", stdin),
-        pytest.raises(SystemExit) as ended,
-    ):
-        main()
-    gc.set_threshold(*threshold)
-    gc.unfreeze()
-    stdout, stderr = (stream.buffer.getvalue().decode() for stream in (out, err))
-    return SimpleNamespace(returncode=ended.value.code, stdout=stdout, stderr=stderr)
 
 
 def steady(text):

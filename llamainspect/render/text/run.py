@@ -25,6 +25,7 @@ from llamainspect.render.text.common import (
 )
 from llamainspect.reports import (
     Candidate,
+    ChoiceEvaluation,
     Detokenization,
     Evaluation,
     Generation,
@@ -541,3 +542,34 @@ def _(report: Evaluation, terminal: bool) -> RenderableType:
     if report.findings:
         parts.append(findings_view(report.findings))
     return Group(*parts)
+
+
+_WAYS = {"character": "per character", "token": "per token", "total": "in total"}
+
+
+@view.register
+def _(report: ChoiceEvaluation, terminal: bool) -> RenderableType:
+    name = "HellaSwag, " if report.kind == "hellaswag" else ""
+    rows = [
+        ("questions", f"{name}{report.file}: {report.questions:,}, with "
+                      f"{counted(report.endings, 'ending')}, {counted(report.tokens, 'token')}"),
+        ("RoPE", rope_text(report.run)),
+        ("chance", f"{_share(report.chance)} would be right by guessing"),
+    ]  # fmt: skip
+    ways = report.scores
+    table = Fitted([
+        Column("log-likelihood", [Text(_WAYS[row.by]) for row in ways], 0),
+        Column("right", [Text(f"{row.correct:,}") for row in ways], 1),
+        Column("accuracy", [Text(_share(row.accuracy)) for row in ways], 0),
+        Column("95 % interval", [Text(f"{_share(r.low)} to {_share(r.high)}") for r in ways], 0),
+    ])  # fmt: skip
+    parts: list[RenderableType] = [_run_headline(report.path, report.run)]
+    parts.append(facts((label, Text(printable(text))) for label, text in rows))
+    parts.append(section("How often the right ending is the likeliest", table))
+    if report.findings:
+        parts.append(findings_view(report.findings))
+    return Group(*parts)
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.1f} %"

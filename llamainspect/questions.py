@@ -1,0 +1,120 @@
+"""Multiple-choice questions: a context, some endings, and which of them is right. JSON Lines.
+
+HellaSwag (arXiv 1905.07830) is read as github.com/rowanz/hellaswag publishes it, and turned into
+text as EleutherAI's lm-evaluation-harness does it, in whose terms results are published.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from llamainspect.errors import CorruptFile
+from llamainspect.formats.strict_json import parse_json_object
+
+WAY_OUT = "mend that line"
+SWAPPED = "this is HellaSwag's format, which --hellaswag reads"
+MAX_ENDINGS = 1_000
+_BRACKETS = re.compile(r"\[.*?\]")  # left over from WikiHow's pages
+
+
+class Question(NamedTuple):
+    """One of the endings follows the context, with nothing between them."""
+
+    line: int  # of the file, from 1
+    context: str
+    endings: tuple[str, ...]
+    label: int  # the right ending, from 0
+    characters: tuple[int, ...]  # of each ending, without the space that joins it
+
+
+def read_questions(data: bytes, file: str, kind: str = "choices") -> list[Question]:
+    """The questions of a JSON Lines file, in the format `kind` of KINDS.
+
+    Raises CorruptFile naming the line that is wrong.
+    """
+    found: list[Question] = []
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        if line.strip():
+            where = f"{file}: line {number:,}"
+            found.append(KINDS[kind](_Row(parse_json_object(line, where), where), number))
+    if not found:
+        raise CorruptFile(f"{file}: there is no question in it; each line should be a JSON object")
+    return found
+
+
+class _Row(NamedTuple):
+    """One line's object, whose fields are asked for by name."""
+
+    fields: dict[str, Any]
+    where: str
+
+    def text(self, key: str) -> str:
+        value = self.fields.get(key)
+        if not isinstance(value, str):
+            other = "ctx_a" in self.fields and key not in self.fields
+            raise self.wrong(key, "a text is needed", SWAPPED if other else WAY_OUT)
+        return self._whole(key, value)
+
+    def endings(self) -> tuple[str, ...]:
+        values = self.fields.get("endings")
+        if not isinstance(values, list) or not 2 <= len(values) <= MAX_ENDINGS:
+            raise self.wrong("endings", f"a list of 2 to {MAX_ENDINGS:,} texts is needed")
+        if not all(isinstance(value, str) and value.strip() for value in values):
+            raise self.wrong("endings", "each must be a text that is not empty")
+        return tuple(self._whole("endings", value) for value in values)
+
+    def label(self, endings: int) -> int:
+        """A number, which some copies of HellaSwag write as text."""
+        value = self.fields.get("label")
+        if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 5:
+            value = int(value)
+        if value in (None, ""):
+            raise self.wrong(
+                "label",
+                "it says which ending is right, and is not there (the test split of HellaSwag has "
+                "none; use the validation split)",
+            )
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < endings:
+            raise self.wrong("label", f"a number from 0 to {endings - 1} is needed")
+        return value
+
+    def wrong(self, key: str, what: str, way_out: str = WAY_OUT) -> CorruptFile:
+        return CorruptFile(f"{self.where}: {key}: {what}; {way_out}")
+
+    def _whole(self, key: str, value: str) -> str:
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise self.wrong(key, "it holds half a character (a lone surrogate)") from error
+        return value
+
+
+def _choices(row: _Row, line: int) -> Question:
+    """As it stands: an ending begins with a space where there should be one."""
+    context, endings = row.text("context"), row.endings()
+    label = row.label(len(endings))
+    return Question(line, context, endings, label, tuple(map(len, endings)))
+
+
+def _hellaswag(row: _Row, line: int) -> Question:
+    """The activity, the beginning, and the first words of the last sentence; then an ending."""
+    endings = tuple(map(_without_brackets, row.endings()))
+    beginning = f"{row.text('ctx_a')} {row.text('ctx_b').capitalize()}"
+    return Question(
+        line,
+        _without_brackets(f"{row.text('activity_label')}: {beginning}"),
+        tuple(f" {ending}" for ending in endings),
+        row.label(len(endings)),
+        tuple(max(len(ending), 1) for ending in endings),
+    )
+
+
+def _without_brackets(text: str) -> str:
+    text = text.strip().replace(" [title]", ". ")
+    return _BRACKETS.sub("", text).replace("  ", " ")
+
+
+KINDS: dict[str, Callable[[_Row, int], Question]] = {
+    "choices": _choices,
+    "hellaswag": _hellaswag,
+}
