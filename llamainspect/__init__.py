@@ -79,6 +79,7 @@ _HOME = {
     "read_questions": "llamainspect.questions",
     "show_tensor": "llamainspect.show",
     "summarize": "llamainspect.summary",
+    "stream_stats": "llamainspect.stats",
     "to_html": "llamainspect.render.html",
     "to_json": "llamainspect.render.json",
     "tokenize": "llamainspect.tokenization",
@@ -167,6 +168,7 @@ if TYPE_CHECKING:
     from llamainspect.show import show_tensor as show_tensor
     from llamainspect.stats import StatsOptions as StatsOptions
     from llamainspect.stats import compute_stats as compute_stats
+    from llamainspect.stats import stream_stats as stream_stats
     from llamainspect.subject import find_subject as find_subject
     from llamainspect.summary import summarize as summarize
     from llamainspect.tokenization import detokenize as detokenize

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from fnmatch import fnmatchcase
+from itertools import chain, islice
 from time import monotonic
 from typing import Any, Literal, NamedTuple
 
@@ -113,6 +114,25 @@ def compute_stats(path: str, options: StatsOptions = EVERYTHING) -> StatsReport:
     asked, and what opening a checkpoint raises.
     """
     return finish(scanning(path, options))
+
+
+def stream_stats(
+    path: str, options: StatsOptions = EVERYTHING
+) -> Generator[WeightStats, None, StatsReport]:
+    """Figures of each weight as soon as they are known, layer by layer; the report is returned.
+
+    Weights that are others' bytes, and those that cannot be read, are in the report alone. Raises
+    what `compute_stats` raises.
+    """
+    options.check()
+    begin = monotonic()
+    scan = _Scan(open_checkpoint(path), options)
+    told = 0
+    for _ in chain(scan.run(), [()]):  # and once more when all is read
+        new = list(islice(scan.rows.values(), told, None))
+        told += len(new)
+        yield from new
+    return scan.report(begin)
 
 
 def scanning(

@@ -38,7 +38,7 @@ from llamainspect.footprint import weight_form
 from llamainspect.render.json import to_json
 from llamainspect.render.text import to_text
 from llamainspect.sources import Folder
-from llamainspect.stats import SORTS, Sort, StatsOptions, compute_stats
+from llamainspect.stats import SORTS, Sort, StatsOptions, compute_stats, stream_stats
 from llamainspect.tally import count_values, slices_of, table_of
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "mini-llama"
@@ -370,6 +370,41 @@ def test_a_tied_output_is_read_and_counted_once(tmp_path):
     assert "output" not in {row.name for row in report.by_component}
     page = to_text(report, terminal=True, plain=True, width=120)
     assert "output.weight is tok_embeddings.weight" in page
+
+
+def test_rows_come_as_soon_as_their_weight_is_read(tmp_path):
+    """In one file the first layer's rows are there long before the last weight was read."""
+    weights = {
+        f"layers.{layer}.attention.wq.weight": torch.randn(512, 2048) for layer in range(20)
+    } | {"empty.weight": torch.empty(0, 4), "norm.weight": torch.ones(4)}
+    weights["output.weight"] = weights["norm.weight"]  # listed in the report alone
+    path = str(write_native(tmp_path, None, [weights]))
+    read = []
+    original = Folder.read_into
+
+    def counted(self, file, offset, buffer):
+        read.append(len(buffer))
+        return original(self, file, offset, buffer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Folder, "read_into", counted)
+        patch.setattr("llamainspect.stats.MAX_WORKERS", 1)
+        stream = stream_stats(path)
+        rows = [next(stream)]
+        assert 0 < sum(read) < sum(weight.nbytes for weight in weights.values()) / 2
+        while True:
+            try:
+                rows.append(next(stream))
+            except StopIteration as stop:
+                report = stop.value
+                break
+    whole = compute_stats(path)
+    assert sorted(rows) == sorted(row for row in whole.weights if row.same_as is None)
+    assert (report.weights, report.total, report.findings) == (
+        whole.weights, whole.total, whole.findings,
+    )  # fmt: skip
+    with pytest.raises(InvalidRequest, match="group-size"):
+        next(stream_stats(path, StatsOptions(group_size=3)))
 
 
 def test_no_byte_is_read_twice(tmp_path, monkeypatch):
