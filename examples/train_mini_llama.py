@@ -266,7 +266,7 @@ class MiniLlama:
         self.config = llamainspect.ModelConfig.from_params(params)
         specs = llamainspect.expected_weights(self.config)
         self.weights = {
-            name: torch.empty(spec.shape, device=device, requires_grad=True)
+            name: torch.empty(spec.shape or (), device=device, requires_grad=True)
             for name, spec in specs.items()
             if spec.required and name != OUTPUT  # which is the embedding
         }
@@ -733,6 +733,7 @@ def cost(
         plan = llamainspect.TrainingPlan(precision="autocast", accumulation=run.accumulate)
         usage = llamainspect.Usage(context=run.context, batch=run.batch)
         training = llamainspect.estimate_memory(subject, usage, plan).training
+        assert training is not None  # as a plan was given
         yield f"peak memory {peak:,} bytes; estimated {training.peak:,}"
 
 

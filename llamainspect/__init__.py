@@ -20,6 +20,7 @@ _HOME = {
     "DiffOptions": "llamainspect.diff",
     "Evaluation": "llamainspect.reports",
     "Explanation": "llamainspect.reports",
+    "Finding": "llamainspect.reports",
     "FullReport": "llamainspect.reports",
     "GPUS": "llamainspect.gpus",
     "Generation": "llamainspect.reports",
@@ -43,6 +44,7 @@ _HOME = {
     "Sampling": "llamainspect.runs",
     "StatsOptions": "llamainspect.stats",
     "StatsReport": "llamainspect.reports",
+    "Subject": "llamainspect.subject",
     "Summary": "llamainspect.reports",
     "TensorDetail": "llamainspect.reports",
     "TensorList": "llamainspect.reports",
@@ -54,6 +56,7 @@ _HOME = {
     "Usage": "llamainspect.memory",
     "VocabularyReport": "llamainspect.reports",
     "Weight": "llamainspect.weights",
+    "WeightStats": "llamainspect.reports",
     "Work": "llamainspect.compute",
     "build_report": "llamainspect.full_report",
     "compute_stats": "llamainspect.stats",
@@ -76,10 +79,11 @@ _HOME = {
     "open_checkpoint": "llamainspect.checkpoint",
     "parse_gpus": "llamainspect.gpus",
     "predict_logits": "llamainspect.model.logits",
+    "printable": "llamainspect.render.printable",
     "read_questions": "llamainspect.questions",
     "show_tensor": "llamainspect.show",
-    "summarize": "llamainspect.summary",
     "stream_stats": "llamainspect.stats",
+    "summarize": "llamainspect.summary",
     "to_html": "llamainspect.render.html",
     "to_json": "llamainspect.render.json",
     "tokenize": "llamainspect.tokenization",
@@ -144,6 +148,7 @@ if TYPE_CHECKING:
     from llamainspect.questions import read_questions as read_questions
     from llamainspect.render.html import to_html as to_html
     from llamainspect.render.json import to_json as to_json
+    from llamainspect.render.printable import printable as printable
     from llamainspect.reports import CheckpointDiff as CheckpointDiff
     from llamainspect.reports import ChecksumReport as ChecksumReport
     from llamainspect.reports import ChoiceEvaluation as ChoiceEvaluation
@@ -151,6 +156,7 @@ if TYPE_CHECKING:
     from llamainspect.reports import Detokenization as Detokenization
     from llamainspect.reports import Evaluation as Evaluation
     from llamainspect.reports import Explanation as Explanation
+    from llamainspect.reports import Finding as Finding
     from llamainspect.reports import FullReport as FullReport
     from llamainspect.reports import Generation as Generation
     from llamainspect.reports import LogitsComparison as LogitsComparison
@@ -163,12 +169,14 @@ if TYPE_CHECKING:
     from llamainspect.reports import TensorList as TensorList
     from llamainspect.reports import Tokenization as Tokenization
     from llamainspect.reports import VocabularyReport as VocabularyReport
+    from llamainspect.reports import WeightStats as WeightStats
     from llamainspect.runs import RunOptions as RunOptions
     from llamainspect.runs import Sampling as Sampling
     from llamainspect.show import show_tensor as show_tensor
     from llamainspect.stats import StatsOptions as StatsOptions
     from llamainspect.stats import compute_stats as compute_stats
     from llamainspect.stats import stream_stats as stream_stats
+    from llamainspect.subject import Subject as Subject
     from llamainspect.subject import find_subject as find_subject
     from llamainspect.summary import summarize as summarize
     from llamainspect.tokenization import detokenize as detokenize
