@@ -83,7 +83,7 @@ PRESETS = {
             "use_scaled_rope": False,
             "vocab_size": 1024,
         },
-        context=256, batch=16, accumulate=1, steps=1000, lr=3e-3, warmup=50, decay=1.0,
+        context=256, batch=16, accumulate=1, steps=1000, lr=3e-3, warmup=50, decay=2.0,
     ),
     "mini": Preset(
         params={
