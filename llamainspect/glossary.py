@@ -24,7 +24,7 @@ FILES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"special_tokens_map\.json", "names of special tokens, for transformers"),
         (r".*\.index\.json", "which shard holds which tensor"),
         (r"pytorch_model.*\.bin", "weights by torch.save, under Hugging Face's names"),
-        (r".*\.safetensors", "weights in the safetensors format"),
+        (r".*\.safetensors", "tensors in the safetensors format: weights, or recorded logits"),
         (r"(SHA256SUMS|.*\.(sha256|md5))", "digests of the files"),
         (r"(LICENSE|USE_POLICY|README|MODEL_CARD).*", "terms and description"),
     )

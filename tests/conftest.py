@@ -5,11 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from checkpoints import TINY, TINY_HIDDEN, cut, dense_shapes, random_weights, write_native
 from hub_layout import hub_config, to_hub, write_hub
 
 # What is expected of a run here is what a CPU does, wherever the tests run.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+# A worker for each core: threads of torch that wait for each other's make everything slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 FORMS: dict[str, Callable[[Path], Path]] = {
     "one shard": lambda path: write_native(path, TINY, [tiny_weights()]),

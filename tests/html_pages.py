@@ -32,6 +32,14 @@ def example(stats: bool = False) -> FullReport:
     return build_report(str(EXAMPLE), stats)
 
 
+def untrained(directory: Path) -> FullReport:
+    """Random matrices, a tied output, and norms that are all 1."""
+    weights = random_weights(dense_shapes(TINY, TINY_HIDDEN))
+    weights["output.weight"] = weights["tok_embeddings.weight"]
+    weights |= {name: torch.ones_like(weights[name]) for name in weights if "norm" in name}
+    return build_report(str(write_native(directory / "Untrained", TINY, [weights])), stats=True)
+
+
 def departing(directory: Path) -> FullReport:
     """Twelve layers; one has another spread, one a NaN."""
     params = TINY | {"n_layers": LAYERS}

@@ -215,8 +215,8 @@ def test_logarithmic_counts_redraw_histograms(departing):
 
 
 def test_equal_values_are_one_bar(browser, pages):
-    """The example's norms are all 1."""
-    page = to_html(html_pages.example(stats=True))
+    """Norms that are all 1."""
+    page = to_html(html_pages.untrained(pages))
     (pages / "equal.html").write_text(page, encoding="utf-8")
     opened(browser, pages / "equal.html")
     chart = "return [...document.querySelectorAll('[data-chart=component-histogram]')].at(-1)"

@@ -179,15 +179,15 @@ def test_json_in_the_page_cannot_end_its_element(hostile_page):
 
 def test_numbers_of_the_example_are_in_the_page():
     page = Page(to_html(html_pages.example()))
-    assert ["feed forward", "147,456", "64.1 %"] in page.rows
-    assert ["consolidated.00.pth", "472,337", "0.45 MiB", "39"] in page.rows
-    assert ["bf16", "0.44 MiB", "4.00 MiB", "13.00 MiB", "17.44 MiB"] in page.rows
+    assert ["feed forward", "540,672", "62.2 %"] in page.rows
+    assert ["consolidated.00.pth", "1,751,441", "1.67 MiB", "39"] in page.rows
+    assert ["bf16", "1.66 MiB", "8.00 MiB", "24.50 MiB", "34.16 MiB"] in page.rows
     name = "layers.3.feed_forward.w2.weight"
-    row = [name, "[64, 192]", "BF16", "12,288", "24,576", "feed forward", "3"]
+    row = [name, "[128, 352]", "BF16", "45,056", "90,112", "feed forward", "3"]
     assert [*row, "consolidated.00.pth"] in page.rows
     components = {row["name"]: row["parameters"] for row in page.columns()["components"]}
-    assert components["token embedding"] == 512 * 64
-    assert sum(components.values()) == 229_952
+    assert components["token embedding"] == 1024 * 128
+    assert sum(components.values()) == 869_504
     assert page.columns()["memory"]["unit"] == "MiB"
 
 

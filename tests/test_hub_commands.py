@@ -27,9 +27,9 @@ from llamainspect import (
 from llamainspect.__main__ import main
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "mini-llama"
-PARAMS = TINY | {"vocab_size": 512}  # as many tokens as the example's tokenizer has
+PARAMS = TINY | {"vocab_size": 1024}  # as many tokens as the example's tokenizer has
 HIDDEN = 192
-PARAMETERS = 2 * 512 * 64 + 64 + 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 192 * 64 + 2 * 64)
+PARAMETERS = 2 * 1024 * 64 + 64 + 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 192 * 64 + 2 * 64)
 NATIVE = random_weights(dense_shapes(PARAMS, HIDDEN))
 NATIVE = {name: weight * 0.1 + ("norm" in name) for name, weight in NATIVE.items()}
 HUB = to_hub(NATIVE, PARAMS, HIDDEN)
@@ -265,7 +265,7 @@ def test_a_tied_model_without_a_head_is_that_with_the_embedding_twice(tmp_path):
     assert torch.equal(found[0], found[2])
     reports = [summarize(open_checkpoint(str(path))) for path in paths]
     assert [report.tied_output for report in reports[:2]] == [True, True]
-    assert [r.parameters.total for r in reports[:2]] == [PARAMETERS - 512 * 64] * 2
+    assert [r.parameters.total for r in reports[:2]] == [PARAMETERS - 1024 * 64] * 2
     assert all(report.ok for report in reports)
 
 

@@ -88,10 +88,10 @@ def test_the_configuration_is_given_with_derived_values(tiny):
 
 def test_tied_weights_count_once_and_the_naive_sum_is_explained():
     report = summary_of(EXAMPLE)
-    layer = 2 * 64 * 64 + 2 * 32 * 64 + 3 * 192 * 64 + 2 * 64
+    layer = 2 * 128 * 128 + 2 * 64 * 128 + 3 * 352 * 128 + 2 * 128
     assert report.tied_output
-    assert report.parameters.total == 512 * 64 + 4 * layer + 64
-    assert report.parameters.stored == 2 * 512 * 64 + 4 * layer + 64
+    assert report.parameters.total == 1024 * 128 + 4 * layer + 128
+    assert report.parameters.stored == 2 * 1024 * 128 + 4 * layer + 128
     assert report.nbytes == 2 * report.parameters.total
     assert "count once; a sum over names counts them twice" in report.findings[0].message
 
@@ -278,7 +278,7 @@ def test_a_tokenizer_of_the_right_size_is_described():
 def test_a_tokenizer_of_another_size_is_an_error(tiny):
     shutil.copy(EXAMPLE / "tokenizer.model", tiny)
     assert findings(tiny) == [
-        "tokenizer.model: it has 512 tokens, the model has 128. Likely cause: the tokenizer of "
+        "tokenizer.model: it has 1,024 tokens, the model has 128. Likely cause: the tokenizer of "
         "another model, a file that was cut short, or a vocabulary that was padded or extended"
     ]
 
@@ -288,10 +288,10 @@ def test_a_tokenizer_elsewhere_is_found_and_its_place_said(tiny, place):
     """Llama 1 has it one level up; a hub download may have it in original/."""
     (tiny / place).mkdir(exist_ok=True)
     shutil.copy(EXAMPLE / "tokenizer.model", tiny / place)
-    (tiny / "params.json").write_text(json.dumps(TINY | {"vocab_size": 512}))
+    (tiny / "params.json").write_text(json.dumps(TINY | {"vocab_size": 1024}))
     report = summary_of(tiny)
     assert report.tokenizer["file"] == f"{place}/tokenizer.model"
-    assert report.tokenizer["vocab_size"] == 512
+    assert report.tokenizer["vocab_size"] == 1024
 
 
 def test_a_tokenizer_that_is_a_link_to_nothing_is_an_error(tiny):

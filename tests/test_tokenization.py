@@ -162,7 +162,7 @@ def test_a_tokenizer_of_another_size_is_the_same_finding_in_every_answer(tiny):
         li.describe_vocabulary(tokenizer, stats=True),
     )
     (expected,) = [f for f in summary.findings if f.where == "tokenizer.model"]
-    assert expected.message.startswith("it has 512 tokens, the model has 128. Likely cause")
+    assert expected.message.startswith("it has 1,024 tokens, the model has 128. Likely cause")
     for report in reports:
         assert report.findings == (expected,)
         assert not report.ok
@@ -173,7 +173,7 @@ def test_the_embedding_has_a_say(tiny):
     shutil.copy(Path(EXAMPLE, "tokenizer.model"), tiny)
     (tiny / "params.json").write_text(json.dumps(TINY | {"vocab_size": -1}))
     (finding,) = li.tokenize(li.load_tokenizer(str(tiny)), "a").findings
-    assert finding.message.startswith("it has 512 tokens, the model has 128.")
+    assert finding.message.startswith("it has 1,024 tokens, the model has 128.")
     (tiny / "params.json").write_text(json.dumps(TINY | {"vocab_size": 512}))
     (finding,) = li.tokenize(li.load_tokenizer(str(tiny)), "a").findings
     assert "params.json says 512 and the embedding has 128 rows" in finding.message
@@ -292,11 +292,12 @@ def test_what_is_found_goes_to_stderr_when_only_ids_are_printed():
 
 
 def test_an_id_out_of_range_exits_3_with_one_sentence():
-    for command in (["detokenize", "512"], ["vocab", "--id", "512"]):
+    for command in (["detokenize", "1024"], ["vocab", "--id", "1024"]):
         done = run(*command, "-m", EXAMPLE)
         assert (done.returncode, done.stdout) == (3, "")
         assert done.stderr == (
-            "llamainspect: tokenizer.model: there is no token 512; it has 512 tokens, 0 to 511\n"
+            "llamainspect: tokenizer.model: there is no token 1,024; it has 1,024 tokens, 0 to "
+            "1,023\n"
         )
 
 
@@ -416,9 +417,9 @@ def test_conditions_of_vocab_hold_together():
     answer = json.loads(run("vocab", EXAMPLE, "--special", "--search", "s>", "--json").stdout)
     assert [token["text"] for token in answer["tokens"]] == ["<s>", "</s>"]
     answer = json.loads(
-        run("vocab", EXAMPLE, "--id", "1", "--id", "300", "--search", "a", "--json").stdout
+        run("vocab", EXAMPLE, "--id", "1", "--id", "300", "--search", "c", "--json").stdout
     )
-    assert [token["id"] for token in answer["tokens"]] == [300]
+    assert [(token["id"], token["text"]) for token in answer["tokens"]] == [(300, "ec")]
 
 
 def test_a_full_disk_is_said_so():
@@ -435,7 +436,7 @@ def test_a_full_disk_is_said_so():
 def test_ids_and_texts_are_kept_whole_at_any_width(columns):
     for arguments in (["tokenize", "function"], ["vocab", "--search", "func"]):
         output = in_terminal(*arguments, "-m", EXAMPLE, "--no-color", columns=columns)
-        assert "418" in output
+        assert "410" in output
         assert '" func' in output
 
 
