@@ -29,28 +29,35 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import sentencepiece
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import save_file
-from torch import Tensor
-from torch.nn import functional as F
 
 import llamainspect
 from llamainspect.checklists import CHECKLIST
 from llamainspect.generations import LLAMA_3
 from llamainspect.hub_names import to_hub
-from llamainspect.model import transformer
-from llamainspect.model.devices import choose_device, find_gpus, forbid_shortcuts, peak_nbytes
 from llamainspect.names import counted
 from llamainspect.readahead import EMBEDDING, LAYER_WEIGHTS, NORM, OUTPUT, layer_weight
 from llamainspect.runs import DEVICES
+
+try:
+    import torch
+    from safetensors.torch import save_file
+    from torch import Tensor
+    from torch.nn import functional as F
+
+    from llamainspect.model import transformer
+    from llamainspect.model.devices import choose_device, find_gpus, forbid_shortcuts, peak_nbytes
+except ModuleNotFoundError:
+    sys.exit("train_mini_llama.py: this needs torch; pip install 'llamainspect[train]'")
 
 STATE = "training.pt"  # of a run that is under way; a finished one needs none
 HELD_OUT = "held-out.txt"  # what the model was not trained on
 LOSS_CURVE = "loss.png"
 HUB = "hf"  # the directory of Hugging Face's layout
 BETAS, MAX_NORM = (0.9, 0.95), 1.0  # as Llama was trained (2302.13971, 2.2)
+MAX_LINE_NBYTES = 2**20  # longer lines teach the tokenizer nothing
+MAX_SEED = 2**31
 INITIAL_STD = 0.02
 LAST_RATE = 0.1  # of the learning rate, at the end of the cosine
 VALIDATION_TOKENS = 2**17  # at most
@@ -148,6 +155,8 @@ def read_documents(files: Sequence[str]) -> list[str]:
             documents.append(Path(file).read_text(encoding="utf-8"))
         except UnicodeDecodeError as error:
             raise llamainspect.CorruptFile(f"{file}: it is not UTF-8 text; convert it") from error
+        if not documents[-1].strip():
+            raise llamainspect.CorruptFile(f"{file}: there is no text in it; leave it out")
     return documents
 
 
@@ -164,7 +173,7 @@ def hold_out(documents: list[str]) -> tuple[list[str], list[str]]:
         cuts = [len(text) * 9 // 10 for text in documents]
         training = [text[:cut] for text, cut in zip(documents, cuts, strict=True)]
         held_out = [text[cut:] for text, cut in zip(documents, cuts, strict=True)]
-    kept = {paragraph for text in held_out for paragraph in paragraphs(text)}
+    kept = {paragraph for text in held_out for paragraph in paragraphs(text) if paragraph}
     return [
         "\n\n".join(paragraph for paragraph in paragraphs(text) if paragraph not in kept)
         for text in training
@@ -179,33 +188,44 @@ def paragraphs(text: str) -> list[str]:
 # --- tokenizer ------------------------------------------------------------------------------------
 
 
-def train_sentencepiece(documents: list[str], vocab_size: int, reserved: int = 0) -> bytes:
+def train_sentencepiece(documents: list[str], vocab_size: int) -> bytes:
     """A SentencePiece BPE model with byte fallback, set up as that of Llama 2.
 
-    What a short text leaves of the vocabulary is filled with `reserved` control tokens.
+    What a short text leaves of the vocabulary is filled with control tokens, which no text makes.
+    Raises UnsupportedFile for a text that it makes nothing of.
     """
     lines = [line for text in documents for line in text.splitlines() if line.strip()]
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=vocab_size,
-        hard_vocab_limit=False,
-        control_symbols=[f"<reserved_{number}>" for number in range(reserved)],
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        allow_whitespace_only_pieces=True,
-        byte_fallback=True,
-        split_digits=True,
-        num_threads=1,
-        minloglevel=2,
-    )
-    data = model.getvalue()
-    made = sentencepiece.SentencePieceProcessor(model_proto=data).vocab_size()
-    if made == vocab_size:
-        return data
-    return train_sentencepiece(documents, vocab_size, reserved + vocab_size - made)
+    reserved = 0
+    while True:
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(lines),
+                model_writer=model,
+                model_type="bpe",
+                vocab_size=vocab_size,
+                hard_vocab_limit=False,
+                control_symbols=[f"<reserved_{number}>" for number in range(reserved)],
+                max_sentence_length=MAX_LINE_NBYTES,
+                normalization_rule_name="identity",
+                remove_extra_whitespaces=False,
+                allow_whitespace_only_pieces=True,
+                byte_fallback=True,
+                split_digits=True,
+                num_threads=1,
+                minloglevel=2,
+            )
+        except RuntimeError as error:  # more characters than tokens, say
+            raise llamainspect.UnsupportedFile(
+                f"SentencePiece makes no {vocab_size:,} tokens of this text ({error}); try "
+                "--tokenizer tiktoken, which takes any"
+            ) from error
+        data = model.getvalue()
+        missing = vocab_size - sentencepiece.SentencePieceProcessor(model_proto=data).vocab_size()
+        if not missing:
+            return data
+        assert not reserved, "as many as were missing"
+        reserved = missing
 
 
 def train_tiktoken(documents: list[str], vocab_size: int) -> bytes:
@@ -213,9 +233,9 @@ def train_tiktoken(documents: list[str], vocab_size: int) -> bytes:
 
     What a short text leaves is filled with what begins with a byte that no UTF-8 text has.
     """
-    count = vocab_size - len(LLAMA_3.special_tokens)
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
+    count = vocab_size - len(LLAMA_3.special_tokens)
     alphabet = byte_alphabet()
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
@@ -223,9 +243,7 @@ def train_tiktoken(documents: list[str], vocab_size: int) -> bytes:
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ])  # fmt: skip
     trainer = trainers.BpeTrainer(
-        vocab_size=count,
-        initial_alphabet=list(alphabet),
-        show_progress=False,
+        vocab_size=count, initial_alphabet=list(alphabet), show_progress=False
     )
     tokenizer.train_from_iterator(documents, trainer)
     ranks = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
@@ -441,13 +459,14 @@ def save_state(
         "weights": {name: weight.detach() for name, weight in model.weights.items()},
         "optimizer": optimizer.state_dict(),
     }
-    torch.save(state, file.with_suffix(".new"))
-    os.replace(file.with_suffix(".new"), file)
+    new = file.with_suffix(".new")  # half a state would be none
+    torch.save(state, new)
+    os.replace(new, file)
 
 
 def load_state(file: Path, model: MiniLlama, optimizer: torch.optim.AdamW, run: Run) -> list[Point]:
     """Go on where a run was interrupted. Raises InvalidRequest when it was another run."""
-    state = torch.load(file, weights_only=True)
+    state = torch.load(file, weights_only=True, map_location="cpu")
     for name, value in run._asdict().items():
         if state["run"][name] != value:
             raise llamainspect.InvalidRequest(
@@ -523,13 +542,20 @@ def write_hub(
     shutil.copy(directory.parent / "tokenizer.model", directory)
 
 
+def written(directory: Path) -> list[Path]:
+    """The files of earlier runs and of this one, and nothing else that may be there."""
+    names = (HELD_OUT, LOSS_CURVE, "params.json", "tokenizer.model")
+    hub = ("config.json", "model.safetensors", "tokenizer.model")
+    files = [directory / name for name in names] + [directory / HUB / name for name in hub]
+    files += directory.glob("consolidated.??.pth")
+    return sorted(file for file in files if file.exists())
+
+
 def write_checklist(directory: Path) -> None:
-    """MD5 sums of all that is there, in the form that comes with Meta's downloads."""
-    names = (file.relative_to(directory).as_posix() for file in directory.rglob("*.*"))
+    """MD5 sums, in the form that comes with Meta's downloads."""
     lines = [
-        f"{hashlib.md5((directory / name).read_bytes()).hexdigest()}  {name}\n"
-        for name in sorted(names)
-        if name != CHECKLIST
+        f"{hashlib.md5(file.read_bytes()).hexdigest()}  {file.relative_to(directory).as_posix()}\n"
+        for file in written(directory)
     ]
     (directory / CHECKLIST).write_text("".join(lines), encoding="utf-8")
 
@@ -593,9 +619,17 @@ def check(options: argparse.Namespace) -> None:
     """Raises InvalidRequest, MissingFile or MissingDependency for what cannot be, before any work
     is done."""
     for name in ("steps", "batch", "accumulate", "context", "lr", "every", "shards"):
-        value = getattr(options, name, None)
-        if value is not None and not value > 0:
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
             raise llamainspect.InvalidRequest(f"--{name} {value}: a number above 0 is needed")
+    for name in ("warmup", "decay"):
+        value = getattr(options, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise llamainspect.InvalidRequest(f"--{name} {value}: a number from 0 is needed")
+    if not 0 <= options.seed < MAX_SEED:
+        raise llamainspect.InvalidRequest(
+            f"--seed {options.seed}: a number from 0 to below {MAX_SEED:,} is needed"
+        )
     config = llamainspect.ModelConfig.from_params(PRESETS[options.preset].params)
     for field in ("n_kv_heads", "hidden_dim", "vocab_size"):
         if getattr(config, field) % options.shards:
@@ -603,18 +637,28 @@ def check(options: argparse.Namespace) -> None:
                 f"--shards {options.shards}: {field} {getattr(config, field)} cannot be cut into "
                 "so many parts"
             )
-    out = options.out
-    if options.resume and not (out / STATE).exists():
-        raise llamainspect.MissingFile(f"--resume: there is no {out / STATE} to go on with")
-    if not (options.resume or options.overwrite) and out.exists() and any(out.iterdir()):
-        raise llamainspect.InvalidRequest(
-            f"{out} is not empty; name another directory, or --resume, or --overwrite"
-        )
+    check_place(options.out, options.resume, options.overwrite)
     for package in ("matplotlib", *(["tokenizers"] if options.tokenizer == "tiktoken" else [])):
         if find_spec(package) is None:
             raise llamainspect.MissingDependency(
                 f"this needs {package}, which is not installed; pip install 'llamainspect[train]'"
             )
+
+
+def check_place(out: Path, resume: bool, overwrite: bool) -> None:
+    """Whether the directory is new, or an earlier run's that may be continued or replaced."""
+    if resume and not (out / STATE).exists():
+        raise llamainspect.MissingFile(f"--resume: there is no {out / STATE} to go on with")
+    if resume or not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / HELD_OUT).exists():
+        raise llamainspect.InvalidRequest(
+            f"{out} is there, and no run of this script made it; name another directory"
+        )
+    if not overwrite:
+        raise llamainspect.InvalidRequest(
+            f"{out} holds an earlier run; name another directory, or give --resume or --overwrite"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -628,7 +672,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 3
     except KeyboardInterrupt:
         there = (options.out / STATE).exists()
-        print(f"interrupted{'; --resume goes on' if there else ''}", file=sys.stderr)
+        way_on = "--resume goes on" if there else "nothing was kept"
+        print(f"interrupted; {way_on}", file=sys.stderr)
         return 130
     return 0
 
@@ -650,12 +695,11 @@ def run_it(options: argparse.Namespace) -> None:
         prepare(out, run, training_text, held_out_text)
     tokenizer = llamainspect.load_tokenizer(str(out))
     training, held_out = encode(tokenizer, training_text), encode(tokenizer, held_out_text)
-    for what, tokens in (("train on", training), ("be tested on", held_out)):
-        if len(tokens) <= run.context:
-            raise llamainspect.InvalidRequest(
-                f"{len(tokens):,} tokens to {what} are less than a sequence of {run.context:,}; "
-                "give more --text, or a shorter --context"
-            )
+    if len(training) <= run.context:
+        raise llamainspect.InvalidRequest(
+            f"{len(training):,} tokens to train on are less than a sequence of {run.context:,} and "
+            "the next; give more --text, or a shorter --context"
+        )
 
     device = choose_device(options.device)
     forbid_shortcuts()
@@ -701,8 +745,8 @@ def run_it(options: argparse.Namespace) -> None:
 def prepare(out: Path, run: Run, training: list[str], held_out: list[str]) -> None:
     """All that is there before the training is: no weights, but the tokenizer."""
     out.mkdir(parents=True, exist_ok=True)
-    for old in out.glob("consolidated.*.pth"):
-        old.unlink()
+    for old in [*written(out), out / STATE, out / CHECKLIST]:
+        old.unlink(missing_ok=True)
     (out / HELD_OUT).write_text("\n".join(held_out), encoding="utf-8")
     (out / "params.json").write_text(f"{json.dumps(run.params)}\n", encoding="utf-8")
     data = TOKENIZERS[run.tokenizer](training, run.params["vocab_size"])

@@ -4,8 +4,10 @@ import contextlib
 import importlib.util
 import json
 import math
+import os
 import random
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -153,7 +155,7 @@ def test_a_run_goes_on_where_it_was_interrupted(
     monkeypatch.setattr(script, "train", whole)
 
     assert script.main(arguments) == 3
-    assert "is not empty; name another directory, or --resume" in capsys.readouterr().err
+    assert "holds an earlier run; name another directory" in capsys.readouterr().err
     assert script.main([*arguments, "--resume", "--lr", "0.5"]) == 3
     assert "was made with lr 0.003, not 0.5" in capsys.readouterr().err
 
@@ -170,6 +172,59 @@ def test_overwriting_leaves_no_shard_of_before(script, text, trained, tmp_path):
     assert script.main(["-o", str(out), "--text", text, *FAST, "--overwrite"]) == 0
     assert weights_of(out) == weights_of(trained)
     assert [file.name for file in out.glob("*.pth")] == ["consolidated.00.pth"]
+
+
+def test_a_directory_that_is_someone_elses_is_left_alone(script, tmp_path, capsys):
+    (tmp_path / "consolidated.00.pth").write_bytes(b"140 GB")
+    for more in ([], ["--overwrite"]):
+        assert script.main(["-o", str(tmp_path), *more]) == 3
+        assert "no run of this script made it" in capsys.readouterr().err
+    assert (tmp_path / "consolidated.00.pth").read_bytes() == b"140 GB"
+    assert script.main(["-o", str(tmp_path / "consolidated.00.pth")]) == 3
+    assert "no run of this script made it" in capsys.readouterr().err
+
+
+def test_what_else_is_in_the_directory_stays(script, text, tmp_path):
+    out = tmp_path / "llama"
+    assert script.main(["-o", str(out), "--text", text, *FAST, "--hf"]) == 0
+    (out / "notes.txt").write_text("mine")
+    assert script.main(["-o", str(out), "--text", text, *FAST, "--overwrite"]) == 0
+    assert (out / "notes.txt").read_text() == "mine"
+    assert not list((out / "hf").iterdir())  # which this run did not write
+    assert "notes.txt" not in (out / "checklist.chk").read_text()
+
+
+def test_a_text_of_many_characters_has_a_way_out(script, tmp_path, capsys):
+    file = tmp_path / "han.txt"
+    file.write_text(
+        "\n".join("".join(map(chr, range(n, n + 40))) for n in range(0x4E00, 0x8000, 9)),
+        encoding="utf-8",
+    )
+    assert script.main(["-o", str(tmp_path / "a"), "--text", str(file), *FAST]) == 3
+    assert "try --tokenizer tiktoken" in capsys.readouterr().err
+    arguments = ["-o", str(tmp_path / "b"), "--text", str(file), *FAST, "--tokenizer", "tiktoken"]
+    assert script.main(arguments) == 0
+
+
+def test_a_line_of_100_kb_is_learned_from(script, tmp_path):
+    words = " ".join(random.Random(2).choices(WORDS, k=20_000))
+    data = script.train_sentencepiece([words], 1024)
+    (tmp_path / "tokenizer.model").write_bytes(data)
+    tokenizer = li.load_tokenizer(str(tmp_path))
+    assert len(tokenizer.encode(words)) == 20_000
+
+
+def test_without_torch_a_sentence_says_so(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\")")
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "-o", str(tmp_path / "llama")],
+        capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "train_mini_llama.py: this needs torch; pip install 'llamainspect[train]'\n"
+    )
 
 
 # --- what it learns -------------------------------------------------------------------------------
@@ -425,6 +480,12 @@ def test_what_it_cost_beside_what_was_foreseen(script, trained):
         (["--shards", "0"], 3, "--shards 0: a number above 0 is needed"),
         (["--steps", "0"], 3, "--steps 0: a number above 0 is needed"),
         (["--lr", "nan"], 3, "--lr nan: a number above 0 is needed"),
+        (["--lr", "inf"], 3, "--lr inf: a number above 0 is needed"),
+        (["--decay", "-1"], 3, "--decay -1.0: a number from 0 is needed"),
+        (["--warmup", "-1"], 3, "--warmup -1: a number from 0 is needed"),
+        (["--seed", "-1"], 3, "--seed -1: a number from 0 to below 2,147,483,648 is needed"),
+        (["--seed", "9" * 20], 3, "a number from 0 to below 2,147,483,648 is needed"),
+        (["--text", "/dev/null"], 3, "/dev/null: there is no text in it; leave it out"),
         (["--text", "nosuch.txt"], 3, "nosuch.txt"),
         (["--text", str(SCRIPT.parent / "mini-llama" / "consolidated.00.pth")], 3, "not UTF-8"),
         (["--text", str(SCRIPT.parent / "mini-llama" / "params.json")], 3, "give more --text"),
