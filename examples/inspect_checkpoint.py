@@ -21,7 +21,7 @@ FIELDS = (
 def main(path: str) -> int:
     """Print what the headers say; 0 when no finding is an error, else 1."""
     summary = llamainspect.summarize(llamainspect.open_checkpoint(path))
-    print(f"{summary.path}: {describe_model(summary)}")
+    print(f"{printable(summary.path)}: {describe_model(summary)}")
     print(f"\nlayout: {summary.format}, shards: {summary.shards:,}")
     for file in summary.files:
         print(f"  {printable(file.file):<34}{file.nbytes:>19,} bytes{file.tensors:>9,} tensors")
@@ -62,6 +62,8 @@ if __name__ == "__main__":
     parser.add_argument("path", help="checkpoint directory, hub download, or one weight file")
     try:
         sys.exit(main(parser.parse_args().path))
+    except BrokenPipeError:
+        pass  # the reader (head, less) has seen enough
     except (llamainspect.LlamaInspectError, OSError) as error:
         print(f"inspect_checkpoint: {error}", file=sys.stderr)
         sys.exit(3)

@@ -27,7 +27,8 @@ def main(path: str) -> int:
     first: dict[object, str] = {}  # where the values are stored -> the first tensor of them
     elements = nbytes = 0
     for tensor in listed.tensors:
-        places = tuple((part.file, part.offset, part.nbytes) for part in tensor.parts)
+        parts = ((part.file, part.offset, part.nbytes) for part in tensor.parts)
+        places = (tensor.shape, *parts)
         holder = first.setdefault(tied if tensor.name in tied else places, tensor.name)
         row = f"{printable(tensor.name):<{width}}  {list(tensor.shape)!s:<16}  {tensor.dtype:<8}"
         row += f"  {tensor.elements:>15,}  {tensor.nbytes:>17,}"

@@ -13,6 +13,7 @@ import sys
 
 import llamainspect
 
+printable = llamainspect.printable  # names may hold what a terminal would obey
 FORMS = ("bf16", "int8", "int4")  # of the weights
 CONTEXTS = (2_048, 8_192, 32_768, 131_072)  # tokens
 MIB = 2**20  # what nvidia-smi counts in
@@ -28,7 +29,7 @@ def main(model: str, gpu: str) -> int:
         for context in sorted({min(context, limit) for context in CONTEXTS})
     ]
     room = f"{gpus.number:,} x {gpus.gpu.name} of {gpus.gpu.nbytes / MIB:,.1f} MiB"
-    print(f"{subject.name} on {room}, figures in MiB:\n")
+    print(f"{printable(subject.name)} on {room}, figures in MiB:\n")
     print("form    context      weights     KV cache      prefill        total      per GPU  fits")
     for estimate in estimates:
         need, fit = estimate.inference, estimate.gpu
@@ -41,7 +42,8 @@ def main(model: str, gpu: str) -> int:
         )
     findings = dict.fromkeys(finding for estimate in estimates for finding in estimate.findings)
     for finding in findings:
-        print(f"{finding.severity}: {finding.where}: {finding.message}")
+        where, message = printable(finding.where), printable(finding.message, None)
+        print(f"{finding.severity}: {where}: {message}")
     largest = {row.dtype: f"{row.context:,}" for row in estimates if row.fits}  # the last that fits
     contexts = (f"{form} {largest.get(form, 'none')}" for form in FORMS)
     print(f"\nlargest context of these that fits: {'; '.join(contexts)}")
@@ -55,6 +57,8 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     try:
         sys.exit(main(arguments.model, arguments.gpu))
+    except BrokenPipeError:
+        pass  # the reader (head, less) has seen enough
     except (llamainspect.LlamaInspectError, OSError) as error:
         print(f"plan_memory: {error}", file=sys.stderr)
         sys.exit(3)

@@ -1,4 +1,4 @@
-"""Statistics of every weight, each printed as soon as it is computed; then what is NaN or Inf.
+"""Statistics of every weight, printed while others are still read; then what is NaN or Inf.
 
     python examples/stream_statistics.py examples/mini-llama
 

@@ -26,6 +26,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import sentencepiece
@@ -48,15 +50,16 @@ try:
 
     from llamainspect.model import transformer
     from llamainspect.model.devices import choose_device, find_gpus, forbid_shortcuts, peak_nbytes
-except ModuleNotFoundError:
-    sys.exit("train_mini_llama.py: this needs torch; pip install 'llamainspect[train]'")
+except ModuleNotFoundError as error:
+    print(f"train_mini_llama.py: {error}; pip install 'llamainspect[train]'", file=sys.stderr)
+    sys.exit(3)
 
 STATE = "training.pt"  # of a run that is under way; a finished one needs none
 HELD_OUT = "held-out.txt"  # what the model was not trained on
 LOSS_CURVE = "loss.png"
 HUB = "hf"  # the directory of Hugging Face's layout
 BETAS, MAX_NORM = (0.9, 0.95), 1.0  # as Llama was trained (2302.13971, 2.2)
-MAX_LINE_NBYTES = 2**20  # longer lines teach the tokenizer nothing
+USUAL_LINE_NBYTES = 4192  # SentencePiece's default; it leaves out longer lines
 MAX_SEED = 2**31
 INITIAL_STD = 0.02
 LAST_RATE = 0.1  # of the learning rate, at the end of the cosine
@@ -195,6 +198,8 @@ def train_sentencepiece(documents: list[str], vocab_size: int) -> bytes:
     Raises UnsupportedFile for a text that it makes nothing of.
     """
     lines = [line for text in documents for line in text.splitlines() if line.strip()]
+    longest = max(len(line.encode()) for line in lines)
+    room = {"max_sentence_length": longest} if longest > USUAL_LINE_NBYTES else {}
     reserved = 0
     while True:
         model = io.BytesIO()
@@ -206,7 +211,7 @@ def train_sentencepiece(documents: list[str], vocab_size: int) -> bytes:
                 vocab_size=vocab_size,
                 hard_vocab_limit=False,
                 control_symbols=[f"<reserved_{number}>" for number in range(reserved)],
-                max_sentence_length=MAX_LINE_NBYTES,
+                **room,
                 normalization_rule_name="identity",
                 remove_extra_whitespaces=False,
                 allow_whitespace_only_pieces=True,
@@ -347,7 +352,7 @@ class Step(NamedTuple):
 
 
 def learning_rate(step: int, run: Run) -> float:
-    """Up a straight line, then down a cosine to a tenth."""
+    """Up a straight line, then down a cosine towards a tenth."""
     if step < run.warmup:
         return run.lr * (step + 1) / run.warmup
     way = (step - run.warmup) / max(run.steps - run.warmup, 1)
@@ -355,10 +360,11 @@ def learning_rate(step: int, run: Run) -> float:
 
 
 def draw(tokens: Tensor, run: Run, step: int, part: int) -> Tensor:
-    """Sequences from anywhere, (B, T + 1); which ones follows from the seed and the step alone."""
+    """Sequences from anywhere, (B, T + 1); which ones follows from the run and the step alone."""
     number = (run.seed * run.steps + step) * run.accumulate + part
     generator = torch.Generator().manual_seed(number)
-    starts = torch.randint(len(tokens) - run.context, (run.batch, 1), generator=generator)
+    last = len(tokens) - run.context
+    starts = torch.randint(last, (run.batch, 1), generator=generator)  # (B, 1)
     return tokens[starts + torch.arange(run.context + 1)]
 
 
@@ -417,6 +423,10 @@ def train(
         if (step + 1) % every == 0 or step + 1 == run.steps:
             mean = sum(recent) / len(recent)
             point = Point(step + 1, mean, validate(model, held_out, run))
+            if not math.isfinite(point.held_out):
+                raise llamainspect.NonFinite(
+                    f"after step {step + 1:,} the held-out loss is {point.held_out}; lower --lr"
+                )
             recent.clear()
         yield Step(step + 1, total, seconds, point)
 
@@ -465,8 +475,12 @@ def save_state(
 
 
 def load_state(file: Path, model: MiniLlama, optimizer: torch.optim.AdamW, run: Run) -> list[Point]:
-    """Go on where a run was interrupted. Raises InvalidRequest when it was another run."""
-    state = torch.load(file, weights_only=True, map_location="cpu")
+    """Go on where a run was interrupted. Raises InvalidRequest when it was another run, CorruptFile
+    when the state is damaged."""
+    try:
+        state = torch.load(file, weights_only=True, map_location="cpu")
+    except (RuntimeError, UnpicklingError, EOFError, KeyError) as error:
+        raise llamainspect.CorruptFile(f"{file}: it is damaged; --overwrite begins anew") from error
     for name, value in run._asdict().items():
         if state["run"][name] != value:
             raise llamainspect.InvalidRequest(
@@ -622,6 +636,8 @@ def check(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and not 0 < value < math.inf:
             raise llamainspect.InvalidRequest(f"--{name} {value}: a number above 0 is needed")
+    if options.context == 1:
+        raise llamainspect.InvalidRequest("--context 1: 2 tokens at least are needed")
     for name in ("warmup", "decay"):
         value = getattr(options, name)
         if value is not None and not 0 <= value < math.inf:
@@ -672,8 +688,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 3
     except KeyboardInterrupt:
         there = (options.out / STATE).exists()
-        way_on = "--resume goes on" if there else "nothing was kept"
-        print(f"interrupted; {way_on}", file=sys.stderr)
+        way_on = "--resume goes on" if there else "no state was saved yet; --overwrite begins anew"
+        print(f"interrupted: {way_on}", file=sys.stderr)
         return 130
     return 0
 
@@ -691,15 +707,25 @@ def run_it(options: argparse.Namespace) -> None:
         options.preset, preset.params, options.tokenizer, **settings, seed=options.seed, text=digest
     )
     training_text, held_out_text = hold_out(documents)
-    if not options.resume:
-        prepare(out, run, training_text, held_out_text)
-    tokenizer = llamainspect.load_tokenizer(str(out))
+    with TemporaryDirectory() as place:
+        files = {
+            "params.json": f"{json.dumps(run.params)}\n".encode(),
+            "tokenizer.model": TOKENIZERS[run.tokenizer](training_text, run.params["vocab_size"]),
+        }
+        for name, data in files.items():
+            (Path(place) / name).write_bytes(data)
+        tokenizer = llamainspect.load_tokenizer(place)
     training, held_out = encode(tokenizer, training_text), encode(tokenizer, held_out_text)
     if len(training) <= run.context:
         raise llamainspect.InvalidRequest(
             f"{len(training):,} tokens to train on are less than a sequence of {run.context:,} and "
             "the next; give more --text, or a shorter --context"
         )
+    if not options.resume:  # now it is known that something will come of it
+        begin_anew(out)
+    files[HELD_OUT] = "\n".join(held_out_text).encode()
+    for name, data in files.items():
+        (out / name).write_bytes(data)
 
     device = choose_device(options.device)
     forbid_shortcuts()
@@ -742,15 +768,11 @@ def run_it(options: argparse.Namespace) -> None:
         print(line)
 
 
-def prepare(out: Path, run: Run, training: list[str], held_out: list[str]) -> None:
-    """All that is there before the training is: no weights, but the tokenizer."""
+def begin_anew(out: Path) -> None:
+    """An empty directory, but for what no run of this script has written."""
     out.mkdir(parents=True, exist_ok=True)
-    for old in [*written(out), out / STATE, out / CHECKLIST]:
+    for old in [out / STATE, out / CHECKLIST, *written(out)]:
         old.unlink(missing_ok=True)
-    (out / HELD_OUT).write_text("\n".join(held_out), encoding="utf-8")
-    (out / "params.json").write_text(f"{json.dumps(run.params)}\n", encoding="utf-8")
-    data = TOKENIZERS[run.tokenizer](training, run.params["vocab_size"])
-    (out / "tokenizer.model").write_bytes(data)
 
 
 def cost(

@@ -1,19 +1,27 @@
 """Multiple-choice questions: a context, some endings, and which of them is right. JSON Lines.
 
 HellaSwag (arXiv 1905.07830) is read as github.com/rowanz/hellaswag publishes it, and turned into
-text as EleutherAI's lm-evaluation-harness does it, in whose terms results are published.
+text as EleutherAI's lm-evaluation-harness does it (lm_eval/tasks/hellaswag/utils.py), in whose
+terms results are published.
 """
 
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from llamainspect.errors import CorruptFile
+from llamainspect.errors import CorruptFile, InvalidRequest
 from llamainspect.formats.strict_json import parse_json_object
 
+Kind = Literal["choices", "hellaswag"]
+
 WAY_OUT = "mend that line"
-SWAPPED = "this is HellaSwag's format, which --hellaswag reads"
+# Fields that tell which format a line is in, where it was read as the other one.
+TELLING: dict[Kind, tuple[str, str]] = {
+    "choices": ("ctx_a", "this is HellaSwag's format, which --hellaswag reads"),
+    "hellaswag": ("context", "this is no HellaSwag; --choices reads it"),
+}
 MAX_ENDINGS = 1_000
+MAX_DIGITS = 4  # of a label
 _BRACKETS = re.compile(r"\[.*?\]")  # left over from WikiHow's pages
 
 
@@ -24,19 +32,22 @@ class Question(NamedTuple):
     context: str
     endings: tuple[str, ...]
     label: int  # the right ending, from 0
-    characters: tuple[int, ...]  # of each ending, without the space that joins it
+    characters: tuple[int, ...]  # of each ending, as it stands in the file
 
 
-def read_questions(data: bytes, file: str, kind: str = "choices") -> list[Question]:
-    """The questions of a JSON Lines file, in the format `kind` of KINDS.
+def read_questions(data: bytes, file: str, kind: Kind = "choices") -> list[Question]:
+    """The questions of a JSON Lines file in one of two formats.
 
-    Raises CorruptFile naming the line that is wrong.
+    Raises CorruptFile naming the line that is wrong, InvalidRequest for another format.
     """
+    if kind not in KINDS:
+        raise InvalidRequest(f"{file}: there are questions of {' and '.join(KINDS)}, not {kind}")
     found: list[Question] = []
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+    for number, line in enumerate(data.split(b"\n"), 1):
         if line.strip():
             where = f"{file}: line {number:,}"
-            found.append(KINDS[kind](_Row(parse_json_object(line, where), where), number))
+            row = _Row(parse_json_object(line, where), where, kind)
+            found.append(KINDS[kind](row, number))
     if not found:
         raise CorruptFile(f"{file}: there is no question in it; each line should be a JSON object")
     return found
@@ -47,12 +58,13 @@ class _Row(NamedTuple):
 
     fields: dict[str, Any]
     where: str
+    kind: Kind
 
     def text(self, key: str) -> str:
         value = self.fields.get(key)
         if not isinstance(value, str):
-            other = "ctx_a" in self.fields and key not in self.fields
-            raise self.wrong(key, "a text is needed", SWAPPED if other else WAY_OUT)
+            field, other = TELLING[self.kind]
+            raise self.wrong(key, "a text is needed", other if field in self.fields else WAY_OUT)
         return self._whole(key, value)
 
     def endings(self) -> tuple[str, ...]:
@@ -66,7 +78,12 @@ class _Row(NamedTuple):
     def label(self, endings: int) -> int:
         """A number, which some copies of HellaSwag write as text."""
         value = self.fields.get("label")
-        if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 5:
+        if (
+            isinstance(value, str)
+            and value.isascii()
+            and value.isdigit()
+            and len(value) <= MAX_DIGITS
+        ):
             value = int(value)
         if value in (None, ""):
             raise self.wrong(
@@ -98,8 +115,8 @@ def _choices(row: _Row, line: int) -> Question:
 
 def _hellaswag(row: _Row, line: int) -> Question:
     """The activity, the beginning, and the first words of the last sentence; then an ending."""
-    endings = tuple(map(_without_brackets, row.endings()))
     beginning = f"{row.text('ctx_a')} {row.text('ctx_b').capitalize()}"
+    endings = tuple(map(_without_brackets, row.endings()))
     return Question(
         line,
         _without_brackets(f"{row.text('activity_label')}: {beginning}"),
@@ -114,7 +131,7 @@ def _without_brackets(text: str) -> str:
     return _BRACKETS.sub("", text).replace("  ", " ")
 
 
-KINDS: dict[str, Callable[[_Row, int], Question]] = {
+KINDS: dict[Kind, Callable[[_Row, int], Question]] = {
     "choices": _choices,
     "hellaswag": _hellaswag,
 }

@@ -7,7 +7,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from fnmatch import fnmatchcase
-from itertools import chain, islice
 from time import monotonic
 from typing import Any, Literal, NamedTuple
 
@@ -119,19 +118,18 @@ def compute_stats(path: str, options: StatsOptions = EVERYTHING) -> StatsReport:
 def stream_stats(
     path: str, options: StatsOptions = EVERYTHING
 ) -> Generator[WeightStats, None, StatsReport]:
-    """Figures of each weight as soon as they are known, layer by layer; the report is returned.
+    """Figures of each weight while others are still read; the report is returned.
 
-    Weights that are others' bytes, and those that cannot be read, are in the report alone. Raises
-    what `compute_stats` raises.
+    They come about in the order of layers, whatever `sort` says, and all of them. Weights that are
+    others' bytes, and those that cannot be read, are in the report alone. Raises what
+    `compute_stats` raises.
     """
     options.check()
     begin = monotonic()
     scan = _Scan(open_checkpoint(path), options)
-    told = 0
-    for _ in chain(scan.run(), [()]):  # and once more when all is read
-        new = list(islice(scan.rows.values(), told, None))
-        told += len(new)
-        yield from new
+    for _ in scan.run():
+        yield from scan.new_rows()
+    yield from scan.new_rows()
     return scan.report(begin)
 
 
@@ -221,6 +219,7 @@ class _Scan:
         self.same_as = _twins(self.weights)
         self.meter = Meter()
         self.rows: dict[str, WeightStats] = {}
+        self._new: list[WeightStats] = []  # of these, what nobody asked for yet
         self.places: dict[str, tuple[Place, ...]] = {}  # of what is not finite
         self.narrow: set[str] = set()  # stored wider than their values need
         self.failed: dict[str, str] = {}  # and why
@@ -291,6 +290,7 @@ class _Scan:
         name, layer = weight.name, layer_of(weight.name)
         known = counted.distribution
         self.rows[name] = _weight_row(weight, counted.figures, known)
+        self._new.append(self.rows[name])
         self.components[component_of(name)].add(weight, counted)
         if layer is not None:
             self._layers.setdefault(layer, _Group(f"layer {layer}")).add(weight, counted)
@@ -301,6 +301,11 @@ class _Scan:
         if self.options.plot is not None and _is_drawn(counted.figures, known):
             bins = known.histogram(float(known.values[0]), float(known.values[-1]), PLOT_BINS)
             self.plot = WeightPlot(name, bins, self.options.logarithmic)
+
+    def new_rows(self) -> list[WeightStats]:
+        """What has become known since this was last asked."""
+        new, self._new = self._new, []
+        return new
 
     # --- the report ---
 

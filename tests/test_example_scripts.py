@@ -394,7 +394,7 @@ def test_a_faithful_conversion_is_identical(converted):
         "config   identical\n"
         f"weights  {len(weights):,} identical\n"
         "logits   identical (10 positions)\n"
-        "\nnothing changed\n"
+        "\nno difference found\n"
     )
 
 
@@ -490,8 +490,8 @@ def test_rows_in_the_wrong_order_are_recognised(tmp_path, without_torch):
 def test_without_torch_the_logits_are_left_out(converted, without_torch):
     printed = run("verify_conversion", MINI, converted, env=without_torch)
     assert f"weights  {len(mini_weights()):,} identical\n" in printed
-    assert "logits   left out: this needs torch, which is not installed; pip install" in printed
-    assert printed.endswith("\nnothing changed\n")
+    assert "logits   not compared: this needs torch, which is not installed; pip install" in printed
+    assert printed.endswith("\nno difference found\n")
 
 
 # --- plan_memory ----------------------------------------------------------------------------------

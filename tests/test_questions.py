@@ -98,7 +98,7 @@ GOOD = {"context": "a", "endings": ["b", "c"], "label": 0}
         (lines(ROOF | {"label": ""}), "hellaswag", "use the validation split"),
         (lines(ROOF | {"ctx_b": None}), "hellaswag", "ctx_b: a text is needed"),
         (lines(GOOD), "hellaswag", "line 1: ctx_a: a text is needed"),
-        (lines(ROOF), "choices", "line 1: context: a text is needed; this is HellaSwag's format"),
+        (lines(ROOF), "choices", "line 1: context: a text is needed; this is HellaSwag's"),
     ],
 )
 def test_what_is_wrong_is_a_sentence(line, kind, sentence):

@@ -86,6 +86,8 @@ def test_both_layouts_are_the_same_model(trained):
     diff = li.diff_checkpoints(str(trained), str(trained / "hf"))
     assert diff.identical
     assert not [row for row in diff.config if row.matters]
+    config = json.loads((trained / "hf" / "config.json").read_text())
+    assert (config["max_position_embeddings"], config["bos_token_id"]) == (16, 1)
 
 
 def test_transformers_computes_the_same(trained):
@@ -184,6 +186,32 @@ def test_a_directory_that_is_someone_elses_is_left_alone(script, tmp_path, capsy
     assert "no run of this script made it" in capsys.readouterr().err
 
 
+def test_what_is_there_goes_only_when_something_will_come_of_it(script, text, tmp_path, capsys):
+    out = tmp_path / "llama"
+    assert script.main(["-o", str(out), "--text", text, *FAST]) == 0
+    before = weights_of(out)
+    (tmp_path / "short.txt").write_text("A llama.")
+    for more in (["--text", str(tmp_path / "short.txt")], ["--text", "nosuch"]):
+        assert script.main(["-o", str(out), *more, "--overwrite", "--device", "cpu"]) == 3
+        assert weights_of(out) == before
+        assert li.verify_checksums(str(out)).ok
+    fresh = tmp_path / "fresh"
+    assert script.main(["-o", str(fresh), "--text", str(tmp_path / "short.txt")]) == 3
+    assert "give more --text" in capsys.readouterr().err
+    assert not fresh.exists()
+
+
+def test_a_damaged_state_is_said_to_be_damaged(script, text, tmp_path, capsys):
+    out = tmp_path / "llama"
+    assert script.main(["-o", str(out), "--text", text, *FAST]) == 0
+    for data in (b"", b"PK\x03\x04 half", b"\x80\x02}q\x00."):
+        (out / "training.pt").write_bytes(data)
+        assert script.main(["-o", str(out), "--text", text, *FAST, "--resume"]) == 3
+        assert "training.pt: it is damaged; --overwrite begins anew" in capsys.readouterr().err
+    assert script.main(["-o", str(out), "--text", text, *FAST, "--overwrite"]) == 0
+    assert not (out / "training.pt").exists()
+
+
 def test_what_else_is_in_the_directory_stays(script, text, tmp_path):
     out = tmp_path / "llama"
     assert script.main(["-o", str(out), "--text", text, *FAST, "--hf"]) == 0
@@ -221,9 +249,9 @@ def test_without_torch_a_sentence_says_so(tmp_path):
         capture_output=True, text=True, timeout=60,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr == (
-        "train_mini_llama.py: this needs torch; pip install 'llamainspect[train]'\n"
+        "train_mini_llama.py: No module named 'torch'; pip install 'llamainspect[train]'\n"
     )
 
 
@@ -332,6 +360,72 @@ def test_sequences_are_pieces_of_the_text(script):
     assert script.draw(torch.arange(9), run, 0, 0).tolist() == [list(range(9))] * 3
 
 
+def test_another_seed_draws_and_begins_otherwise(script):
+    tokens = torch.arange(1000)
+    drawn = [script.draw(tokens, make_run(script, seed=seed), 0, 0) for seed in (0, 1)]
+    assert not torch.equal(*drawn)
+    made = []
+    for seed in (0, 1):
+        model = small(script)
+        model.initialise(seed)
+        made.append(model.weights["layers.0.attention.wq.weight"])
+        wide = torch.cat([w.flatten() for n, w in model.weights.items() if "wq" in n or "w1" in n])
+        assert float(wide.detach().std()) == pytest.approx(0.02, rel=0.05)
+        narrow = torch.cat([w.flatten() for n, w in model.weights.items() if ".w2" in n])
+        assert float(narrow.detach().std()) == pytest.approx(0.01, rel=0.1)  # / sqrt(2 * 2)
+    assert not torch.equal(*made)
+
+
+def test_the_held_out_loss_is_that_of_all_its_tokens(script):
+    model, run = small(script), make_run(script, context=8)
+    tokens = torch.randint(64, (21,), generator=torch.Generator().manual_seed(4))
+    total, count = 0.0, 0
+    for piece in (tokens[:8], tokens[8:16], tokens[16:]):
+        logits = model.logits(piece[None, :-1]).detach()[0]
+        total += float(torch.nn.functional.cross_entropy(logits, piece[1:], reduction="sum"))
+        count += len(piece) - 1
+    assert script.validate(model, tokens, run) == pytest.approx(total / count, rel=1e-6)
+
+
+def test_a_point_is_the_mean_of_the_steps_since_the_last(script):
+    model, run = small(script), make_run(script, steps=5, lr=1e-3)
+    tokens = torch.arange(100) % 64
+    steps = list(script.train(model, script.make_optimizer(model, run), tokens, tokens, run, 0, 2))
+    points = [step.point for step in steps if step.point]
+    assert [point.step for point in points] == [2, 4, 5]
+    losses = [step.loss for step in steps]
+    means = [sum(losses[:2]) / 2, sum(losses[2:4]) / 2, losses[4]]
+    assert [point.training for point in points] == pytest.approx(means)
+
+
+def test_gradients_are_clipped(script, monkeypatch):
+    model, run = small(script), make_run(script, steps=1)
+    seen = []
+    optimizer = script.make_optimizer(model, run)
+    step = optimizer.step
+
+    def look(*given):
+        squares = sum(float(w.grad.pow(2).sum()) for w in model.weights.values())
+        seen.append(squares**0.5)
+        return step(*given)
+
+    monkeypatch.setattr(optimizer, "step", look)
+    tokens = torch.arange(100) % 64
+    monkeypatch.setattr(script, "MAX_NORM", 0.01)
+    list(script.train(model, optimizer, tokens, tokens, run, 0, 1))
+    assert seen == [pytest.approx(0.01, rel=1e-3)]
+
+
+def test_documents_stand_between_begin_and_end(script, trained):
+    tokenizer = li.load_tokenizer(str(trained))
+    ids = script.encode(tokenizer, ["the llama", "a class"]).tolist()
+    assert ids == [
+        *tokenizer.encode("the llama", bos=True, eos=True),
+        *tokenizer.encode("a class", bos=True, eos=True),
+    ]
+    assert ids.count(tokenizer.bos_id) == ids.count(tokenizer.eos_id) == 2
+
+
 def test_accumulation_is_a_larger_batch(script):
     """Two passes of one sequence each, or one of both: the same step."""
     made = []
@@ -362,7 +456,10 @@ def test_norms_do_not_decay(script):
 def test_a_loss_that_is_no_number_ends_it(script, text, tmp_path, capsys):
     arguments = ["-o", str(tmp_path / "llama"), "--text", text, *FAST, "--lr", "1e30"]
     assert script.main(arguments) == 3
+    assert re.search(r"the held-out loss is (nan|inf); lower --lr", capsys.readouterr().err)
+    assert script.main([*arguments, "--every", "50", "--overwrite"]) == 3
     assert re.search(r"the loss of step \d is (nan|inf); lower --lr", capsys.readouterr().err)
+    assert not list((tmp_path / "llama").glob("*.pth"))
 
 
 # --- text and tokenizer ---------------------------------------------------------------------------
@@ -480,6 +577,7 @@ def test_what_it_cost_beside_what_was_foreseen(script, trained):
         (["--shards", "0"], 3, "--shards 0: a number above 0 is needed"),
         (["--steps", "0"], 3, "--steps 0: a number above 0 is needed"),
         (["--lr", "nan"], 3, "--lr nan: a number above 0 is needed"),
+        (["--context", "1"], 3, "--context 1: 2 tokens at least are needed"),
         (["--lr", "inf"], 3, "--lr inf: a number above 0 is needed"),
         (["--decay", "-1"], 3, "--decay -1.0: a number from 0 is needed"),
         (["--warmup", "-1"], 3, "--warmup -1: a number from 0 is needed"),

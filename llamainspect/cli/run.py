@@ -45,6 +45,7 @@ from llamainspect.cli.inputs import (
 
 if TYPE_CHECKING:
     from llamainspect.chat import Message
+    from llamainspect.questions import Kind
     from llamainspect.reports import ChoiceEvaluation, Evaluation
 
 PANEL = "Run"
@@ -438,7 +439,8 @@ def evaluate(
     elif hellaswag is not None:
         report = _evaluate_choices(opened, "hellaswag", hellaswag, bos, json, no_color)
     else:
-        report = _evaluate_choices(opened, "choices", choices or STDIN, bos, json, no_color)
+        assert choices is not None  # one was given
+        report = _evaluate_choices(opened, "choices", choices, bos, json, no_color)
     note_run(report.run, report.seconds, json)
     show(report, json, no_color)
 
@@ -469,7 +471,7 @@ def _evaluate_text(
 
 
 def _evaluate_choices(
-    opened: Opened, kind: str, file: str, bos: bool, json: bool, no_color: bool
+    opened: Opened, kind: "Kind", file: str, bos: bool, json: bool, no_color: bool
 ) -> "ChoiceEvaluation":
     from llamainspect.questions import read_questions
     from llamainspect.tokenizer import load_tokenizer
@@ -477,10 +479,10 @@ def _evaluate_choices(
     questions = read_questions(*read_input(file), kind)
     reader = load_tokenizer(opened.tokenizer_path)
     with interrupts_end_it():
-        from llamainspect.model.choices import candidates, choosing, largest_group
+        from llamainspect.model.choices import choosing, continuations, largest_group
         from llamainspect.model.evaluate import ROWS
 
-    asked = candidates(questions, reader, _name_of(file), bos)
+    asked = continuations(questions, reader, _name_of(file), bos)
     tokens, sequences = largest_group(asked, opened.subject.config.dim)
     model = opened.load(tokens=tokens, logits=ROWS, sequences=sequences, passes=None)
     return track(choosing(model, questions, asked, _name_of(file), kind), json, no_color)

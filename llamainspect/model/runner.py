@@ -166,7 +166,7 @@ class Model:
             layer_caches = [*self.new_cache(tokens, layers=1).layers]
         x = self.weights.embed(ids)
         yield Stage("embedding", None, x)
-        rows = max(1, CHUNK // tokens)
+        rows = rows_at_once(tokens)
 
         def in_pieces(x: Tensor, passes: Callable[[Tensor, int], Tensor]) -> Tensor:
             if batch <= rows and tokens <= CHUNK:
@@ -272,6 +272,11 @@ class Model:
         return None
 
 
+def rows_at_once(tokens: int) -> int:
+    """Sequences of so many tokens that pass a layer together."""
+    return max(1, CHUNK // max(tokens, 1))
+
+
 def all_finite(tensor: Tensor) -> bool:
     """Whether there is no NaN and no Inf; in pieces, so that it takes no memory to speak of."""
     pieces = tensor.reshape(-1).split(CHECKED)
@@ -347,11 +352,12 @@ def estimate_need(
     rows = min(block_rows(config.dim), output.shape[0])
     largest = max(output.nbytes, layer_stored)
     chunk = min(tokens, CHUNK)
+    at_once = chunk * min(sequences, rows_at_once(tokens))
     mask = chunk * tokens * (1 + width) if tokens > chunk else 0
     running = (
         mask
         + kv_cache(config, tokens, 1, "fp32").nbytes * width // 4
-        + prefill(config, chunk, width).blocks_nbytes
+        + prefill(config, at_once, width).blocks_nbytes
         + 2 * width * config.dim * tokens * sequences
         + 4 * (config.vocab_size or 0) * (logits + 2)
     )

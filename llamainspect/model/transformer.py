@@ -54,7 +54,7 @@ def block(
 ) -> Tensor:
     """One layer: tokens from position `start` on look at those before them, then each thinks.
 
-    Tokens before `start` are those in the cache. Without one there are none, and none are kept.
+    Tokens before `start` are those in the cache. Without one `start` is 0, and none are kept.
     """
     attended = attention(
         rms_norm(x, layer.attention_norm, config.norm_eps), layer, turns, config, cache, start
@@ -81,6 +81,7 @@ def attention(
     """Grouped-query attention: each KV head serves n_heads / n_kv_heads query heads."""
     batch, tokens, _ = x.shape
     end = start + tokens
+    assert start == 0 or cache is not None
     q = F.linear(x, layer.wq).view(batch, tokens, config.n_heads, config.head_dim)
     k = F.linear(x, layer.wk).view(batch, tokens, config.n_kv_heads, config.head_dim)
     v = F.linear(x, layer.wv).view(batch, tokens, config.n_kv_heads, config.head_dim)
@@ -114,9 +115,10 @@ def needs_equal_heads(q: Tensor, mask: Tensor | None) -> bool:
 
 
 def not_finite(*tensors: Tensor) -> Tensor:
-    """0, or NaN when any number is NaN or Inf. (torch's attention gives zeros where all scores are
-    NaN, and damaged weights would look sound.)"""
-    return 0 * torch.stack([tensor.sum(dtype=torch.float32) for tensor in tensors]).sum()
+    """0 for each sequence, or NaN when any of its numbers is NaN or Inf. (torch's attention gives
+    zeros where all scores are NaN, and damaged weights would look sound.)"""
+    sums = [tensor.sum(dim=(1, 2, 3), keepdim=True, dtype=torch.float32) for tensor in tensors]
+    return 0 * torch.stack(sums).sum(0)  # (B, 1, 1, 1)
 
 
 def look_back(tokens: int, end: int, device: torch.device) -> Tensor:

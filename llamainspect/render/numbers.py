@@ -49,7 +49,7 @@ def shape_text(shape: Iterable[int]) -> str:
     return str(list(shape))
 
 
-def percent_text(part: int, whole: int) -> str:
+def percent_text(part: float, whole: float = 1) -> str:
     """A share with one decimal."""
     return f"{100 * part / whole:.1f} %" if whole else "-"
 

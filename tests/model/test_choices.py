@@ -4,7 +4,9 @@ import json
 import math
 import re
 import shutil
+from array import array
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,9 +17,10 @@ from test_cli import EXAMPLE, in_terminal
 from test_questions import ROOF, lines
 
 import llamainspect as li
-from llamainspect.errors import NonFinite, UnusablePrompt
+from llamainspect.errors import CorruptFile, InvalidRequest, NonFinite, UnusablePrompt
 from llamainspect.model import choices
-from llamainspect.model.choices import accuracy, candidates, evaluate_choices, groups
+from llamainspect.model.choices import accuracy, continuations, evaluate_choices, groups
+from llamainspect.model.runner import Model, estimate_need
 from llamainspect.questions import read_questions
 
 QUESTIONS = [
@@ -50,7 +53,7 @@ def pairs(tmp_path_factory) -> tuple[Path, Path]:
     return native, hub
 
 
-def load(path: Path, **options) -> li.load_model:
+def load(path: Path, **options) -> Model:
     return li.load_model(li.find_subject(str(path)), li.RunOptions("cpu", **options))
 
 
@@ -62,7 +65,7 @@ def straightforward(hub: Path, rows: list[dict], joint: str = "") -> list[list[f
     model = transformers.LlamaForCausalLM.from_pretrained(hub, dtype=torch.float32).eval()
     found = []
     for row in rows:
-        context = [tokenizer.bos_id(), *tokenizer.encode(row["context"])]
+        context = [tokenizer.bos_id(), *tokenizer.encode(row["context"].rstrip())]
         scores = []
         for ending in row["endings"]:
             ids = [tokenizer.bos_id(), *tokenizer.encode(row["context"] + joint + ending)]
@@ -134,23 +137,30 @@ def test_tokens_that_hold_the_end_of_the_context_belong_to_the_ending():
 
     class Pairs:
         def encode(self, text: str, bos: bool = False) -> list[int]:
-            return [0] * bos + [hash(text[i : i + 2]) for i in range(0, len(text), 2)]
+            return [0] * bos + [
+                int.from_bytes(text[i : i + 2].encode(), "big") for i in range(0, len(text), 2)
+            ]
 
     (question,) = read_questions(
         lines({"context": "abc", "endings": ["d", "dex", "c"], "label": 0}), "q.jsonl"
     )
-    asked = candidates([question], Pairs(), "q.jsonl")
+    asked = continuations([question], Pairs(), "q.jsonl")
     assert [(one.first, len(one.ids)) for one in asked] == [(2, 3), (2, 4), (2, 3)]
     (question,) = read_questions(
         lines({"context": "ab", "endings": ["cd", "e"], "label": 0}), "q.jsonl"
     )
-    asked = candidates([question], Pairs(), "q.jsonl", bos=False)
+    asked = continuations([question], Pairs(), "q.jsonl", bos=False)
     assert [(one.first, len(one.ids)) for one in asked] == [(1, 2), (1, 2)]
+    (question,) = read_questions(  # blanks at the end of a context are the ending's
+        lines({"context": "ab  ", "endings": ["cd", "e"], "label": 0}), "q.jsonl"
+    )
+    asked = continuations([question], Pairs(), "q.jsonl", bos=False)
+    assert [(one.first, len(one.ids)) for one in asked] == [(1, 3), (1, 3)]
     (question,) = read_questions(
         lines({"context": "", "endings": ["cd", "e"], "label": 0}), "q.jsonl"
     )
-    with pytest.raises(UnusablePrompt, match=r"q.jsonl: line 1: .* leave out --no-bos"):
-        candidates([question], Pairs(), "q.jsonl", bos=False)
+    with pytest.raises(UnusablePrompt, match=r"q.jsonl: line 1: nothing stands .* out --no-bos"):
+        continuations([question], Pairs(), "q.jsonl", bos=False)
 
 
 @pytest.mark.parametrize(("correct", "count"), [(0, 1), (1, 1), (1, 2), (61, 100), (7892, 10042)])
@@ -176,46 +186,144 @@ def test_an_interval_from_a_table():
         assert (round(found.low, 4), round(found.high, 4)) == (low, high)
 
 
+def asked_of(*lengths: int) -> list[choices.Continuation]:
+    return [choices.Continuation(0, array("i", [1] * length), 1) for length in lengths]
+
+
 def test_groups_hold_all_once_and_no_more_than_fit(monkeypatch):
     monkeypatch.setattr(choices, "GROUP_NBYTES", 4 * 8 * 100)
-    asked = [choices.Candidate(0, [1] * n, 1) for n in (5, 90, 7, 30, 100, 60, 2, 300)]
+    asked = asked_of(5, 90, 7, 30, 100, 60, 2, 300, 6)
     found = list(groups(asked, 8))
-    assert sorted(at for group in found for at in group) == list(range(8))
+    assert sorted(at for group in found for at in group) == list(range(9))
     for group in found:
-        longest = max(len(asked[at].ids) for at in group)
-        assert len(group) == 1 or len(group) * longest <= 100
-    assert choices.largest_group(asked, 8) == (300, 1)
+        lengths = [len(asked[at].ids) for at in group]
+        assert len(group) == 1 or len(group) * max(lengths) <= 100
+        assert min(lengths) >= max(lengths) / 2  # the rest would be padding
+    assert found[-1] == [6]  # of the shortest
+    assert [2, 8, 0] in found
 
 
-def test_nan_in_the_weights_is_named(tmp_path):
-    weights = random_weights(dense_shapes(TINY, TINY_HIDDEN))
-    weights["layers.1.attention.wv.weight"][3, 17] = float("nan")
-    model = load(write_native(tmp_path / "nan", TINY, [weights]))
-
-    class Letters:
-        def encode(self, text: str, *, bos: bool = True) -> list[int]:
-            return [127] * bos + list(text.encode())
-
-    questions = read_questions(lines({"context": "a", "endings": ["b", "c"], "label": 0}), "q")
-    with pytest.raises(NonFinite, match=r"layers.1.attention.wv.weight: it holds NaN at \[3, 17\]"):
-        evaluate_choices(model, Letters(), questions)
+def test_memory_is_asked_for_the_longest_and_for_the_most(monkeypatch):
+    monkeypatch.setattr(choices, "GROUP_NBYTES", 4 * 8 * 1000)
+    assert choices.largest_group(asked_of(300), 8) == (300, 1)
+    assert choices.largest_group(asked_of(300, *[90] * 11), 8) == (300, 4)  # 990 tokens in 11
+    assert choices.largest_group(asked_of(2000, *[90] * 11), 8) == (2000, 1)
 
 
-def test_what_is_too_long_or_unknown_is_named(tmp_path):
-    weights = random_weights(dense_shapes(TINY, TINY_HIDDEN))
-    config = hub_config(TINY, TINY_HIDDEN, max_position_embeddings=8)
-    path = write_hub(tmp_path / "short", to_hub(weights, TINY, TINY_HIDDEN), config)
-    shutil.copy(Path(EXAMPLE) / "tokenizer.model", path)
-    (tmp_path / "q.jsonl").write_bytes(
-        lines(
-            {"context": "a", "endings": ["b", "c"], "label": 0},
-            {"context": "a " * 20, "endings": ["b", "c"], "label": 0},
-        )
+def test_memory_of_many_short_sequences_is_that_of_the_tokens_that_pass_together(pairs):
+    """2,048 tokens pass a layer together, in however many sequences."""
+    subject = li.find_subject(str(pairs[0]))
+    one, many, more = (
+        estimate_need(subject, 4, 64, sequences).streamed for sequences in (1, 32, 33)
     )
-    done = run("evaluate", path, "--choices", tmp_path / "q.jsonl")
+    # What the blocks need: 2 T (4 h + 3 f) numbers of 2 bytes, here of 4; hidden states twice.
+    per_token = 2 * 2 * (4 * 64 + 3 * TINY_HIDDEN) // 2
+    assert many - one == pytest.approx(31 * 64 * (2 * per_token + 2 * 4 * 64), rel=0.01)
+    assert more - many == 2 * 4 * 64 * 64
+
+
+LETTERS = SimpleNamespace(encode=lambda text, *, bos=True: [127] * bos + list(text.encode()))
+
+
+def ask(model: Model, *rows: dict) -> li.ChoiceEvaluation:
+    return evaluate_choices(model, LETTERS, read_questions(lines(*rows), "q"))
+
+
+def test_nan_is_named_and_only_where_it_matters(tmp_path):
+    weights = {name: weight * 0.1 for name, weight in
+               random_weights(dense_shapes(TINY, TINY_HIDDEN)).items()}  # fmt: skip
+    first = {"context": "a", "endings": ["bbbbbbbb", "cccccccc"], "label": 0}
+    second = {"context": "x", "endings": ["q", "z"], "label": 0}
+    weights["tok_embeddings.weight"][ord("q"), 5] = float("nan")
+    model = load(write_native(tmp_path / "some", TINY, [weights]))
+    assert ask(model, first).questions == 1  # it reads no q
+    with pytest.raises(NonFinite, match=r"tok_embeddings.weight: it holds NaN at \[113, 5\]"):
+        ask(model, first, second)
+    weights["tok_embeddings.weight"][ord("q"), 5] = 0
+    weights["tok_embeddings.weight"][0, 3] = float("nan")  # a token that none of them has
+    model = load(write_native(tmp_path / "none", TINY, [weights]))
+    assert ask(model, first, second).questions == 2
+    weights["layers.1.attention.wv.weight"][3, 17] = float("nan")
+    model = load(write_native(tmp_path / "all", TINY, [weights]))
+    with pytest.raises(NonFinite, match=r"layers.1.attention.wv.weight: it holds NaN at \[3, 17\]"):
+        ask(model, first)
+
+
+def test_of_equal_endings_the_first_is_chosen(tmp_path):
+    weights = random_weights(dense_shapes(TINY, TINY_HIDDEN))
+    model = load(write_native(tmp_path, TINY, [weights]))
+    for label in (0, 1):
+        report = ask(model, {"context": "a", "endings": ["same", "same"], "label": label})
+        assert set(report.results[0].chosen.values()) == {0}
+        assert report.accuracy == 1 - label
+
+
+def test_progress_grows_up_to_all_tokens(pairs, monkeypatch):
+    monkeypatch.setattr(choices, "GROUP_NBYTES", 1)
+    questions = read_questions(lines(*QUESTIONS), "q.jsonl")
+    asked = continuations(questions, li.load_tokenizer(str(pairs[0])), "q.jsonl")
+    steps = choices.choosing(load(pairs[0]), questions, asked, "q.jsonl", "choices")
+    told = [row for (row,) in steps]
+    total = sum(len(one.ids) for one in asked)
+    assert {(row.nbytes, row.unit) for row in told} == {(total, "tokens")}
+    done = [row.done for row in told]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, total)
+    assert len(set(done)) > len(asked)
+
+
+def test_what_is_too_long_is_named(tmp_path, pairs):
+    config = json.loads((pairs[1] / "config.json").read_text())
+    shutil.copytree(pairs[1], tmp_path / "short")
+    (tmp_path / "short" / "config.json").write_text(
+        json.dumps(config | {"max_position_embeddings": 8})
+    )
+    fits = {"context": "a", "endings": ["b", "c"], "label": 0}
+    (tmp_path / "q.jsonl").write_bytes(lines(fits, fits | {"context": "a " * 20}))
+    done = run("evaluate", tmp_path / "short", "--choices", tmp_path / "q.jsonl")
     assert (done.returncode, done.stdout) == (3, "")
-    assert "Traceback" not in done.stderr
-    assert "the model has 128 tokens" in done.stderr or "line 2: " in done.stderr
+    assert re.search(r"q.jsonl: line 2: \d+ tokens are more than .* context of 8", done.stderr)
+
+
+def test_tokens_that_the_model_has_not_are_named(tmp_path):
+    weights = random_weights(dense_shapes(TINY, TINY_HIDDEN))
+    path = write_native(tmp_path / "few", TINY, [weights])
+    (tmp_path / "q.jsonl").write_bytes(lines({"context": "a", "endings": ["b", "c"], "label": 0}))
+    done = run("evaluate", path, "--choices", tmp_path / "q.jsonl", "--tokenizer", EXAMPLE)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "the model has 128 tokens" in done.stderr
+
+
+def test_what_cannot_be_asked_is_a_sentence(pairs, monkeypatch):
+    tokenizer, model = li.load_tokenizer(str(pairs[0])), load(pairs[0])
+    with pytest.raises(InvalidRequest, match="there is no question to ask"):
+        evaluate_choices(model, tokenizer, [])
+    with pytest.raises(InvalidRequest, match="questions of choices and hellaswag, not mmlu"):
+        read_questions(lines(*QUESTIONS), "q.jsonl", "mmlu")
+    with pytest.raises(CorruptFile, match="this is no HellaSwag; --choices reads it"):
+        read_questions(lines(*QUESTIONS), "q.jsonl", "hellaswag")
+    with pytest.raises(CorruptFile, match="ctx_b: a text is needed; mend that line"):
+        read_questions(lines(ROOF | {"ctx_b": None}), "q.jsonl", "hellaswag")
+    monkeypatch.setattr(choices, "MAX_TOKENS", 30)
+    with pytest.raises(UnusablePrompt, match="line 2: with it there are more than 30 tokens"):
+        evaluate_choices(model, tokenizer, read_questions(lines(*QUESTIONS), "q.jsonl"))
+
+
+def test_without_the_begin_of_text_token(pairs, tmp_path):
+    rows = [row for row in QUESTIONS if row["context"]]
+    (tmp_path / "q.jsonl").write_bytes(lines(*rows))
+    with_it, without = (
+        json.loads(run("evaluate", pairs[0], "--choices", tmp_path / "q.jsonl", *more,
+                       "--json").stdout)
+        for more in ([], ["--no-bos"])
+    )  # fmt: skip
+    assert with_it["tokens"] - without["tokens"] == sum(len(row["endings"]) for row in rows)
+    report = evaluate_choices(
+        load(pairs[0]), li.load_tokenizer(str(pairs[0])),
+        read_questions(lines(*rows), "q.jsonl"), bos=False,
+    )  # fmt: skip
+    for there, here in zip(without["results"], report.results, strict=True):
+        assert there["log_likelihoods"] == pytest.approx(list(here.log_likelihoods))
 
 
 def test_questions_from_standard_input_and_the_page(pairs):

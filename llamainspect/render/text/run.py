@@ -554,14 +554,15 @@ def _(report: ChoiceEvaluation, terminal: bool) -> RenderableType:
         ("questions", f"{name}{report.file}: {report.questions:,}, with "
                       f"{counted(report.endings, 'ending')}, {counted(report.tokens, 'token')}"),
         ("RoPE", rope_text(report.run)),
-        ("chance", f"{_share(report.chance)} would be right by guessing"),
+        ("chance", f"{percent_text(report.chance)} would be right by guessing"),
     ]  # fmt: skip
     ways = report.scores
+    ranges = [f"{percent_text(row.low)} to {percent_text(row.high)}" for row in ways]
     table = Fitted([
         Column("log-likelihood", [Text(_WAYS[row.by]) for row in ways], 0),
         Column("right", [Text(f"{row.correct:,}") for row in ways], 1),
-        Column("accuracy", [Text(_share(row.accuracy)) for row in ways], 0),
-        Column("95 % interval", [Text(f"{_share(r.low)} to {_share(r.high)}") for r in ways], 0),
+        Column("accuracy", [Text(percent_text(row.accuracy)) for row in ways], 0),
+        Column("95 % interval", [Text(text) for text in ranges], 0),
     ])  # fmt: skip
     parts: list[RenderableType] = [_run_headline(report.path, report.run)]
     parts.append(facts((label, Text(printable(text))) for label, text in rows))
@@ -569,7 +570,3 @@ def _(report: ChoiceEvaluation, terminal: bool) -> RenderableType:
     if report.findings:
         parts.append(findings_view(report.findings))
     return Group(*parts)
-
-
-def _share(share: float) -> str:
-    return f"{100 * share:.1f} %"
