@@ -102,7 +102,7 @@ def attention(
         is_causal=start == 0 and tokens > 1,
         enable_gqa=keys.shape[1] != config.n_heads,
     )  # (B, H, T, E)
-    seen = seen + not_finite(q, k)
+    seen = seen + not_finite(q, k).type_as(seen)
     return F.linear(seen.transpose(1, 2).flatten(2), layer.wo)  # (B, T, D)
 
 
