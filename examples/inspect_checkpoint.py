@@ -64,6 +64,8 @@ if __name__ == "__main__":
         sys.exit(main(parser.parse_args().path))
     except BrokenPipeError:
         pass  # the reader (head, less) has seen enough
+    except KeyboardInterrupt:
+        sys.exit(130)
     except (llamainspect.LlamaInspectError, OSError) as error:
         print(f"inspect_checkpoint: {error}", file=sys.stderr)
         sys.exit(3)

@@ -59,6 +59,8 @@ if __name__ == "__main__":
         sys.exit(main(arguments.model, arguments.gpu))
     except BrokenPipeError:
         pass  # the reader (head, less) has seen enough
+    except KeyboardInterrupt:
+        sys.exit(130)
     except (llamainspect.LlamaInspectError, OSError) as error:
         print(f"plan_memory: {error}", file=sys.stderr)
         sys.exit(3)

@@ -44,7 +44,7 @@ from llamainspect.runs import DEVICES
 
 try:
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save as to_safetensors
     from torch import Tensor
     from torch.nn import functional as F
 
@@ -60,7 +60,7 @@ LOSS_CURVE = "loss.png"
 HUB = "hf"  # the directory of Hugging Face's layout
 BETAS, MAX_NORM = (0.9, 0.95), 1.0  # as Llama was trained (2302.13971, 2.2)
 USUAL_LINE_NBYTES = 4192  # SentencePiece's default; it leaves out longer lines
-MAX_SEED = 2**31
+MAX_NUMBER = 2**31  # of steps, seeds and all else
 INITIAL_STD = 0.02
 LAST_RATE = 0.1  # of the learning rate, at the end of the cosine
 VALIDATION_TOKENS = 2**17  # at most
@@ -198,6 +198,9 @@ def train_sentencepiece(documents: list[str], vocab_size: int) -> bytes:
     Raises UnsupportedFile for a text that it makes nothing of.
     """
     lines = [line for text in documents for line in text.splitlines() if line.strip()]
+    filler = "reserved"
+    while any(f"<{filler}_" in line for line in lines):
+        filler = f"_{filler}"
     longest = max(len(line.encode()) for line in lines)
     room = {"max_sentence_length": longest} if longest > USUAL_LINE_NBYTES else {}
     reserved = 0
@@ -210,7 +213,7 @@ def train_sentencepiece(documents: list[str], vocab_size: int) -> bytes:
                 model_type="bpe",
                 vocab_size=vocab_size,
                 hard_vocab_limit=False,
-                control_symbols=[f"<reserved_{number}>" for number in range(reserved)],
+                control_symbols=[f"<{filler}_{number}>" for number in range(reserved)],
                 **room,
                 normalization_rule_name="identity",
                 remove_extra_whitespaces=False,
@@ -432,7 +435,11 @@ def train(
 
 
 def follow(steps: Iterator[Step], run: Run, begin: int, keep: Callable[[Point], None]) -> float:
-    """Drive the training, with a bar on a terminal and a line for each point; seconds of all."""
+    """Drive the training, with a bar on a terminal and a line for each point.
+
+    Seconds of all steps, without the looks at the held-out text.
+    """
+    started = time.monotonic()
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("steps  {task.description}"),
                TimeRemainingColumn(compact=True))  # fmt: skip
@@ -447,7 +454,7 @@ def follow(steps: Iterator[Step], run: Run, begin: int, keep: Callable[[Point], 
                 task, completed=step.number, description=f"loss {step.loss:.3f}  {speed}  left"
             )
             if step.point:
-                left = (run.steps - step.number) * spent / done
+                left = (run.steps - step.number) * (time.monotonic() - started) / done
                 console.print(
                     f"step {step.number:>6,} of {run.steps:,}  loss {step.point.training:.4f}  "
                     f"held out {step.point.held_out:.4f}  {speed}  {left:,.0f} s left"
@@ -470,8 +477,16 @@ def save_state(
         "optimizer": optimizer.state_dict(),
     }
     new = file.with_suffix(".new")  # half a state would be none
-    torch.save(state, new)
+    save(state, new)
     os.replace(new, file)
+
+
+def save(what: Any, file: Path) -> None:
+    """torch.save, with the error of whoever could not write."""
+    try:
+        torch.save(what, file)
+    except RuntimeError as error:
+        raise OSError(f"{file}: it cannot be written; is the disk full? ({error})") from error
 
 
 def load_state(file: Path, model: MiniLlama, optimizer: torch.optim.AdamW, run: Run) -> list[Point]:
@@ -481,6 +496,8 @@ def load_state(file: Path, model: MiniLlama, optimizer: torch.optim.AdamW, run: 
         state = torch.load(file, weights_only=True, map_location="cpu")
     except (RuntimeError, UnpicklingError, EOFError, KeyError) as error:
         raise llamainspect.CorruptFile(f"{file}: it is damaged; --overwrite begins anew") from error
+    if not isinstance(state, dict) or state.keys() != {"run", "points", "weights", "optimizer"}:
+        raise llamainspect.CorruptFile(f"{file}: no run of this script wrote it")
     for name, value in run._asdict().items():
         if state["run"][name] != value:
             raise llamainspect.InvalidRequest(
@@ -502,7 +519,7 @@ def write_native(directory: Path, weights: dict[str, Tensor], shards: int) -> No
     for rank in range(shards):
         part = {name: cut(name, weight, rank, shards) for name, weight in weights.items()}
         part[OUTPUT] = part[EMBEDDING]  # tied: two names for the same storage
-        torch.save(part, directory / f"consolidated.{rank:02d}.pth")
+        save(part, directory / f"consolidated.{rank:02d}.pth")
 
 
 def cut(name: str, weight: Tensor, rank: int, shards: int) -> Tensor:
@@ -530,7 +547,8 @@ def write_hub(
             if name.endswith(end):  # rows as transformers' RoPE pairs them: i with i + E / 2
                 weight = weight.unflatten(0, (number, -1, 2)).transpose(1, 2).flatten(0, 2)
         renamed[to_hub(name, config)] = weight.contiguous()
-    save_file(renamed, directory / "model.safetensors", metadata={"format": "pt"})
+    data = to_safetensors(renamed, metadata={"format": "pt"})
+    (directory / "model.safetensors").write_bytes(data)
     fields = {
         "architectures": ["LlamaForCausalLM"],
         "attention_bias": False,
@@ -559,8 +577,10 @@ def write_hub(
 def written(directory: Path) -> list[Path]:
     """The files of earlier runs and of this one, and nothing else that may be there."""
     names = (HELD_OUT, LOSS_CURVE, "params.json", "tokenizer.model")
-    hub = ("config.json", "model.safetensors", "tokenizer.model")
-    files = [directory / name for name in names] + [directory / HUB / name for name in hub]
+    files = [directory / name for name in names]
+    if not (directory / HUB).is_symlink():
+        hub = ("config.json", "model.safetensors", "tokenizer.model")
+        files += [directory / HUB / name for name in hub]
     files += directory.glob("consolidated.??.pth")
     return sorted(file for file in files if file.exists())
 
@@ -613,7 +633,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("-o", "--out", type=Path, required=True, metavar="DIR", help="where it is written")
     add("--preset", choices=PRESETS, default="tiny", help="which model (default: tiny)")
-    add("--text", nargs="+", default=[], metavar="FILE", help="texts to train on, in UTF-8")
+    add(
+        "--text",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="texts to train on, in UTF-8",
+    )
     add("--tokenizer", choices=TOKENIZERS, default="sentencepiece", help="as Llama 2, or 3, has it")
     add("--seed", type=int, default=0, metavar="N", help="another seed, another model (default: 0)")
     for name, (kind, text) in SETTINGS.items():
@@ -634,17 +661,19 @@ def check(options: argparse.Namespace) -> None:
     is done."""
     for name in ("steps", "batch", "accumulate", "context", "lr", "every", "shards"):
         value = getattr(options, name)
-        if value is not None and not 0 < value < math.inf:
-            raise llamainspect.InvalidRequest(f"--{name} {value}: a number above 0 is needed")
+        if value is not None and not 0 < value < MAX_NUMBER:
+            raise llamainspect.InvalidRequest(
+                f"--{name} {value}: a number above 0 and below {MAX_NUMBER:,} is needed"
+            )
     if options.context == 1:
         raise llamainspect.InvalidRequest("--context 1: 2 tokens at least are needed")
     for name in ("warmup", "decay"):
         value = getattr(options, name)
         if value is not None and not 0 <= value < math.inf:
             raise llamainspect.InvalidRequest(f"--{name} {value}: a number from 0 is needed")
-    if not 0 <= options.seed < MAX_SEED:
+    if not 0 <= options.seed < MAX_NUMBER:
         raise llamainspect.InvalidRequest(
-            f"--seed {options.seed}: a number from 0 to below {MAX_SEED:,} is needed"
+            f"--seed {options.seed}: a number from 0 to below {MAX_NUMBER:,} is needed"
         )
     config = llamainspect.ModelConfig.from_params(PRESETS[options.preset].params)
     for field in ("n_kv_heads", "hidden_dim", "vocab_size"):
@@ -654,6 +683,8 @@ def check(options: argparse.Namespace) -> None:
                 "so many parts"
             )
     check_place(options.out, options.resume, options.overwrite)
+    if options.hf and (options.out / HUB).exists() and not (options.out / HUB).is_dir():
+        raise llamainspect.InvalidRequest(f"--hf: {options.out / HUB} is there, and no directory")
     for package in ("matplotlib", *(["tokenizers"] if options.tokenizer == "tiktoken" else [])):
         if find_spec(package) is None:
             raise llamainspect.MissingDependency(
@@ -664,10 +695,11 @@ def check(options: argparse.Namespace) -> None:
 def check_place(out: Path, resume: bool, overwrite: bool) -> None:
     """Whether the directory is new, or an earlier run's that may be continued or replaced."""
     if resume and not (out / STATE).exists():
-        raise llamainspect.MissingFile(f"--resume: there is no {out / STATE} to go on with")
+        done = "; that run has finished" if (out / CHECKLIST).exists() else ""
+        raise llamainspect.MissingFile(f"--resume: there is no {out / STATE} to go on with{done}")
     if resume or not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if not (out / HELD_OUT).exists():
+    if not is_own(out):
         raise llamainspect.InvalidRequest(
             f"{out} is there, and no run of this script made it; name another directory"
         )
@@ -677,21 +709,47 @@ def check_place(out: Path, resume: bool, overwrite: bool) -> None:
         )
 
 
+def is_own(out: Path) -> bool:
+    """Whether a run of this script made what is there."""
+    try:
+        params = json.loads((out / "params.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    ours = any(preset.params == params for preset in PRESETS.values())
+    return ours and (out / HELD_OUT).is_file()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 2 wrong command line, 3 could not."""
     options = parse(arguments)
     try:
         check(options)
         run_it(options)
-    except (llamainspect.LlamaInspectError, OSError) as error:
-        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
-        return 3
+    except BrokenPipeError:
+        return 0  # all was written, and nobody wants to read of it
+    except llamainspect.LlamaInspectError as error:
+        return refuse(str(error))
+    except OSError as error:
+        return refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except RuntimeError as error:
+        if "memory" not in str(error):
+            raise
+        return refuse(f"there is too little memory; lower --batch or --context ({error})")
     except KeyboardInterrupt:
-        there = (options.out / STATE).exists()
-        way_on = "--resume goes on" if there else "no state was saved yet; --overwrite begins anew"
+        way_on = "nothing is lost: all was written"
+        if not (options.out / CHECKLIST).exists():
+            way_on = "no state was saved yet; --overwrite begins anew"
+        if (options.out / STATE).exists():
+            way_on = "--resume goes on"
         print(f"interrupted: {way_on}", file=sys.stderr)
         return 130
     return 0
+
+
+def refuse(sentence: str) -> int:
+    """Say why not; names in it may hold what a terminal would obey."""
+    print(f"{Path(__file__).name}: {llamainspect.printable(sentence, None)}", file=sys.stderr)
+    return 3
 
 
 def run_it(options: argparse.Namespace) -> None:
@@ -707,6 +765,10 @@ def run_it(options: argparse.Namespace) -> None:
         options.preset, preset.params, options.tokenizer, **settings, seed=options.seed, text=digest
     )
     training_text, held_out_text = hold_out(documents)
+    if not any(text.strip() for text in training_text):
+        raise llamainspect.InvalidRequest(
+            "nothing is left to train on: what is held out says all of it; give more --text"
+        )
     with TemporaryDirectory() as place:
         files = {
             "params.json": f"{json.dumps(run.params)}\n".encode(),
@@ -744,7 +806,7 @@ def run_it(options: argparse.Namespace) -> None:
         f"{run.preset}: {parameters:,} parameters, {tokenizer.vocab_size:,} tokens in the "
         f"vocabulary; {len(training):,} tokens to train on, {len(held_out):,} held out; "
         f"{device.type}, {counted(torch.get_num_threads(), 'thread')}",
-        flush=True,
+        file=sys.stderr,
     )
 
     def keep(point: Point) -> None:
@@ -759,8 +821,8 @@ def run_it(options: argparse.Namespace) -> None:
     if options.hf:
         write_hub(out / HUB, model.config, weights, run.context, tokenizer)
     draw_curve(out / LOSS_CURVE, points, run)
-    state.unlink(missing_ok=True)
     write_checklist(out)
+    state.unlink(missing_ok=True)
     peak = peak_nbytes(device) if device.type == "cuda" else None
     gpus = find_gpus() if device.type == "cuda" else None
     print(f"loss {points[-1].training:.4f}, held out {points[-1].held_out:.4f} nats per token")

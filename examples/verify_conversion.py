@@ -81,6 +81,8 @@ if __name__ == "__main__":
         sys.exit(main(arguments.original, arguments.converted))
     except BrokenPipeError:
         pass  # the reader (head, less) has seen enough
+    except KeyboardInterrupt:
+        sys.exit(130)
     except (llamainspect.LlamaInspectError, OSError) as error:
         print(f"verify_conversion: {error}", file=sys.stderr)
         sys.exit(3)

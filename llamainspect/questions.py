@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 from llamainspect.errors import CorruptFile, InvalidRequest
-from llamainspect.formats.strict_json import parse_json_object
+from llamainspect.formats.strict_json import parse_json
 
 Kind = Literal["choices", "hellaswag"]
 
@@ -46,8 +46,10 @@ def read_questions(data: bytes, file: str, kind: Kind = "choices") -> list[Quest
     for number, line in enumerate(data.split(b"\n"), 1):
         if line.strip():
             where = f"{file}: line {number:,}"
-            row = _Row(parse_json_object(line, where), where, kind)
-            found.append(KINDS[kind](row, number))
+            fields = parse_json(line, where, WAY_OUT)
+            if not isinstance(fields, dict):
+                raise CorruptFile(f"{where}: it is no JSON object; {WAY_OUT}")
+            found.append(KINDS[kind](_Row(fields, where, kind), number))
     if not found:
         raise CorruptFile(f"{file}: there is no question in it; each line should be a JSON object")
     return found

@@ -76,7 +76,7 @@ GOOD = {"context": "a", "endings": ["b", "c"], "label": 0}
         (b"", "choices", "q.jsonl: there is no question in it"),
         (b"\n  \n", "choices", "there is no question in it"),
         (lines(GOOD) + b"{", "choices", "q.jsonl: line 2: it is not valid JSON"),
-        (b"[1]", "choices", "q.jsonl: line 1: it holds a list where an object belongs"),
+        (b"[1]", "choices", "q.jsonl: line 1: it is no JSON object; mend that line"),
         (b"\xff", "choices", "line 1: it is not UTF-8 text"),
         (b'{"context": "a", "context": "b"}', "choices", "the key 'context' stands there twice"),
         (lines(GOOD | {"context": 3}), "choices", "line 1: context: a text is needed"),

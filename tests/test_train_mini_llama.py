@@ -165,7 +165,7 @@ def test_a_run_goes_on_where_it_was_interrupted(
     assert weights_of(out) == weights_of(trained)
     assert not (out / "training.pt").exists()
     assert script.main([*arguments, "--resume"]) == 3
-    assert "there is no" in capsys.readouterr().err
+    assert "to go on with; that run has finished" in capsys.readouterr().err
 
 
 def test_overwriting_leaves_no_shard_of_before(script, text, trained, tmp_path):
@@ -181,6 +181,9 @@ def test_a_directory_that_is_someone_elses_is_left_alone(script, tmp_path, capsy
     for more in ([], ["--overwrite"]):
         assert script.main(["-o", str(tmp_path), *more]) == 3
         assert "no run of this script made it" in capsys.readouterr().err
+    (tmp_path / "held-out.txt").write_text("mine")  # and so may another's be called
+    (tmp_path / "params.json").write_text('{"dim": 4096}')
+    assert script.main(["-o", str(tmp_path), "--overwrite"]) == 3
     assert (tmp_path / "consolidated.00.pth").read_bytes() == b"140 GB"
     assert script.main(["-o", str(tmp_path / "consolidated.00.pth")]) == 3
     assert "no run of this script made it" in capsys.readouterr().err
@@ -204,6 +207,9 @@ def test_what_is_there_goes_only_when_something_will_come_of_it(script, text, tm
 def test_a_damaged_state_is_said_to_be_damaged(script, text, tmp_path, capsys):
     out = tmp_path / "llama"
     assert script.main(["-o", str(out), "--text", text, *FAST]) == 0
+    torch.save({"run": 1}, out / "training.pt")
+    assert script.main(["-o", str(out), "--text", text, *FAST, "--resume"]) == 3
+    assert "training.pt: no run of this script wrote it" in capsys.readouterr().err
     for data in (b"", b"PK\x03\x04 half", b"\x80\x02}q\x00."):
         (out / "training.pt").write_bytes(data)
         assert script.main(["-o", str(out), "--text", text, *FAST, "--resume"]) == 3
@@ -220,6 +226,27 @@ def test_what_else_is_in_the_directory_stays(script, text, tmp_path):
     assert (out / "notes.txt").read_text() == "mine"
     assert not list((out / "hf").iterdir())  # which this run did not write
     assert "notes.txt" not in (out / "checklist.chk").read_text()
+
+
+def test_a_text_may_hold_the_names_that_fill_the_vocabulary(script, tmp_path):
+    text = "<reserved_0> and <_reserved_1> are reserved.\n" * 50
+    (tmp_path / "tokenizer.model").write_bytes(script.train_sentencepiece([text], 1024))
+    tokenizer = li.load_tokenizer(str(tmp_path))
+    assert tokenizer.vocab_size == 1024
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_a_text_of_which_all_is_held_out(script, tmp_path, capsys):
+    (tmp_path / "same.txt").write_text("The same.\n\n" * 500)
+    arguments = ["-o", str(tmp_path / "llama"), "--text", str(tmp_path / "same.txt")]
+    assert script.main(arguments) == 3
+    assert "nothing is left to train on" in capsys.readouterr().err
+
+
+def test_too_little_memory_is_a_sentence(script, text, tmp_path, capsys):
+    arguments = ["-o", str(tmp_path / "llama"), "--text", text, *FAST, "--batch", "2000000000"]
+    assert script.main(arguments) == 3
+    assert "too little memory; lower --batch" in capsys.readouterr().err
 
 
 def test_a_text_of_many_characters_has_a_way_out(script, tmp_path, capsys):
@@ -454,7 +481,7 @@ def test_norms_do_not_decay(script):
 
 
 def test_a_loss_that_is_no_number_ends_it(script, text, tmp_path, capsys):
-    arguments = ["-o", str(tmp_path / "llama"), "--text", text, *FAST, "--lr", "1e30"]
+    arguments = ["-o", str(tmp_path / "llama"), "--text", text, *FAST, "--lr", "1e9"]
     assert script.main(arguments) == 3
     assert re.search(r"the held-out loss is (nan|inf); lower --lr", capsys.readouterr().err)
     assert script.main([*arguments, "--every", "50", "--overwrite"]) == 3
@@ -574,11 +601,11 @@ def test_what_it_cost_beside_what_was_foreseen(script, trained):
     ("arguments", "code", "sentence"),
     [
         (["--shards", "3"], 3, "--shards 3: n_kv_heads 2 cannot be cut into so many parts"),
-        (["--shards", "0"], 3, "--shards 0: a number above 0 is needed"),
-        (["--steps", "0"], 3, "--steps 0: a number above 0 is needed"),
-        (["--lr", "nan"], 3, "--lr nan: a number above 0 is needed"),
+        (["--shards", "0"], 3, "--shards 0: a number above 0"),
+        (["--steps", "0"], 3, "--steps 0: a number above 0"),
+        (["--lr", "nan"], 3, "--lr nan: a number above 0"),
         (["--context", "1"], 3, "--context 1: 2 tokens at least are needed"),
-        (["--lr", "inf"], 3, "--lr inf: a number above 0 is needed"),
+        (["--lr", "inf"], 3, "--lr inf: a number above 0"),
         (["--decay", "-1"], 3, "--decay -1.0: a number from 0 is needed"),
         (["--warmup", "-1"], 3, "--warmup -1: a number from 0 is needed"),
         (["--seed", "-1"], 3, "--seed -1: a number from 0 to below 2,147,483,648 is needed"),

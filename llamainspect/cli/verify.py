@@ -188,7 +188,8 @@ def verify_logits(
         progress = verify.verifying_reference(model, recording, reference, tokens)
     else:
         if tokens is None:
-            tokens = verify.default_tokens(opened.subject.config.vocab_size or 0)
+            subject = opened.subject
+            tokens = verify.default_tokens(subject.config.vocab_size or 0, subject.context_length)
         count = len(tokens)
         model = opened.load(tokens=count, logits=2 * count, share=1.0 if against is None else 0.5)
         if against is not None:

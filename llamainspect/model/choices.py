@@ -17,6 +17,7 @@ from llamainspect.errors import InvalidRequest, UnusablePrompt
 from llamainspect.model.evaluate import GROUP_NBYTES, cross_entropies
 from llamainspect.model.logits import layer_progress
 from llamainspect.model.runner import Model
+from llamainspect.names import counted
 from llamainspect.progress import finish
 from llamainspect.questions import Kind, Question
 from llamainspect.reports import (
@@ -259,7 +260,7 @@ def _results(
 def _findings(file: str, questions: int, best: ChoiceAccuracy, chance: float) -> list[Finding]:
     found = []
     if questions < FEW:
-        message = f"{questions:,} questions are few: the interval says how far chance may carry"
+        message = f"with {counted(questions, 'question')} chance carries far, as the interval says"
         found.append(Finding("note", file, message))
     if best.low <= chance <= best.high:
         message = (

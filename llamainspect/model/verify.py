@@ -36,12 +36,14 @@ STEP = 0.6180339887498949  # of the vocabulary, from one default token to the ne
 Progress = Generator[tuple[FileProgress, ...], None, LogitsComparison]
 
 
-def default_tokens(vocab_size: int) -> list[int]:
+def default_tokens(vocab_size: int, context_length: int | None = None) -> list[int]:
     """Tokens for a comparison that was given none: spread over the whole vocabulary.
 
-    Steps of the golden ratio never come close to where they have been.
+    As many as the context holds, up to 64. Steps of the golden ratio never come close to where they
+    have been.
     """
-    return [int(vocab_size * (STEP * (i + 1) % 1)) for i in range(DEFAULT_TOKENS)]
+    count = min(DEFAULT_TOKENS, context_length or DEFAULT_TOKENS)
+    return [int(vocab_size * (STEP * (i + 1) % 1)) for i in range(count)]
 
 
 def verifying_reference(
@@ -164,7 +166,7 @@ def verify_against_transformers(model: Model, ids: Sequence[int] | None = None) 
 
 
 def _tokens(model: Model, ids: Sequence[int] | None) -> Sequence[int]:
-    return default_tokens(model.vocab_size) if ids is None else ids
+    return default_tokens(model.vocab_size, model.context_length) if ids is None else ids
 
 
 # --- running ------------------------------------------------------------------------------------

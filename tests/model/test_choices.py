@@ -331,7 +331,7 @@ def test_questions_from_standard_input_and_the_page(pairs):
     done = run("evaluate", pairs[0], "--choices", "-", input=data)
     assert (done.returncode, done.stderr) == (0, "")
     assert "questions  standard input: 5, with 12 endings" in done.stdout
-    assert "5 questions are few" in done.stdout
+    assert "with 5 questions chance carries far" in done.stdout
     assert "per character" in done.stdout
 
 

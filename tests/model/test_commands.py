@@ -20,6 +20,7 @@ from checkpoints import (
     write_native,
     write_sparse,
 )
+from hub_layout import hub_config, to_hub, write_hub
 from in_process import run
 from test_cli import EXAMPLE, in_terminal
 from test_cli import run as run_process
@@ -697,6 +698,13 @@ def test_a_stop_text_is_meant_within_a_text_too():
     assert [TOKENIZER.token_bytes(id) for id in newline] == [b"\n"]
     assert stop_ids(TOKENIZER) == {TOKENIZER.eos_id}
     assert stop_ids(None, ["7"]) == {7}
+
+
+def test_as_many_tokens_are_compared_as_the_context_holds(tmp_path):
+    config = hub_config(TINY, TINY_HIDDEN, max_position_embeddings=8)
+    path = write_hub(tmp_path, to_hub(weights(), TINY, TINY_HIDDEN), config)
+    report = json.loads(run("verify-logits", path, "--against", path, "--json").stdout)
+    assert (report["ok"], len(report["tokens"])) == (True, 8)
 
 
 def test_no_token_to_compare_is_no_reason_to_take_others(sane):
