@@ -319,8 +319,9 @@ class MiniLlama:
     def logits(self, ids: Tensor) -> Tensor:
         """(B, T) to (B, T, V), in float32."""
         x = F.embedding(ids, self.weights[EMBEDDING])  # (B, T, D)
-        for layer in self.layers:
-            x = transformer.block(x, layer, self.turns[: ids.shape[1]], self.config)
+        for number, layer in enumerate(self.layers):
+            style = transformer.style_of(self.config, number)
+            x = transformer.block(x, layer, self.turns[: ids.shape[1]], self.config, style)
         x = transformer.rms_norm(x, self.weights[NORM], self.config.norm_eps)
         return transformer.logits(x, self.weights[EMBEDDING])
 

@@ -48,14 +48,18 @@ def start_reading(checkpoint: Checkpoint) -> "ReadAhead":
     """Begin to read the weights of all layers, the last norm, and the output matrix in blocks.
 
     One layer ahead of its use: with more, new pages of memory cost more time than waiting does, and
-    what has been used is used again. Rows of the embedding are read when it is known which.
+    what has been used is used again. Rows of the embedding and routed experts are read when it is
+    known which.
     """
     layers = range(checkpoint.config.n_layers if checkpoint.config else 0)
-    names = [layer_weight(number, field) for number in layers for field in LAYER_WEIGHTS]
-    weights = [checkpoint.weights[name] for name in [*names, NORM]]
-    one_layer = sum(map(nbytes_of, weights[: len(LAYER_WEIGHTS)]))
-    weights += output_blocks(checkpoint)
-    return ReadAhead(checkpoint, weights, one_layer)
+    by_layer = [
+        [checkpoint.weights[layer_weight(number, field)] for field in LAYER_WEIGHTS]
+        for number in layers
+    ]
+    weights = [weight for layer in by_layer for weight in layer]
+    weights += [checkpoint.weights[NORM], *output_blocks(checkpoint)]
+    largest = max((sum(map(nbytes_of, layer)) for layer in by_layer), default=0)
+    return ReadAhead(checkpoint, weights, largest)
 
 
 def output_blocks(checkpoint: Checkpoint) -> list[Weight]:

@@ -10,6 +10,7 @@ from llamainspect.names import NOT_PARAMETERS, component_of, counted, listing
 from llamainspect.readahead import OUTPUT, layer_weight
 from llamainspect.rope import LINEAR
 from llamainspect.subject import Subject
+from llamainspect.text_path import text_config, text_weights, with_shared_expert
 
 DTYPES = ("fp32", "bf16", "fp16")  # that a forward pass computes in
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -80,7 +81,8 @@ class Sampling(NamedTuple):
 
 
 def check_runnable(subject: Subject) -> tuple[Checkpoint, ModelConfig]:
-    """The checkpoint, if a forward pass can be made of it, and the configuration that fits it.
+    """The checkpoint, if a forward pass can be made of it, and the configuration that fits it: of
+    the text model alone, its weights as `text_path` names them.
 
     Raises MissingFile, CorruptFile or UnsupportedFile with the first reason why not.
     """
@@ -90,9 +92,10 @@ def check_runnable(subject: Subject) -> tuple[Checkpoint, ModelConfig]:
             "checkpoint"
         )
     _check_kind(subject)
-    config = _with_stored_heads(subject.checkpoint, subject.config)
-    _check_weights(subject.checkpoint, config)
-    return subject.checkpoint, config
+    checkpoint = subject.checkpoint._replace(weights=text_weights(subject.checkpoint))
+    config = _with_stored_heads(checkpoint, text_config(subject.config))
+    _check_weights(checkpoint, config)
+    return checkpoint._replace(weights=with_shared_expert(checkpoint.weights)), config
 
 
 def _with_stored_heads(checkpoint: Checkpoint, config: ModelConfig) -> ModelConfig:
@@ -106,13 +109,9 @@ def _with_stored_heads(checkpoint: Checkpoint, config: ModelConfig) -> ModelConf
 
 
 def _check_kind(subject: Subject) -> None:
-    """Raises UnsupportedFile for what is no dense text model in plain floats."""
+    """Raises UnsupportedFile for what is no text model in plain floats."""
     config = subject.config
-    if config.moe is not None or config.use_qk_norm or config.nope_layer_interval:
-        what = "a Llama 4, which routes experts"
-    elif config.cross_attention is not None or config.vision is not None:
-        what = "a vision model"
-    elif subject.form != "plain" or config.quantization is not None or config.lora is not None:
+    if subject.form != "plain" or config.quantization is not None or config.lora is not None:
         what = f"quantised ({subject.form})"
     elif config.attention_bias or config.mlp_bias:
         what = "no Llama of Meta's: its linears have biases"
@@ -130,8 +129,7 @@ def _check_kind(subject: Subject) -> None:
     else:
         return
     raise UnsupportedFile(
-        f"{subject.name}: it is {what}; the forward pass is of dense text models in floats, "
-        "Llama 1 to 3.3, Code Llama and Llama Guard"
+        f"{subject.name}: it is {what}; the forward pass is of Llamas in floats, 1 to 4"
     )
 
 

@@ -128,7 +128,7 @@ def choosing(
         results=results,
         seconds=seconds,
         tokens_per_second=tokens / seconds,
-        findings=tuple(_findings(file, len(questions), scores[0], chance)),
+        findings=(*model.notes, *_findings(file, len(questions), scores[0], chance)),
     )
 
 

@@ -118,7 +118,7 @@ def evaluating(
         bits_per_byte=total / math.log(2) / nbytes,
         seconds=seconds,
         tokens_per_second=predicted / seconds,
-        findings=tuple(_few(file, predicted)),
+        findings=(*model.notes, *_few(file, predicted)),
     )
 
 

@@ -124,7 +124,7 @@ def generating(
         prefill_tokens_per_second=len(ids) / (prefill_end - begin),
         decode_tokens_per_second=steps / (end - prefill_end) if steps else None,
         kv_cache_nbytes=cache.nbytes,
-        findings=(),
+        findings=model.notes,
     )
 
 

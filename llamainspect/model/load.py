@@ -6,12 +6,15 @@ and then kept or dropped.
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from llamainspect.architecture import is_moe_layer
 from llamainspect.checkpoint import Checkpoint
 from llamainspect.errors import CorruptFile
+from llamainspect.model.moe import Expert, Routed
 from llamainspect.model.quantize import Simulation, simulate
 from llamainspect.model.transformer import Layer
 from llamainspect.readahead import (
@@ -29,9 +32,11 @@ from llamainspect.readahead import (
     start_reading,
 )
 from llamainspect.sources import Folder
+from llamainspect.tensors import contiguous_strides
+from llamainspect.text_path import EXPERTS, ROUTER
 from llamainspect.weights import Weight, rows_of
 
-LINEARS = frozenset(Layer._fields) - {"attention_norm", "ffn_norm"}
+LINEARS = frozenset(LAYER_WEIGHTS) - {"attention_norm", "ffn_norm"}
 
 
 class Weights:
@@ -59,6 +64,7 @@ class Weights:
         self._ahead = ahead  # is at the first layer
         self._rest: ReadAhead | None = None  # has passed the last, and is at the output matrix
         self._layers: list[Layer] = []
+        self._experts: dict[tuple[int, int], Expert] = {}  # by layer and number, if they are kept
         self._lent: list[tuple[RawPart, ...]] = []  # memory that the layer in use is made of
         self._scratch: dict[str, Tensor] = {}  # that what is not kept is converted into
         self._norm: Tensor | None = None
@@ -140,6 +146,8 @@ class Weights:
             yield 0, self._read(weight)
             return
         rows, step = weight.shape[0], block_rows(weight.shape[1])
+        if len(weight.shape) > 2:  # experts
+            step = 1
         for start in range(0, rows, step):
             yield start, self._read(rows_of(weight, start, min(start + step, rows)))
 
@@ -156,10 +164,50 @@ class Weights:
 
     def _read_layer(self, number: int, ahead: ReadAhead) -> Layer:
         weights = self.checkpoint.weights
-        return Layer(**{
+        tensors = {
             field: self._take(weights[layer_weight(number, field)], ahead, field)
             for field in LAYER_WEIGHTS
-        })  # fmt: skip
+        }
+        return Layer(**tensors, routed=self._routed(number))
+
+    def _routed(self, number: int) -> Routed | None:
+        """The experts of a layer that has some; they are read when tokens go to them."""
+        moe = self.config.moe
+        if moe is None or not is_moe_layer(moe, number):
+            return None
+        router = self._converted(self._read(self.checkpoint.weights[f"layers.{number}.{ROUTER}"]))
+        return Routed(router, moe.top_k, partial(self._expert, number))
+
+    def _expert(self, layer: int, number: int) -> Expert:
+        known = self._experts.get((layer, number))
+        if known is not None:
+            return known
+        w1, w2, w3 = (
+            rows_of(self.checkpoint.weights[f"layers.{layer}.{name}"], number, number + 1)
+            for name in (EXPERTS["w1"], EXPERTS["w2"], EXPERTS["w3"])
+        )
+        both = beside(w1, w3)
+        if both is None:
+            gate, up = self._read(w1)[0], self._read(w3)[0]
+        else:  # Hugging Face's files: read once
+            gate, up = self._read(both)[0].chunk(2, dim=1)
+        expert = Expert(*map(self._of_expert, (gate, self._read(w2)[0], up)))
+        self._check_unchanged()
+        if self.keep:
+            self._experts[layer, number] = expert
+        return expert
+
+    def _of_expert(self, tensor: Tensor) -> Tensor:
+        """(in, out), as experts are stored; quantisation goes along what is multiplied."""
+        tensor = self._converted(tensor)
+        if self.simulation is None:
+            return tensor
+        turned = tensor.T.contiguous()
+        simulate(turned, self.simulation)
+        return turned.T
+
+    def _converted(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, self.dtype).contiguous()
 
     def _take(self, weight: Weight, ahead: ReadAhead, field: str) -> Tensor:
         parts = ahead.take(weight)
@@ -196,6 +244,21 @@ class Weights:
         if self.simulation is not None and field in LINEARS:
             simulate(tensor, self.simulation)
         return tensor
+
+
+def beside(first: Weight, second: Weight) -> Weight | None:
+    """Two of (1, D, F) whose rows stand side by side in one file, as one of (1, D, 2 F)."""
+    if len(first.parts) != 1 or len(second.parts) != 1 or first.shape != second.shape:
+        return None
+    (a,), (b,) = first.parts, second.parts
+    rows, columns = first.shape[1:]
+    step = contiguous_strides((rows, 2 * columns))
+    if a.file != b.file or a.strides is None or a.strides != b.strides or a.strides[1:] != step:
+        return None
+    if b.offset - a.offset != columns * a.dtype.block_bytes:
+        return None
+    shape = (1, rows, 2 * columns)
+    return Weight(first.name, shape, (a._replace(shape=shape, strides=None),))
 
 
 def join(weight: Weight, parts: tuple[RawPart, ...]) -> Tensor:

@@ -64,7 +64,7 @@ def predicting(
         saved=save,
         saved_nbytes=nbytes,
         seconds=perf_counter() - begin,
-        findings=(),
+        findings=model.notes,
     )
 
 

@@ -6,20 +6,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llamainspect.architecture import is_moe_layer
+from llamainspect.config import ModelConfig
 from llamainspect.errors import MissingDependency, NotEnoughMemory
 from llamainspect.model import devices
 from llamainspect.model.load import join
 from llamainspect.model.runner import Model, Stage
+from llamainspect.model.transformer import ATTN_SCALE, FLOOR_SCALE, style_of
 from llamainspect.readahead import EMBEDDING, LAYER_WEIGHTS, NORM, OUTPUT, layer_weight, read_parts
 from llamainspect.rope import RopeScaling
+from llamainspect.text_path import EXPERTS, ROUTER
 
 try:
     import transformers
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import (
+        Llama4ForCausalLM,
+        Llama4TextConfig,
+        LlamaConfig,
+        LlamaForCausalLM,
+    )
 except Exception as error:  # it imports much, of which any part may be broken
     raise MissingDependency(
         f"--implementation transformers: it cannot be imported ({type(error).__name__}: "
-        f"{str(error)[:200]}); pip install 'transformers>=4.45'"
+        f"{str(error)[:200]}); pip install 'transformers>=4.51'"
     ) from error
 
 MODULES = {
@@ -36,7 +45,7 @@ MODULES = {
 
 
 class Referee:
-    """transformers' LlamaForCausalLM with the weights of a checkpoint, all of them in memory."""
+    """transformers' LlamaForCausalLM or Llama4ForCausalLM with all weights of a checkpoint."""
 
     def __init__(self, model: Model) -> None:
         needed = model.weights.dtype.itemsize * sum(
@@ -99,15 +108,39 @@ def _build(model: Model) -> Any:
         settings["rope_parameters"] = {"rope_theta": config.rope_theta, **rope}
     else:
         settings |= {"rope_theta": config.rope_theta, "rope_scaling": rope if scaling else None}
-    made = LlamaConfig(**settings)
+    make_config: Any = LlamaConfig
+    make_model: Any = LlamaForCausalLM
+    if config.nope_layer_interval:
+        settings |= _of_llama_4(config)
+        make_config, make_model = Llama4TextConfig, Llama4ForCausalLM
+    made = make_config(**settings)
     with torch.device("meta"):
-        llama = LlamaForCausalLM(made)
+        llama = make_model(made)
     llama.load_state_dict(names, assign=True, strict=False)
     if tied:
         llama.tie_weights()
     # Its frequencies are no weights: they were made on no device, and are made again on a real one.
     llama.model.rotary_emb = type(llama.model.rotary_emb)(made).to(model.device)
     return llama.eval()
+
+
+def _of_llama_4(config: ModelConfig) -> dict[str, Any]:
+    """Settings that no other Llama has, or has under another name."""
+    moe = config.moe
+    layers = range(config.n_layers)
+    return {
+        "intermediate_size": moe.hidden_dim if moe else config.hidden_dim,
+        "intermediate_size_mlp": config.hidden_dim,
+        "num_local_experts": moe.num_experts if moe else 0,
+        "num_experts_per_tok": moe.top_k if moe else 1,
+        "moe_layers": [layer for layer in layers if is_moe_layer(moe, layer)],
+        "no_rope_layers": [int(style_of(config, layer).rope) for layer in layers],
+        "attention_chunk_size": config.attention_chunk_size,
+        "use_qk_norm": config.use_qk_norm,
+        "attn_temperature_tuning": config.attn_temperature_tuning,
+        "floor_scale": int(config.floor_scale or FLOOR_SCALE),
+        "attn_scale": config.attn_scale or ATTN_SCALE,
+    }
 
 
 def _rope(scaling: RopeScaling | None) -> dict[str, Any]:
@@ -128,16 +161,32 @@ def _state_dict(model: Model) -> Iterator[tuple[str, Tensor]]:
     """Under the names of Hugging Face, in the order of rows that its RoPE asks for."""
     config, weights = model.config, model.weights
     heads = {"wq": config.n_heads, "wk": config.n_kv_heads}
+    llama_4 = bool(config.nope_layer_interval)  # whose RoPE turns neighbours
     for number in range(config.n_layers):
+        routed = is_moe_layer(config.moe, number)
+        feed_forward = "feed_forward.shared_expert." if routed else "feed_forward."
         for field in LAYER_WEIGHTS:
             tensor = _read(model, layer_weight(number, field))
-            if field in heads:
+            if field in heads and not llama_4:
                 tensor = _halves(tensor, heads[field])
-            yield f"model.layers.{number}.{MODULES[field]}.weight", tensor
+            module = MODULES[field]
+            if llama_4:
+                module = module.replace("mlp.", feed_forward)
+            yield f"model.layers.{number}.{module}.weight", tensor
+        if routed:
+            yield from _experts(model, number)
     yield "model.embed_tokens.weight", _read(model, EMBEDDING)
     yield "model.norm.weight", _read(model, NORM)
     if OUTPUT in weights.checkpoint.weights and not model.subject.tied_output:
         yield "lm_head.weight", _read(model, OUTPUT)
+
+
+def _experts(model: Model, number: int) -> Iterator[tuple[str, Tensor]]:
+    here, there = f"layers.{number}.", f"model.layers.{number}.feed_forward."
+    gate, up, down = (_read(model, f"{here}{EXPERTS[field]}") for field in ("w1", "w3", "w2"))
+    yield f"{there}router.weight", _read(model, f"{here}{ROUTER}").T.contiguous()
+    yield f"{there}experts.gate_up_proj", torch.cat([gate, up], dim=2)
+    yield f"{there}experts.down_proj", down
 
 
 def _read(model: Model, name: str) -> Tensor:

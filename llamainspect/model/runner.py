@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from llamainspect.architecture import routed_layers
 from llamainspect.config import ModelConfig
 from llamainspect.errors import NonFinite, NotEnoughMemory, UnusablePrompt
 from llamainspect.footprint import kv_cache, prefill
@@ -14,6 +15,7 @@ from llamainspect.model import devices, transformer
 from llamainspect.model.load import Weights
 from llamainspect.model.quantize import make_simulation
 from llamainspect.model.transformer import Layer, LayerCache
+from llamainspect.names import NOT_PARAMETERS, component_of, layer_of
 from llamainspect.readahead import (
     EMBEDDING,
     LAYER_WEIGHTS,
@@ -24,7 +26,7 @@ from llamainspect.readahead import (
     nbytes_of,
     output_name,
 )
-from llamainspect.reports import ModelRun
+from llamainspect.reports import Finding, ModelRun
 from llamainspect.rope import RopeChoice, choose_rope
 from llamainspect.runs import STORED, RunOptions, check_runnable
 from llamainspect.subject import Subject
@@ -83,8 +85,10 @@ class Model:
         weights: Weights,
         rope: RopeChoice,
         dtype: str,
+        notes: tuple[Finding, ...] = (),
     ) -> None:
         self.subject = subject
+        self.notes = notes  # for whoever reads its answers
         self.config = subject.config
         self.weights = weights
         self.rope = rope
@@ -179,21 +183,42 @@ class Model:
 
         for number, layer in enumerate(self.weights.layers()):
             kept = layer_caches[number % len(layer_caches)]
-
-            def block(
-                x: Tensor, at: int, layer: Layer = layer, kept: LayerCache | None = kept
-            ) -> Tensor:
-                return transformer.block(
-                    x, layer, turns[at : at + x.shape[1]], self.config, kept, at
-                )
-
-            x = in_pieces(x, block)
+            x = in_pieces(x, self._attends(number, layer, turns, kept))
+            added = self._routed(x, layer, in_pieces)
+            x = in_pieces(x, self._thinks(layer))
+            if added is not None:
+                x = x + added
             yield Stage("layer", number, x)
         if cache:
             cache.length += tokens
         weight, eps = self.weights.norm(), self.config.norm_eps
         x = in_pieces(x, lambda x, at: transformer.rms_norm(x, weight, eps))
         yield Stage("norm", None, x)
+
+    def _attends(
+        self, number: int, layer: Layer, turns: Tensor, cache: LayerCache | None
+    ) -> Callable[[Tensor, int], Tensor]:
+        """The first half of a layer, of tokens from some position on."""
+        style = transformer.style_of(self.config, number)
+
+        def attend(x: Tensor, at: int) -> Tensor:
+            positions = turns[at : at + x.shape[1]]
+            return transformer.attend(x, layer, positions, self.config, style, cache, at)
+
+        return attend
+
+    def _thinks(self, layer: Layer) -> Callable[[Tensor, int], Tensor]:
+        """The second half."""
+        return lambda h, at: transformer.think(h, layer, self.config)
+
+    def _routed(self, h: Tensor, layer: Layer, in_pieces: Callable[..., Tensor]) -> Tensor | None:
+        """What experts add, of all tokens together: each expert is read once."""
+        if layer.routed is None:
+            return None
+        weight, eps = layer.ffn_norm, self.config.norm_eps
+        return layer.routed(
+            in_pieces(h.clone(), lambda h, at: transformer.rms_norm(h, weight, eps))
+        )
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
@@ -243,15 +268,21 @@ class Model:
         if stage is None:
             names, text = [output_name(self.weights.checkpoint)], "the output matrix"
         elif stage.layer is not None:
-            names = [layer_weight(stage.layer, field) for field in LAYER_WEIGHTS]
+            weights = self.weights.checkpoint.weights
+            names = [
+                name
+                for name in weights
+                if layer_of(name) == stage.layer and component_of(name) not in NOT_PARAMETERS
+            ]
             text = stage.text
         else:
             names = [EMBEDDING if stage.kind == "embedding" else NORM]
             text = "the embedding" if stage.kind == "embedding" else "the last norm"
         for name in names:
             if where := self._first_bad(name):
+                weight = self.weights.checkpoint.weights[name]
                 return (
-                    f"{name}: it holds {where}, so that the model computes nothing; "
+                    f"{weight.name}: it holds {where}, so that the model computes nothing; "
                     "`llamainspect verify-checksums` tells whether the file is as published"
                 )
         advice = "--dtype fp32 or bf16" if self.dtype == "fp16" else "--dtype fp32"
@@ -318,7 +349,8 @@ def load_model(
     """
     options.check()
     checkpoint, config = check_runnable(subject)
-    subject = subject._replace(config=config)
+    notes = _sees(subject)
+    subject = subject._replace(checkpoint=checkpoint, config=config)
     device = devices.choose_device(options.device)
     dtype = options.dtype or ("fp32" if device.type == "cpu" else _stored(subject))
     simulation = make_simulation(options.simulate, options.group_size)
@@ -336,7 +368,15 @@ def load_model(
     weights = Weights(
         checkpoint, device, DTYPES[dtype], keep=keep, simulation=simulation, ahead=ahead
     )
-    return Model(subject, weights, rope, dtype)
+    return Model(subject, weights, rope, dtype, notes)
+
+
+def _sees(subject: Subject) -> tuple[Finding, ...]:
+    """A note on models that look at images."""
+    if subject.config.vision is None and subject.config.cross_attention is None:
+        return ()
+    message = "it also looks at images, which are not given to it here: its text model runs on text"
+    return (Finding("note", subject.name, message),)
 
 
 def estimate_need(
@@ -345,9 +385,16 @@ def estimate_need(
     """Bytes for `tokens` of each of some sequences, with the logits of so many positions."""
     checkpoint, config = subject.checkpoint, subject.config
     assert checkpoint is not None
-    sizes = [checkpoint.weights[layer_weight(0, field)] for field in LAYER_WEIGHTS]
-    layer = sum(weight.elements for weight in sizes)
-    layer_stored = sum(map(nbytes_of, sizes))
+    layers = [
+        [checkpoint.weights[layer_weight(number, field)] for field in LAYER_WEIGHTS]
+        for number in range(config.n_layers)
+    ]
+    elements = [sum(weight.elements for weight in weights) for weights in layers]
+    layer_stored = max(sum(map(nbytes_of, weights)) for weights in layers)
+    moe = config.moe
+    expert = 3 * config.dim * moe.hidden_dim if moe else 0
+    experts = routed_layers(config) * moe.num_experts * expert if moe else 0
+    beside = 2 * width * config.dim * tokens * sequences if moe else 0  # what experts are given
     output = checkpoint.weights[output_name(checkpoint)]
     rows = min(block_rows(config.dim), output.shape[0])
     largest = max(output.nbytes, layer_stored)
@@ -356,14 +403,19 @@ def estimate_need(
     mask = chunk * tokens * (1 + width) if tokens > chunk else 0
     running = (
         mask
-        + kv_cache(config, tokens, 1, "fp32").nbytes * width // 4
+        + beside
+        + kv_cache(config, tokens, 1, "fp32").nbytes_allocated * width // 4
         + prefill(config, at_once, width).blocks_nbytes
         + 2 * width * config.dim * tokens * sequences
         + 4 * (config.vocab_size or 0) * (logits + 2)
     )
     return Need(
-        resident=width * (config.n_layers * layer + output.elements) + largest + running,
-        streamed=width * layer + 2 * layer_stored + rows * config.dim * (width + 4) + running,
+        resident=width * (sum(elements) + experts + output.elements) + largest + running,
+        streamed=width * (max(elements) + expert)
+        + 2 * layer_stored
+        + 4 * expert
+        + rows * config.dim * (width + 4)
+        + running,
     )
 
 

@@ -1,7 +1,8 @@
-"""A dense Llama, all of it: from token embeddings to logits, as Meta's reference code has it.
+"""A Llama, all of it: from token embeddings to logits, as Meta's reference code has it.
 
 Sources: meta-llama/llama `llama/model.py` (1 and 2), meta-llama/llama3 `llama/model.py`, and
-meta-llama/llama-models `models/llama3/model.py` (the scaling of RoPE).
+meta-llama/llama-models `models/llama3/model.py` (the scaling of RoPE) and `models/llama4/model.py`
+(iRoPE: chunks, norms of queries and keys, temperature). Llama 4's routed experts are in `moe`.
 
 Functions of tensors and nothing else. Where weights come from, whether one layer or all of them are
 in memory, and whether gradients flow back through it, is not their business. Letters in the
@@ -13,6 +14,7 @@ comments:
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -21,6 +23,8 @@ from torch.nn import functional as F
 
 from llamainspect.config import ModelConfig
 from llamainspect.rope import RopeScaling
+
+FLOOR_SCALE, ATTN_SCALE = 8192.0, 0.1  # llama4/args.py
 
 
 class Layer(NamedTuple):
@@ -35,6 +39,17 @@ class Layer(NamedTuple):
     w1: Tensor  # (F, D), the gate
     w2: Tensor  # (D, F), back down
     w3: Tensor  # (F, D), up
+    # Of a Llama 4: what is added by experts, (B, T, D) each; w1 to w3 are those of the shared one.
+    routed: Callable[[Tensor], Tensor] | None = None
+
+
+class LayerStyle(NamedTuple):
+    """How a layer looks at positions. All layers of a Llama do it in one way, but Llama 4's."""
+
+    rope: bool = True
+    qk_norm: bool = False  # queries and keys are scaled to a mean square of 1
+    chunk: int | None = None  # tokens: each looks at those before it in its own chunk alone
+    tempered: bool = False  # queries grow with their position
 
 
 class LayerCache(NamedTuple):
@@ -44,30 +59,54 @@ class LayerCache(NamedTuple):
     values: Tensor  # (B, K, room, E)
 
 
-def block(
+def style_of(config: ModelConfig, number: int) -> LayerStyle:
+    """Of one layer. Each `nope_layer_interval`-th has no positions and looks at all tokens."""
+    interval = config.nope_layer_interval
+    if interval and (number + 1) % interval == 0:
+        return LayerStyle(rope=False, tempered=config.attn_temperature_tuning)
+    return LayerStyle(qk_norm=config.use_qk_norm, chunk=config.attention_chunk_size)
+
+
+def block(x: Tensor, layer: Layer, turns: Tensor, config: ModelConfig, style: LayerStyle) -> Tensor:
+    """One layer, of sequences from their first token on: each looks back, then each thinks."""
+    h = attend(x, layer, turns, config, style)
+    out = think(h, layer, config)  # (B, T, D)
+    if layer.routed is None:
+        return out
+    return out + layer.routed(rms_norm(h, layer.ffn_norm, config.norm_eps))
+
+
+def attend(
     x: Tensor,
     layer: Layer,
     turns: Tensor,
     config: ModelConfig,
+    style: LayerStyle,
     cache: LayerCache | None = None,
     start: int = 0,
 ) -> Tensor:
-    """One layer: tokens from position `start` on look at those before them, then each thinks.
+    """Tokens from position `start` on look at those before them.
 
     Tokens before `start` are those in the cache. Without one `start` is 0, and none are kept.
     """
-    attended = attention(
-        rms_norm(x, layer.attention_norm, config.norm_eps), layer, turns, config, cache, start
-    )
-    h = x + attended  # (B, T, D)
+    normed = rms_norm(x, layer.attention_norm, config.norm_eps)
+    return x + attention(normed, layer, turns, config, style, cache, start)  # (B, T, D)
+
+
+def think(h: Tensor, layer: Layer, config: ModelConfig) -> Tensor:
+    """Each token by itself; without what routed experts add."""
     return h + feed_forward(rms_norm(h, layer.ffn_norm, config.norm_eps), layer)  # (B, T, D)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Scale each vector to a mean square of 1, in float32, and then each number by its weight."""
+    return to_unit(x, eps) * weight
+
+
+def to_unit(x: Tensor, eps: float) -> Tensor:
+    """Each vector with a mean square of 1."""
     x32 = x.float()
-    normed = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps)  # (B, T, D)
-    return normed.type_as(x) * weight
+    return (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps)).type_as(x)
 
 
 def attention(
@@ -75,6 +114,7 @@ def attention(
     layer: Layer,
     turns: Tensor,
     config: ModelConfig,
+    style: LayerStyle,
     cache: LayerCache | None,
     start: int,
 ) -> Tensor:
@@ -85,12 +125,19 @@ def attention(
     q = F.linear(x, layer.wq).view(batch, tokens, config.n_heads, config.head_dim)
     k = F.linear(x, layer.wk).view(batch, tokens, config.n_kv_heads, config.head_dim)
     v = F.linear(x, layer.wv).view(batch, tokens, config.n_kv_heads, config.head_dim)
-    q, k, v = rotate(q, turns).transpose(1, 2), rotate(k, turns).transpose(1, 2), v.transpose(1, 2)
-    keys, values = k, v  # (B, K, T, E)
+    if style.rope:
+        q, k = rotate(q, turns), rotate(k, turns)
+    if style.qk_norm:
+        q, k = to_unit(q, config.norm_eps), to_unit(k, config.norm_eps)
+    if style.tempered:
+        q = (q * temperatures(config, start, end, x.device)).type_as(q)
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    first, keys, values = start, k, v  # (B, K, T, E)
     if cache is not None:
         cache.keys[:, :, start:end], cache.values[:, :, start:end] = k, v
-        keys, values = cache.keys[:, :, :end], cache.values[:, :, :end]  # (B, K, S, E)
-    mask = look_back(tokens, end, x.device) if start and tokens > 1 else None
+        first = start - start % style.chunk if style.chunk else 0
+        keys, values = cache.keys[:, :, first:end], cache.values[:, :, first:end]  # (B, K, S, E)
+    mask = look_back(first, start, end, style.chunk, x.device)
     shared = config.n_heads // config.n_kv_heads
     if shared > 1 and needs_equal_heads(q, mask):
         keys, values = (t.repeat_interleave(shared, dim=1) for t in (keys, values))
@@ -99,7 +146,7 @@ def attention(
         keys,
         values,
         attn_mask=mask,
-        is_causal=start == 0 and tokens > 1,
+        is_causal=mask is None and tokens > 1,
         enable_gqa=keys.shape[1] != config.n_heads,
     )  # (B, H, T, E)
     seen = seen + not_finite(q, k).type_as(seen)
@@ -121,9 +168,27 @@ def not_finite(*tensors: Tensor) -> Tensor:
     return 0 * torch.stack(sums).sum(0)  # (B, 1, 1, 1)
 
 
-def look_back(tokens: int, end: int, device: torch.device) -> Tensor:
-    """Which of `end` tokens each of the last `tokens` may look at: itself and those before it."""
-    return torch.ones(tokens, end, dtype=torch.bool, device=device).tril(end - tokens)  # (T, S)
+def look_back(
+    first: int, start: int, end: int, chunk: int | None, device: torch.device
+) -> Tensor | None:
+    """Which of the tokens from `first` on those from `start` on may look at: themselves and those
+    before them, in the same chunk. None where that is all of them, or what is causal."""
+    whole = chunk is None or first // chunk == (end - 1) // chunk
+    if whole and (start == first or start == end - 1):
+        return None
+    keys = torch.arange(first, end, device=device)  # (S)
+    queries = torch.arange(start, end, device=device)[:, None]  # (T, 1)
+    seen = keys <= queries  # (T, S)
+    return seen if chunk is None else seen & (keys // chunk == queries // chunk)
+
+
+def temperatures(config: ModelConfig, start: int, end: int, device: torch.device) -> Tensor:
+    """By what queries are multiplied where positions are not seen, so that they stay sharp among
+    very many tokens (arXiv 2501.19399): 1 for the first `floor_scale`."""
+    floor, scale = config.floor_scale or FLOOR_SCALE, config.attn_scale or ATTN_SCALE
+    positions = torch.arange(start, end, device=device, dtype=torch.float32)
+    grown = 1 + scale * torch.log(torch.floor((positions + 1) / floor) + 1)
+    return grown[:, None, None]  # (T, 1, 1)
 
 
 def feed_forward(x: Tensor, layer: Layer) -> Tensor:

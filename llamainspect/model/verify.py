@@ -324,5 +324,5 @@ def _report(
         first_different_layer=first_different,
         first_divergent_layer=divergent,
         seconds=perf_counter() - begin,
-        findings=tuple(findings),
+        findings=(*model.notes, *findings),
     )

@@ -410,14 +410,14 @@ def test_without_transformers_the_pip_command_is_said(tmp_path):
     assert "pip install 'transformers" in done.stderr
 
 
-def test_what_is_no_dense_model_is_refused_before_torch_is_loaded(tmp_path):
+def test_what_cannot_be_run_is_refused_before_torch_is_loaded(tmp_path):
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was loaded')")
-    path = write_native(tmp_path / "moe", TINY_MOE, [random_weights(moe_shapes(TINY_MOE))])
+    weights = random_weights(moe_shapes(TINY_MOE))
+    weights["layers.1.feed_forward.router_DE"] = torch.ones(64, 3)
+    path = write_native(tmp_path / "moe", TINY_MOE, [weights])
     done = run_process("logits", path, "--ids", "1", env={"PYTHONPATH": str(tmp_path)})
     assert (done.returncode, done.stdout) == (3, "")
-    assert (
-        "a Llama 4, which routes experts; the forward pass is of dense text models" in done.stderr
-    )
+    assert "layers.1.feed_forward.router_DE: its shape is [64, 3], and the" in done.stderr
 
 
 @pytest.mark.parametrize(

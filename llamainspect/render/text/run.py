@@ -490,7 +490,10 @@ def _(report: Generation, terminal: bool) -> RenderableType:
         ("stopped by", Text(report.stopped.replace("_", " "))),
     ]
     text = Text(f"\n{printable_lines(report.text)}")
-    return Group(_run_headline(report.path, report.run), facts(rows), text)
+    parts: list[RenderableType] = [_run_headline(report.path, report.run), facts(rows), text]
+    if report.findings:
+        parts.append(findings_view(report.findings))
+    return Group(*parts)
 
 
 def time_text(run: ModelRun, seconds: float) -> str:
@@ -514,6 +517,7 @@ def speed_text(report: Generation) -> str:
         f"{run_text(report.run)}{streamed}; RoPE {rope_text(report.run)}; {report.sampling}{seed}; "
         f"peak memory {nbytes_text(report.run.peak_nbytes)}, KV cache "
         f"{nbytes_text(report.kv_cache_nbytes)}"
+        + "".join(f"\n{finding.severity}: {finding.message}" for finding in report.findings)
     )
 
 

@@ -1,0 +1,37 @@
+"""The weights that a text passes on its way through a model, under one set of names.
+
+Fused weights are taken apart, Llama 3.2 Vision's text model loses its prefix, and what looks at
+images is left out. In a layer with routed experts w1, w2 and w3 are those of the expert that all
+tokens share.
+"""
+
+from llamainspect.canonical import canonical_weights
+from llamainspect.checkpoint import Checkpoint
+from llamainspect.config import ModelConfig
+from llamainspect.names import component_of
+from llamainspect.weights import Weight
+
+TEXT_PREFIX = "text_model."
+SHARED = "feed_forward.shared_expert."
+ROUTER = "feed_forward.router_DE"
+EXPERTS = {field: f"feed_forward.experts.{field}" for field in ("w1", "w2", "w3")}
+SEEING = frozenset({"vision", "cross_attention"})  # components
+
+
+def text_config(config: ModelConfig) -> ModelConfig:
+    """The same without what looks at images."""
+    return config._replace(vision=None, cross_attention=None)
+
+
+def text_weights(checkpoint: Checkpoint) -> dict[str, Weight]:
+    """Weights of the text model by the names of Meta's code, without "text_model."."""
+    return {
+        name.removeprefix(TEXT_PREFIX): weight
+        for name, weight in canonical_weights(checkpoint).items()
+        if component_of(name) not in SEEING
+    }
+
+
+def with_shared_expert(weights: dict[str, Weight]) -> dict[str, Weight]:
+    """The shared expert of each routed layer where others have their feed-forward."""
+    return {name.replace(SHARED, "feed_forward."): weight for name, weight in weights.items()}
