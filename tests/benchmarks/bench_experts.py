@@ -70,7 +70,8 @@ def main() -> None:
             }  # fmt: skip
             for name, rows in take_turns(commands, runs).items():
                 read = json.loads(rows[0][2])["run"]["nbytes_read"]
-                seconds, memory = (statistics.median(column) for column in list(zip(*rows))[:2])
+                times, peaks, _ = zip(*rows, strict=True)
+                seconds, memory = statistics.median(times), statistics.median(peaks)
                 print(f"| {name} | {tokens} | {read / 2**20:,.1f} MiB "
                       f"| {read / tokens / 2**20:,.2f} MiB | {seconds:.2f} s "
                       f"| {memory / 2**20:,.0f} MiB |")  # fmt: skip
