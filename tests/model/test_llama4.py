@@ -223,7 +223,10 @@ def test_memory_is_asked_for_experts(tmp_path):
     need, needs_more = (estimate_need(one, 4, 8) for one in (subject, more))
     assert needs_more.resident - need.resident == 4 * 2 * 2 * expert  # layers, experts
     assert needs_more.streamed == need.streamed
-    assert need.streamed > 2 * 4 * expert
+    wider = config._replace(moe=config.moe._replace(hidden_dim=128 + 64))
+    needs_wider = estimate_need(subject._replace(config=wider), 4, 8)
+    # One expert, as it is computed with and as it is stored at most.
+    assert needs_wider.streamed - need.streamed >= 3 * 64 * 64 * (4 + 4)
 
 
 # --- models that also look at images --------------------------------------------------------------
