@@ -243,6 +243,8 @@ def train_tiktoken(documents: list[str], vocab_size: int) -> bytes:
     """
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
+    from llamainspect.tokenizer.json_codec import byte_alphabet
+
     count = vocab_size - len(LLAMA_3.special_tokens)
     alphabet = byte_alphabet()
     tokenizer = Tokenizer(models.BPE())
@@ -259,15 +261,6 @@ def train_tiktoken(documents: list[str], vocab_size: int) -> bytes:
     tokens += [b"\xff%d" % number for number in range(count - len(tokens))]
     lines = (b"%s %d\n" % (base64.b64encode(token), rank) for rank, token in enumerate(tokens))
     return b"".join(lines)
-
-
-def byte_alphabet() -> dict[str, int]:
-    """The characters that byte-level BPE writes bytes as (GPT-2's `bytes_to_unicode`)."""
-    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    return {chr(byte): byte for byte in shown} | {
-        chr(256 + index): byte for index, byte in enumerate(hidden)
-    }
 
 
 TOKENIZERS: dict[str, Callable[[list[str], int], bytes]] = {
@@ -726,8 +719,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check(options)
         run_it(options)
-    except BrokenPipeError:
-        return 0  # all was written, and nobody wants to read of it
     except llamainspect.LlamaInspectError as error:
         return refuse(str(error))
     except OSError as error:
@@ -784,11 +775,7 @@ def run_it(options: argparse.Namespace) -> None:
             f"{len(training):,} tokens to train on are less than a sequence of {run.context:,} and "
             "the next; give more --text, or a shorter --context"
         )
-    if not options.resume:  # now it is known that something will come of it
-        begin_anew(out)
     files[HELD_OUT] = "\n".join(held_out_text).encode()
-    for name, data in files.items():
-        (out / name).write_bytes(data)
 
     device = choose_device(options.device)
     forbid_shortcuts()
@@ -802,6 +789,9 @@ def run_it(options: argparse.Namespace) -> None:
     else:
         first = validate(model, held_out, run)
         points = [Point(0, first, first)]
+        begin_anew(out)  # now it is known that something will come of it
+    for name, data in files.items():
+        (out / name).write_bytes(data)
     parameters = llamainspect.count_parameters(model.config, tied_output=True)
     print(
         f"{run.preset}: {parameters:,} parameters, {tokenizer.vocab_size:,} tokens in the "
@@ -826,9 +816,18 @@ def run_it(options: argparse.Namespace) -> None:
     state.unlink(missing_ok=True)
     peak = peak_nbytes(device) if device.type == "cuda" else None
     gpus = find_gpus() if device.type == "cuda" else None
-    print(f"loss {points[-1].training:.4f}, held out {points[-1].held_out:.4f} nats per token")
-    for line in cost(out, run, run.steps - begin, seconds, gpus, peak):
-        print(line)
+    tell(
+        f"loss {points[-1].training:.4f}, held out {points[-1].held_out:.4f} nats per token",
+        *cost(out, run, run.steps - begin, seconds, gpus, peak),
+    )
+
+
+def tell(*lines: str) -> None:
+    """Print them; all is written by then, and whether anybody reads of it changes nothing."""
+    try:
+        print(*lines, sep="\n", flush=True)
+    except BrokenPipeError:  # Python would try once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def begin_anew(out: Path) -> None:

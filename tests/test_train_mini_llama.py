@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import llamainspect as li
+from llamainspect.tokenizer.json_codec import byte_alphabet
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "train_mini_llama.py"
 WORDS = ["the", "llama", "eats", "grass", "and", "lambda", "calculates", "while", "a", "class",
@@ -202,6 +203,44 @@ def test_what_is_there_goes_only_when_something_will_come_of_it(script, text, tm
     assert script.main(["-o", str(fresh), "--text", str(tmp_path / "short.txt")]) == 3
     assert "give more --text" in capsys.readouterr().err
     assert not fresh.exists()
+
+
+def test_a_device_that_is_not_there_costs_no_model(script, text, tmp_path, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    out = tmp_path / "llama"
+    assert script.main(["-o", str(out), "--text", text, *FAST]) == 0
+    before = weights_of(out)
+    assert (
+        script.main(["-o", str(out), "--text", text, *FAST, "--overwrite", "--device", "cuda"]) == 3
+    )
+    assert "--device cuda" in capsys.readouterr().err
+    assert weights_of(out) == before
+
+
+def test_resuming_as_another_run_changes_no_file(script, text, tmp_path, capsys):
+    out = tmp_path / "llama"
+    assert script.main(["-o", str(out), "--text", text, *FAST]) == 0
+    torch.save(
+        {"run": {"preset": "mini"}, "points": [], "weights": {}, "optimizer": {}},
+        out / "training.pt",
+    )
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    arguments = [*FAST, "--resume", "--tokenizer", "tiktoken"]
+    assert script.main(["-o", str(out), "--text", text, *arguments]) == 3
+    assert "was made with preset mini, not tiny" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+
+
+def test_a_reader_that_went_away_changes_nothing(text, tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, str(SCRIPT), "-o", str(tmp_path / "llama"), "--text", text, *FAST]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(writing)
+    assert done.returncode == 0
+    assert "Broken pipe" not in done.stderr
+    assert li.verify_checksums(str(tmp_path / "llama")).ok
 
 
 def test_a_damaged_state_is_said_to_be_damaged(script, text, tmp_path, capsys):
@@ -541,7 +580,7 @@ def test_ranks_are_those_of_the_trainer(script, tmp_path):
     text = "def f(x):\n    return 'naïve' + \"🦙\"  # 12345\n\n" + documents[2]
     ids = tokenizer.encode(text)
     # Ids of single bytes are in an order of the library's own; what they stand for is the same.
-    marks = script.byte_alphabet()
+    marks = byte_alphabet()
     pieces = [bytes(marks[mark] for mark in token) for token in theirs.encode(text).tokens]
     assert [tokenizer.token_bytes(id) for id in ids] == pieces
     assert tokenizer.decode(ids) == text

@@ -52,7 +52,7 @@ class JsonCodec:
         }
         self.bos = next((name for name in BEGINNINGS if name in self.special_tokens), None)
         self.eos = next((name for name in ENDS if name in self.special_tokens), None)
-        self._byte_of = _byte_alphabet()
+        self._byte_of = byte_alphabet()
         self._byte_level = all(
             self._tokenizer.token_to_id(character) is not None for character in self._byte_of
         )
@@ -160,7 +160,7 @@ def _silence() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _byte_alphabet() -> dict[str, int]:
+def byte_alphabet() -> dict[str, int]:
     """The printable character that stands for each byte in a byte-level vocabulary.
 
     Printable Latin-1 stands for itself, the other bytes for U+0100 and on (github.com/openai/gpt-2,
