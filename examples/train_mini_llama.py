@@ -24,6 +24,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
@@ -824,10 +825,8 @@ def run_it(options: argparse.Namespace) -> None:
 
 def tell(*lines: str) -> None:
     """Print them; all is written by then, and whether anybody reads of it changes nothing."""
-    try:
+    with suppress(BrokenPipeError):
         print(*lines, sep="\n", flush=True)
-    except BrokenPipeError:  # Python would try once more at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def begin_anew(out: Path) -> None:
