@@ -31,6 +31,8 @@ class WeightSpec(NamedTuple):
     # of a wqkv holds its rows of q, then of k, then of v.
     blocks: tuple[int, ...] = ()
     required: bool = True
+    # Every rank has numbers of its own, as many as the whole has: they are joined, last axis.
+    per_rank: bool = False
 
 
 Slot = tuple[dict[str, WeightSpec], ...]  # spellings of the same weights, the usual one first
@@ -127,7 +129,7 @@ def _slots(config: ModelConfig) -> Iterator[Slot]:
     if not config.has_output:
         yield _optional("score.weight", None)  # of a classifier
     yield _optional(f"{prefix}rope.freqs", (config.head_dim // 2,))
-    if config.quantization and config.quantization.native:
+    if config.quantization and config.quantization.int4:
         # int8 with a scale per row; no public file shows the shape of the scales.
         yield _optional(f"{prefix}tok_embeddings.scales", None)
         yield _optional(f"{prefix}output.scales", None)
@@ -173,8 +175,10 @@ def _layer(config: ModelConfig, prefix: str, layer: int) -> Iterator[Slot]:
     if config.mlp_bias and config.moe is None:
         rows = {"w1": config.hidden_dim, "w2": dim, "w3": config.hidden_dim}
         yield from _biases(f"{prefix}feed_forward.", rows)
-    if config.quantization and config.quantization.native:
+    if config.quantization and config.quantization.int4:
         yield from _quantized(config, prefix, q_rows, kv_rows)
+    else:
+        yield from _row_scales(config, feed_forward, layer)
 
 
 def _biases(prefix: str, rows: dict[str, int]) -> Iterator[Slot]:
@@ -255,6 +259,19 @@ def _quantized(config: ModelConfig, prefix: str, q_rows: int, kv_rows: int) -> I
         if config.lora:
             yield _one(f"{prefix}{name}.adaptor.A.weight", (config.lora.rank, columns))
             yield _one(f"{prefix}{name}.adaptor.B.weight", (rows, config.lora.rank))
+
+
+def _row_scales(config: ModelConfig, prefix: str, layer: int) -> Iterator[Slot]:
+    """One for each output of an FP8 matrix, in `fp8_scales_N.pt` beside the shards.
+
+    Of w2 each rank has those of its own columns. In Llama 4 they are of the routed experts.
+    """
+    moe = config.moe if config.moe and is_moe_layer(config.moe, layer) else None
+    place = f"{prefix}experts." if moe else prefix
+    rows = (moe.num_experts, moe.hidden_dim) if moe else (config.hidden_dim,)
+    yield _optional(f"{place}w1.scales", rows)
+    yield _optional(f"{place}w3.scales", rows)
+    yield ({f"{place}w2.scales": WeightSpec(None, required=False, per_rank=True)},)
 
 
 def _cross_attention(config: ModelConfig, cross: CrossAttentionConfig) -> Iterator[Slot]:

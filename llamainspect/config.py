@@ -59,8 +59,13 @@ class QuantizationConfig(NamedTuple):
 
     scheme: str | None
     group_size: int | None
-    spinquant: bool = False
+    spinquant: bool = False  # what goes into w2 is turned by a Hadamard matrix first
     native: bool = True  # in Meta's form; else as `scheme`, a library on the hub, stores it
+
+    @property
+    def int4(self) -> bool:
+        """Whether linears are int4 in groups, in Meta's form: the only scheme its code knows."""
+        return self.native and (self.scheme is None or "int4" in self.scheme)
 
 
 class LoraConfig(NamedTuple):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from llamainspect.checkpoint import Checkpoint
 from llamainspect.errors import CorruptFile
 from llamainspect.tensors import TensorInfo
-from llamainspect.weights import Weight, parts_needed, rows_of
+from llamainspect.weights import Weight, parts_needed, rows_of, with_beside
 
 EMBEDDING, NORM, OUTPUT = "tok_embeddings.weight", "norm.weight", "output.weight"
 # Of one layer, first used first: short name, and what follows "layers.N.".
@@ -58,7 +58,7 @@ def start_reading(checkpoint: Checkpoint) -> "ReadAhead":
     ]
     weights = [weight for layer in by_layer for weight in layer]
     weights += [checkpoint.weights[NORM], *output_blocks(checkpoint)]
-    largest = max((sum(map(nbytes_of, layer)) for layer in by_layer), default=0)
+    largest = max((sum(map(nbytes_with, layer)) for layer in by_layer), default=0)
     return ReadAhead(checkpoint, weights, largest)
 
 
@@ -92,7 +92,7 @@ class ReadAhead:
         self, checkpoint: Checkpoint, weights: Iterable[Weight], ahead_nbytes: int
     ) -> None:
         self.checkpoint = checkpoint
-        self._order = list(weights)
+        self._order = [each for weight in weights for each in with_beside(weight)]
         self._ahead_nbytes = ahead_nbytes
         self._waiting = 0  # bytes that are read and not yet taken
         self._read: dict[str, tuple[RawPart, ...] | BaseException] = {}
@@ -119,7 +119,8 @@ class ReadAhead:
         self._thread.join()
 
     def take(self, weight: Weight) -> tuple[RawPart, ...]:
-        """The parts of a weight, in the order that was given. Raises what reading it raised."""
+        """The parts of a weight, in the order that was given; what stands beside it comes next, and
+        is asked for by itself. Raises what reading it raised."""
         with self._changed:
             while weight.name not in self._read:
                 if self._closed:
@@ -173,6 +174,11 @@ class ReadAhead:
 def nbytes_of(weight: Weight) -> int:
     """Bytes that `read_parts` reads."""
     return sum(part.span for part in parts_needed(weight))
+
+
+def nbytes_with(weight: Weight) -> int:
+    """The same of a weight and what stands beside it."""
+    return sum(map(nbytes_of, with_beside(weight)))
 
 
 def new_pages(nbytes: int) -> memoryview:

@@ -6,16 +6,19 @@ from llamainspect.architecture import expected_weights
 from llamainspect.checkpoint import Checkpoint
 from llamainspect.config import PARAMS_FILE, ModelConfig
 from llamainspect.errors import CorruptFile, InvalidRequest, MissingFile, UnsupportedFile
-from llamainspect.names import NOT_PARAMETERS, component_of, counted, listing
+from llamainspect.names import NOT_PARAMETERS, component_of, counted, layer_of, listing
 from llamainspect.readahead import OUTPUT, layer_weight
 from llamainspect.rope import LINEAR
 from llamainspect.subject import Subject
-from llamainspect.text_path import text_config, text_weights, with_shared_expert
+from llamainspect.text_path import text_config, text_weights, with_scales, with_shared_expert
+from llamainspect.weights import Beside, Weight, parts_needed, with_beside
 
 DTYPES = ("fp32", "bf16", "fp16")  # that a forward pass computes in
 DEVICES = ("auto", "cpu", "cuda", "mps")
 SIMULATED = ("int8", "int4")  # forms of `footprint` that are tried out on the weights
 STORED = {"F64": "fp32", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}  # what they are read as
+QUANTISED = frozenset({"I8", "F8_E4M3"})  # values that have scales beside them
+SCHEMES = frozenset({"int4_weight_int8_dynamic_activation", "int8_dynamic_activation_int4_weight"})
 
 
 class RunOptions(NamedTuple):
@@ -92,8 +95,10 @@ def check_runnable(subject: Subject) -> tuple[Checkpoint, ModelConfig]:
             "checkpoint"
         )
     _check_kind(subject)
-    checkpoint = subject.checkpoint._replace(weights=text_weights(subject.checkpoint))
-    config = _with_stored_heads(checkpoint, text_config(subject.config))
+    config = text_config(subject.config)
+    weights = with_scales(text_weights(subject.checkpoint), config)
+    checkpoint = subject.checkpoint._replace(weights=weights)
+    config = _with_stored_heads(checkpoint, config)
     _check_weights(checkpoint, config)
     return checkpoint._replace(weights=with_shared_expert(checkpoint.weights)), config
 
@@ -109,10 +114,11 @@ def _with_stored_heads(checkpoint: Checkpoint, config: ModelConfig) -> ModelConf
 
 
 def _check_kind(subject: Subject) -> None:
-    """Raises UnsupportedFile for what is no text model in plain floats."""
+    """Raises UnsupportedFile for what is no text model of Meta's."""
     config = subject.config
-    if subject.form != "plain" or config.quantization is not None or config.lora is not None:
-        what = f"quantised ({subject.form})"
+    if not _quantised_natively(subject):
+        how = config.quantization.scheme if config.quantization else None
+        what = f"quantised ({how or subject.form}) in another way than Meta's files are"
     elif config.attention_bias or config.mlp_bias:
         what = "no Llama of Meta's: its linears have biases"
     elif config.hidden_act != "silu":
@@ -129,8 +135,20 @@ def _check_kind(subject: Subject) -> None:
     else:
         return
     raise UnsupportedFile(
-        f"{subject.name}: it is {what}; the forward pass is of Llamas in floats, 1 to 4"
+        f"{subject.name}: it is {what}; the forward pass is of Llamas 1 to 4, in floats or as Meta "
+        "quantised them"
     )
+
+
+def _quantised_natively(subject: Subject) -> bool:
+    """Whether it is in floats, or in Meta's own int4 or FP8."""
+    assert subject.checkpoint is not None
+    quantization = subject.config.quantization
+    if quantization is None:
+        return subject.form == "plain" or (
+            subject.form == "fp8" and subject.checkpoint.format == "meta"
+        )
+    return quantization.native and quantization.scheme in (None, *SCHEMES)
 
 
 def _check_weights(checkpoint: Checkpoint, config: ModelConfig) -> None:
@@ -153,10 +171,16 @@ def _check_weights(checkpoint: Checkpoint, config: ModelConfig) -> None:
                 f"{name}: its shape is {list(weight.shape)}, and the configuration asks for "
                 f"{list(spec.shape or ())}; `llamainspect summary` says what else differs"
             )
-        elif unusual := {part.dtype.name for part in weight.parts} - STORED.keys():
+        elif weight.beside is not None:
+            _check_quantised(weight, config)
+        elif unusual := _dtypes(weight) - STORED.keys():
+            file = "fp8_scales_N.pt" if unusual <= {"F8_E4M3"} else "the file"
             raise UnsupportedFile(
-                f"{name}: it is stored as {listing(sorted(unusual))}; the forward pass takes "
-                "floats of 16, 32 and 64 bits, as in the release before it was quantised"
+                f"{name}: it is stored as {listing(sorted(unusual))}, and there are no scales for "
+                f"it: download {file} again, or the release before it was quantised"
+                if unusual <= QUANTISED
+                else f"{name}: it is stored as {listing(sorted(unusual))}; the forward pass takes "
+                "floats of 16, 32 and 64 bits, and what Meta quantised"
             )
     if missing == [OUTPUT] and (config.tied_output or config.file == PARAMS_FILE):
         return  # tied, with one name for both
@@ -165,3 +189,70 @@ def _check_weights(checkpoint: Checkpoint, config: ModelConfig) -> None:
             f"{checkpoint.source.place}: {counted(len(missing), 'weight')} that the configuration "
             f"asks for are not there: {listing(missing)}; `llamainspect summary` says more"
         )
+
+
+def _dtypes(weight: Weight) -> set[str]:
+    return {part.dtype.name for part in weight.parts}
+
+
+def _check_quantised(weight: Weight, config: ModelConfig) -> None:
+    """Raises CorruptFile, MissingFile or UnsupportedFile unless values and what stands beside them
+    go together."""
+    beside = weight.beside
+    assert beside is not None
+    for each in with_beside(weight):
+        allowed = QUANTISED if each is weight else STORED.keys() | {"I8"}
+        if not each.complete:
+            raise MissingFile(
+                f"{each.name}: {len(each.parts)} of its {each.ranks} parts can be read; download "
+                "the missing files"
+            )
+        if unusual := _dtypes(each) - allowed:
+            raise UnsupportedFile(
+                f"{each.name}: it is stored as {listing(sorted(unusual))}; what Meta quantised has "
+                f"{listing(sorted(allowed), 9)} there"
+            )
+    if wrong := _misfit(weight, beside):
+        raise CorruptFile(
+            f"{wrong.name}: its shape {list(wrong.shape)} does not go with {weight.name} of "
+            f"{list(weight.shape)}; the files are damaged, or of two models"
+        )
+    if config.lora is not None and layer_of(weight.name) is not None and beside.adaptor is None:
+        raise MissingFile(
+            f"{weight.name}: there is no adaptor beside it, and lora_args in {config.file} asks "
+            "for one; the file is damaged, download it again"
+        )
+    if beside.hadamard and weight.shape[1].bit_count() != 1:
+        raise UnsupportedFile(
+            f"{weight.name}: SpinQuant turns rows of {weight.shape[1]:,} numbers, and that is no "
+            "power of 2, which Meta's code needs"
+        )
+
+
+def _misfit(weight: Weight, beside: Beside) -> Weight | None:
+    """The first that has another shape than the values ask for, rank by rank."""
+    values = parts_needed(weight)
+    for each in (beside.scales, beside.zeros):
+        if each is None:
+            continue
+        parts = parts_needed(each)
+        if len(parts) != len(values):
+            return each
+        for part, value in zip(parts, values, strict=True):
+            if len(value.shape) == 3:
+                fits = part.shape == (value.shape[0], value.shape[2])
+            else:
+                rows, columns = value.shape
+                groups = part.elements // max(rows, 1)
+                fits = part.shape in ((rows,), (rows, groups)) and columns % max(groups, 1) == 0
+            if not fits:
+                return each
+    if beside.zeros is not None and beside.zeros.elements != beside.scales.elements:
+        return beside.zeros
+    if beside.adaptor is not None:
+        a, b = beside.adaptor
+        rows, columns = weight.shape
+        if a.shape[1:] != (columns,):
+            return a
+        return None if b.shape == (rows, a.shape[0]) else b
+    return None

@@ -2,19 +2,20 @@
 
 Fused weights are taken apart, Llama 3.2 Vision's text model loses its prefix, and what looks at
 images is left out. In a layer with routed experts w1, w2 and w3 are those of the expert that all
-tokens share.
+tokens share. Quantised weights have their scales and adaptors beside them.
 """
 
 from llamainspect.canonical import canonical_weights
 from llamainspect.checkpoint import Checkpoint
 from llamainspect.config import ModelConfig
 from llamainspect.names import component_of
-from llamainspect.weights import Weight
+from llamainspect.weights import Beside, Weight
 
 TEXT_PREFIX = "text_model."
 SHARED = "feed_forward.shared_expert."
 ROUTER = "feed_forward.router_DE"
 EXPERTS = {field: f"feed_forward.experts.{field}" for field in ("w1", "w2", "w3")}
+TURNED = "feed_forward.w2.weight"  # SpinQuant turns what goes into it
 SEEING = frozenset({"vision", "cross_attention"})  # components
 
 
@@ -35,3 +36,33 @@ def text_weights(checkpoint: Checkpoint) -> dict[str, Weight]:
 def with_shared_expert(weights: dict[str, Weight]) -> dict[str, Weight]:
     """The shared expert of each routed layer where others have their feed-forward."""
     return {name.replace(SHARED, "feed_forward."): weight for name, weight in weights.items()}
+
+
+def with_scales(weights: dict[str, Weight], config: ModelConfig) -> dict[str, Weight]:
+    """Quantised weights with what stands beside them; that is no weight of its own any more."""
+    found: dict[str, Weight] = {}
+    for name, weight in weights.items():
+        stem = name.removesuffix(".weight")
+        scales = weights.get(f"{stem}.scales")
+        if scales is not None and not name.endswith((".scales", ".zeros")):
+            turned = config.quantization is not None and config.quantization.spinquant
+            weight = weight._replace(
+                beside=Beside(
+                    scales,
+                    weights.get(f"{stem}.zeros"),
+                    _adaptor(weights, stem),
+                    config.lora.scale if config.lora else 1.0,
+                    hadamard=turned and name.endswith(TURNED),
+                )
+            )
+        found[name] = weight
+    return {
+        name: weight
+        for name, weight in found.items()
+        if component_of(name) not in ("scales", "adapters")
+    }
+
+
+def _adaptor(weights: dict[str, Weight], stem: str) -> tuple[Weight, Weight] | None:
+    a, b = (weights.get(f"{stem}.adaptor.{letter}.weight") for letter in "AB")
+    return None if a is None or b is None else (a, b)

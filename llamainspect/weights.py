@@ -23,6 +23,7 @@ class Weight(NamedTuple):
     repeat: int = 1  # every part stands this many times in a row (KV heads, ranks > n_kv_heads)
     blocks: tuple[int, ...] = ()  # pieces of a fused weight along `axis`, each cut by itself
     rope_heads: int = 0  # heads whose rows stand as Hugging Face's RoPE wants them; 0: Meta's order
+    beside: "Beside | None" = None  # what makes numbers of quantised values again
 
     @property
     def elements(self) -> int:
@@ -43,6 +44,28 @@ class Weight(NamedTuple):
     def complete(self) -> bool:
         """True when every part is there."""
         return self.axis is None or len(self.parts) == self.ranks
+
+
+class Beside(NamedTuple):
+    """What stands beside a quantised matrix (out, in), in Meta's files.
+
+    The matrix that is meant is ((values - zeros) * scales + adaptor_scale * B A) H, where H is a
+    Hadamard matrix or nothing.
+    """
+
+    scales: Weight  # (out, groups of a row), (out, 1) or (out); of experts (experts, out)
+    zeros: Weight | None = None  # (out, groups of a row)
+    adaptor: "tuple[Weight, Weight] | None" = None  # A (rank, in) and B (out, rank), of LoRA
+    adaptor_scale: float = 1.0
+    hadamard: bool = False
+
+
+def with_beside(weight: Weight) -> list[Weight]:
+    """A weight and what stands beside it, in the order in which they are read."""
+    if weight.beside is None:
+        return [weight]
+    others = (weight.beside.scales, weight.beside.zeros, *(weight.beside.adaptor or ()))
+    return [weight, *(other for other in others if other is not None)]
 
 
 class Assembly(NamedTuple):
@@ -91,6 +114,16 @@ def rows_of(weight: Weight, start: int, end: int) -> Weight:
         parts=tuple(parts),
         axis=weight.axis if len(parts) > 1 else None,
         ranks=len(parts),
+        beside=None if weight.beside is None else _rows_beside(weight.beside, start, end),
+    )
+
+
+def _rows_beside(beside: Beside, start: int, end: int) -> Beside:
+    a, b = beside.adaptor or (None, None)
+    return beside._replace(
+        scales=rows_of(beside.scales, start, end),
+        zeros=None if beside.zeros is None else rows_of(beside.zeros, start, end),
+        adaptor=None if a is None or b is None else (a, rows_of(b, start, end)),
     )
 
 

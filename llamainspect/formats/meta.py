@@ -1,7 +1,12 @@
-"""Meta's layout: consolidated.NN.pth, one per model-parallel rank, and params.json."""
+"""Meta's layout: consolidated.NN.pth, one per model-parallel rank, and params.json.
+
+Of FP8 releases also fp8_scales_N.pt, one per rank: their tensors have keys of their own, as
+llama-models' `llama3/quantization/loader.py` and `llama4/scripts/quantize.py` spell them.
+"""
 
 import re
 import zlib
+from collections.abc import Iterable
 from contextlib import suppress
 
 from llamainspect.config import PARAMS_FILE, ModelConfig
@@ -29,6 +34,12 @@ from llamainspect.tensors import Storage, TensorInfo
 from llamainspect.weights import Assembly
 
 CONFIG_FILE = PARAMS_FILE
+SCALES_FILE = re.compile(r"fp8_scales_(\d+)\.pt")
+# Llama 3 has the rank in it, too; Llama 4 has scales for the routed experts of a layer.
+SCALES_KEY = re.compile(
+    r"(?:(?P<dense>\d+)_feed_forward|layers\.(?P<routed>\d+)\.feed_forward\.experts)"
+    r"\.(?P<matrix>w[123])(?:_(?P<rank>\d+))?"
+)
 HUB_FILE = re.compile(r".*\.safetensors|pytorch_model.*\.bin")  # of Hugging Face's layout
 WRAPPERS = ("model", "state_dict", "model_state_dict", "module")  # {"model": {...}, ...}
 TORCHSCRIPT = "constants.pkl"
@@ -38,11 +49,18 @@ MAX_EXAMPLES = 3
 
 
 def weight_files(source: Source) -> list[str]:
-    """consolidated.pth or consolidated.NN.pth by rank, or the one file the person named."""
+    """consolidated.pth or consolidated.NN.pth by rank, and then the scales that stand in files of
+    their own; or the one file the person named."""
     if source.only:
         others = HUB_FILE.fullmatch(source.only) or source.only.endswith(".json")
         return [] if others else [source.only]
-    found = [(file, WEIGHT_FILE.fullmatch(file)) for file in source.files()]
+    files = source.files()
+    shards = _by_rank(WEIGHT_FILE, files)
+    return shards + _by_rank(SCALES_FILE, files) if shards else []
+
+
+def _by_rank(pattern: re.Pattern[str], files: Iterable[str]) -> list[str]:
+    found = [(file, pattern.fullmatch(file)) for file in files]
     return [file for _, file in sorted((int(m[1] or 0), file) for file, m in found if m)]
 
 
@@ -63,8 +81,55 @@ def assemble(
     config: ModelConfig | None,
 ) -> Assembly:
     """The weights, each joined from the parts of all ranks."""
-    unwrapped = {file: _unwrap(tensors) for file, tensors in shards.items()}
-    return join_ranks(source, locate, unwrapped, unreadable, config)
+    unwrapped = {
+        file: _unwrap(tensors)
+        for file, tensors in shards.items()
+        if source.only or not SCALES_FILE.fullmatch(file)
+    }
+    scales = {file: tensors for file, tensors in shards.items() if file not in unwrapped}
+    findings = _put_beside(unwrapped, scales)
+    unreadable = {file for file in unreadable if not SCALES_FILE.fullmatch(file)}
+    whole = join_ranks(source, locate, unwrapped, unreadable, config)
+    return whole._replace(findings=(*findings, *whole.findings))
+
+
+def _put_beside(
+    shards: dict[str, dict[str, TensorInfo]], scales: dict[str, dict[str, TensorInfo]]
+) -> list[Finding]:
+    """Each rank's scales among the tensors of its shard, called like the matrix that they are of.
+
+    The order of the shards tells their ranks.
+    """
+    by_rank = {_rank(WEIGHT_FILE, file): tensors for file, tensors in shards.items()}
+    findings = []
+    for file, tensors in scales.items():
+        rank = _rank(SCALES_FILE, file)
+        shard = by_rank.get(rank)
+        if shard is None:
+            message = f"it belongs to consolidated.{rank:02d}.pth, which cannot be read"
+            findings.append(Finding("warning", file, message))
+            continue
+        strange = []
+        for key, tensor in tensors.items():
+            found = SCALES_KEY.fullmatch(key)
+            if found is None or int(found["rank"] or rank) != rank:
+                strange.append(key)
+                continue
+            layer, inner = found["dense"], "feed_forward"
+            if layer is None:
+                layer, inner = found["routed"], "feed_forward.experts"
+            shard[f"layers.{int(layer)}.{inner}.{found['matrix']}.scales"] = tensor
+        if strange:
+            message = (
+                f"no scales of rank {rank} of a feed-forward, and not used: {listing(strange)}"
+            )
+            findings.append(Finding("error", file, message))
+    return findings
+
+
+def _rank(pattern: re.Pattern[str], file: str) -> int:
+    found = pattern.fullmatch(file)
+    return int(found[1] or 0) if found else 0
 
 
 def embedding_rows(source: Source, files: list[str], config: ModelConfig) -> int | None:

@@ -154,6 +154,9 @@ class _Joiner:
         if self.world == 1:
             return Weight(name, shape, parts[:1], blocks=blocks)
         whole = spec.shape if spec else None
+        if spec and spec.per_rank:
+            joined = (*shape[:-1], shape[-1] * self.world)
+            return Weight(name, joined, parts, len(shape) - 1, self.world)
         axis = self._axis(shape, whole)
         if axis is None:
             weight = Weight(name, shape, parts)

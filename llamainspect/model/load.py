@@ -4,7 +4,7 @@ Both ways are one: layers are read, joined and converted in the order in which t
 and then kept or dropped.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from llamainspect.architecture import is_moe_layer
 from llamainspect.checkpoint import Checkpoint
 from llamainspect.errors import CorruptFile
+from llamainspect.model.dequantize import restore, restored
 from llamainspect.model.moe import Expert, Routed
 from llamainspect.model.quantize import Simulation, simulate
 from llamainspect.model.transformer import Layer
@@ -26,7 +27,7 @@ from llamainspect.readahead import (
     ReadAhead,
     block_rows,
     layer_weight,
-    nbytes_of,
+    nbytes_with,
     output_blocks,
     read_parts,
     start_reading,
@@ -120,7 +121,7 @@ class Weights:
             yield from self._output
             return
         weights = output_blocks(self.checkpoint)
-        ahead = self._rest or ReadAhead(self.checkpoint, weights, nbytes_of(weights[0]))
+        ahead = self._rest or ReadAhead(self.checkpoint, weights, nbytes_with(weights[0]))
         self._rest = None
         blocks: list[Tensor] = []
         with ahead:
@@ -158,9 +159,12 @@ class Weights:
             raise CorruptFile(f"{changed[0]}: it changed while it was read; try again")
 
     def _read(self, weight: Weight) -> Tensor:
+        return read_whole(weight, self._read_parts)
+
+    def _read_parts(self, weight: Weight) -> tuple[RawPart, ...]:
         parts = read_parts(self.checkpoint, weight)
         self.nbytes_read += sum(len(part.data) for part in parts)
-        return join(weight, parts)
+        return parts
 
     def _read_layer(self, number: int, ahead: ReadAhead) -> Layer:
         weights = self.checkpoint.weights
@@ -210,9 +214,22 @@ class Weights:
         return tensor.to(self.device, self.dtype).contiguous()
 
     def _take(self, weight: Weight, ahead: ReadAhead, field: str) -> Tensor:
-        parts = ahead.take(weight)
-        self.nbytes_read += sum(len(part.data) for part in parts)
-        tensors = [as_tensor(part) for part in parts]
+        taken: list[tuple[RawPart, ...]] = []
+
+        def take(weight: Weight) -> list[Tensor]:
+            parts = ahead.take(weight)
+            self.nbytes_read += sum(len(part.data) for part in parts)
+            taken.append(parts)
+            return [as_tensor(part) for part in parts]
+
+        if weight.beside is not None:
+            whole = self._room_for(weight, field)
+            restore(whole, weight, take)
+            for parts in taken:
+                ahead.give_back(parts)
+            return self._simulated(whole, field)
+        tensors = take(weight)
+        (parts,) = taken
         if len(tensors) == 1 and not weight.rope_heads and self._as_is(tensors[0]):
             if not self.keep:
                 self._lent.append(parts)
@@ -261,9 +278,12 @@ def beside(first: Weight, second: Weight) -> Weight | None:
     return Weight(first.name, shape, (a._replace(shape=shape, strides=None),))
 
 
-def join(weight: Weight, parts: tuple[RawPart, ...]) -> Tensor:
-    """The whole of a weight from the parts of all ranks, contiguous, in its own type."""
-    tensors = [as_tensor(part) for part in parts]
+def read_whole(weight: Weight, read: Callable[[Weight], tuple[RawPart, ...]]) -> Tensor:
+    """A weight from the parts of all ranks, contiguous, in its own type; a quantised one in
+    float32."""
+    if weight.beside is not None:
+        return restored(weight, lambda each: [as_tensor(part) for part in read(each)])
+    tensors = [as_tensor(part) for part in read(weight)]
     if len(tensors) == 1 and not weight.rope_heads:
         return tensors[0].contiguous()
     whole = torch.empty(weight.shape, dtype=tensors[0].dtype)

@@ -10,7 +10,7 @@ from llamainspect.architecture import is_moe_layer
 from llamainspect.config import ModelConfig
 from llamainspect.errors import MissingDependency, NotEnoughMemory
 from llamainspect.model import devices
-from llamainspect.model.load import join
+from llamainspect.model.load import read_whole
 from llamainspect.model.runner import Model, Stage
 from llamainspect.model.transformer import ATTN_SCALE, FLOOR_SCALE, style_of
 from llamainspect.readahead import EMBEDDING, LAYER_WEIGHTS, NORM, OUTPUT, layer_weight, read_parts
@@ -192,7 +192,8 @@ def _experts(model: Model, number: int) -> Iterator[tuple[str, Tensor]]:
 def _read(model: Model, name: str) -> Tensor:
     checkpoint = model.weights.checkpoint
     weight = checkpoint.weights[name]
-    return join(weight, read_parts(checkpoint, weight)).to(model.device, model.weights.dtype)
+    whole = read_whole(weight, lambda each: read_parts(checkpoint, each))
+    return whole.to(model.device, model.weights.dtype)
 
 
 def _halves(tensor: Tensor, heads: int) -> Tensor:

@@ -12,6 +12,7 @@ from llamainspect.config import ModelConfig
 from llamainspect.errors import NonFinite, NotEnoughMemory, UnusablePrompt
 from llamainspect.footprint import kv_cache, prefill
 from llamainspect.model import devices, transformer
+from llamainspect.model.dequantize import restoring_nbytes
 from llamainspect.model.load import Weights
 from llamainspect.model.quantize import make_simulation
 from llamainspect.model.transformer import Layer, LayerCache
@@ -23,7 +24,7 @@ from llamainspect.readahead import (
     ReadAhead,
     block_rows,
     layer_weight,
-    nbytes_of,
+    nbytes_with,
     output_name,
 )
 from llamainspect.reports import Finding, ModelRun
@@ -349,7 +350,7 @@ def load_model(
     """
     options.check()
     checkpoint, config = check_runnable(subject)
-    notes = _sees(subject)
+    notes = (*_sees(subject), *_rounds(subject))
     subject = subject._replace(checkpoint=checkpoint, config=config)
     device = devices.choose_device(options.device)
     dtype = options.dtype or ("fp32" if device.type == "cpu" else _stored(subject))
@@ -379,6 +380,18 @@ def _sees(subject: Subject) -> tuple[Finding, ...]:
     return (Finding("note", subject.name, message),)
 
 
+def _rounds(subject: Subject) -> tuple[Finding, ...]:
+    """A note on models that Meta's own code runs with rounded inputs, too."""
+    if subject.form == "plain":
+        return ()
+    kind = "FP8" if subject.form == "fp8" else "8-bit integers"
+    message = (
+        f"its quantised weights are made floats again, exactly; Meta's code also rounds what goes "
+        f"into them to {kind}, token by token, which is not done here"
+    )
+    return (Finding("note", subject.name, message),)
+
+
 def estimate_need(
     subject: Subject, width: int, tokens: int, sequences: int = 1, logits: int = 1
 ) -> Need:
@@ -390,7 +403,7 @@ def estimate_need(
         for number in range(config.n_layers)
     ]
     elements = [sum(weight.elements for weight in weights) for weights in layers]
-    layer_stored = max(sum(map(nbytes_of, weights)) for weights in layers)
+    layer_stored = max(sum(map(nbytes_with, weights)) for weights in layers)
     moe = config.moe
     expert = 3 * config.dim * moe.hidden_dim if moe else 0
     experts = routed_layers(config) * moe.num_experts * expert if moe else 0
@@ -401,8 +414,10 @@ def estimate_need(
     chunk = min(tokens, CHUNK)
     at_once = chunk * min(sequences, rows_at_once(tokens))
     mask = chunk * tokens * (1 + width) if tokens > chunk else 0
+    restoring = max((restoring_nbytes(weight) for layer in layers for weight in layer), default=0)
     running = (
         mask
+        + restoring
         + beside
         + kv_cache(config, tokens, 1, "fp32").nbytes_allocated * width // 4
         + prefill(config, at_once, width).blocks_nbytes
