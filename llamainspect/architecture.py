@@ -34,6 +34,12 @@ class WeightSpec(NamedTuple):
     # Every rank has numbers of its own, as many as the whole has: they are joined, last axis.
     per_rank: bool = False
 
+    def whole(self, ranks: int) -> tuple[int, ...] | None:
+        """The shape that all ranks together have."""
+        if self.shape is None or not self.per_rank:
+            return self.shape
+        return (*self.shape[:-1], self.shape[-1] * ranks)
+
 
 Slot = tuple[dict[str, WeightSpec], ...]  # spellings of the same weights, the usual one first
 
@@ -268,10 +274,12 @@ def _row_scales(config: ModelConfig, prefix: str, layer: int) -> Iterator[Slot]:
     """
     moe = config.moe if config.moe and is_moe_layer(config.moe, layer) else None
     place = f"{prefix}experts." if moe else prefix
-    rows = (moe.num_experts, moe.hidden_dim) if moe else (config.hidden_dim,)
+    experts = (moe.num_experts,) if moe else ()
+    rows = (*experts, moe.hidden_dim if moe else config.hidden_dim)
     yield _optional(f"{place}w1.scales", rows)
     yield _optional(f"{place}w3.scales", rows)
-    yield ({f"{place}w2.scales": WeightSpec(None, required=False, per_rank=True)},)
+    spec = WeightSpec((*experts, config.dim), required=False, per_rank=True)
+    yield ({f"{place}w2.scales": spec},)
 
 
 def _cross_attention(config: ModelConfig, cross: CrossAttentionConfig) -> Iterator[Slot]:

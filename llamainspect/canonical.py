@@ -39,6 +39,12 @@ def canonical_weights(checkpoint: Checkpoint) -> dict[str, Weight]:
     }
 
 
+def stem_of(name: str) -> str:
+    """What the names of scales and adaptors of a weight begin with."""
+    prefix, inner = _split(name)
+    return f"{prefix}{EXPERTS.get(inner, inner)}".removesuffix(".weight")
+
+
 def _pieces(weight: Weight, experts: int) -> tuple[Weight, ...]:
     prefix, inner = _split(weight.name)
     if inner in FUSED and len(weight.blocks) == len(FUSED[inner]):

@@ -12,6 +12,7 @@ from llamainspect.catalog import Form, Identified, identify
 from llamainspect.checkpoint import Checkpoint
 from llamainspect.config import ModelConfig
 from llamainspect.errors import LlamaInspectError
+from llamainspect.formats.model_parallel import SCALES_FILE
 from llamainspect.names import (
     COMPONENTS,
     NOT_PARAMETERS,
@@ -21,7 +22,8 @@ from llamainspect.names import (
     layer_pattern,
     listing,
 )
-from llamainspect.reports import Finding, LayerCount, Parameters
+from llamainspect.reports import Finding, LayerCount, Parameters, StoredForm
+from llamainspect.stored_forms import stored_forms
 from llamainspect.weights import Weight
 
 TIED = "tied: two names for the same bytes"
@@ -41,6 +43,7 @@ class Census(NamedTuple):
     tied_output: bool
     untied: bool  # config.json calls the output the embedding, and other values are stored
     nbytes_by_dtype: dict[str, int]  # of all tensors in all files, shared storage once
+    stored_as: tuple[StoredForm, ...]
     findings: tuple[Finding, ...]
 
 
@@ -56,6 +59,7 @@ def take_census(checkpoint: Checkpoint) -> Census:
         tied_output=any(name.endswith(OUTPUT) for name in copies) or _is_left_out(checkpoint),
         untied=untied,
         nbytes_by_dtype=_nbytes_by_dtype(checkpoint, shares),
+        stored_as=stored_forms(checkpoint, _nbytes_once(checkpoint, shares)),
         findings=(*copy_findings, *count_findings),
     )
 
@@ -72,7 +76,7 @@ def _identify(checkpoint: Checkpoint) -> Identified | None:
         return None
     if checkpoint.format != "meta":  # which may be cut in any way
         return identify(config, None, form_of(checkpoint))
-    sizes = {entry.nbytes for entry in checkpoint.files}
+    sizes = {e.nbytes for e in checkpoint.files if not SCALES_FILE.fullmatch(e.file)}
     shard_nbytes = sizes.pop() if len(sizes) == 1 else None
     return identify(config, checkpoint.shards, form_of(checkpoint), shard_nbytes)
 
@@ -123,6 +127,14 @@ def _nbytes_by_dtype(checkpoint: Checkpoint, shares: dict[str, _Share]) -> dict[
         dtype = weight.parts[0].dtype.name
         nbytes[dtype] += shares[weight.name].nbytes * len(weight.parts)
     return dict(nbytes.most_common())
+
+
+def _nbytes_once(checkpoint: Checkpoint, shares: dict[str, _Share]) -> dict[str, int]:
+    """Bytes of each whole weight, copies in other shards and shared storage not counted again."""
+    return {
+        weight.name: weight.nbytes * shares[weight.name].nbytes // max(weight.parts[0].nbytes, 1)
+        for weight in checkpoint.weights.values()
+    }
 
 
 def _find_copies(

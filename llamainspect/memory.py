@@ -108,6 +108,7 @@ def estimate_memory(
         training=trained,
         stored=stored,
         stored_from=stored_from,
+        stored_as=subject.census.stored_as if subject.census else (),
         gpu=fit,
         fits=None if fit is None else fit.left >= 0,
         symbols=symbols_of(subject.config, subject.tied_output)

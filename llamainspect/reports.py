@@ -79,6 +79,20 @@ class Parameters(NamedTuple):
     active: int | None  # text weights that one token visits, where experts are routed; else null
 
 
+class StoredForm(NamedTuple):
+    """Weights that are kept in the same way."""
+
+    form: str  # "bf16", "fp8", "int8", "int4"
+    dtype: str  # that the files keep the values in
+    group: int | None  # neighbours of a row that share a scale; null: a row, or there are no scales
+    weights: int = 0  # in number
+    elements: int = 0
+    values_nbytes: int = 0
+    scales_nbytes: int = 0  # and zero points
+    adaptors_nbytes: int = 0
+    components: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Summary(Report):
     """`summary`: what a checkpoint is and whether it is whole."""
@@ -95,6 +109,7 @@ class Summary(Report):
     tied_output: bool
     nbytes: int  # of all tensors in all files, shared storage once
     nbytes_by_dtype: dict[str, int]
+    stored_as: tuple[StoredForm, ...]
     tokenizer: dict[str, Any] | None  # kind and vocab_size of tokenizer.model
     findings: tuple[Finding, ...]
 
@@ -454,6 +469,7 @@ class MemoryEstimate(Report):
     training: TrainingMemory | None
     stored: int | None  # bytes of the weight files on disk, or as published
     stored_from: str | None  # who says so
+    stored_as: tuple[StoredForm, ...]  # in which form, where there are files
     gpu: GpuFit | None
     fits: bool | None
     symbols: dict[str, int]  # what the letters in formulas stand for

@@ -71,6 +71,7 @@ def summarize(checkpoint: Checkpoint) -> Summary:
         tied_output=census.tied_output,
         nbytes=sum(census.nbytes_by_dtype.values()),
         nbytes_by_dtype=census.nbytes_by_dtype,
+        stored_as=census.stored_as,
         tokenizer=None if vocabulary is None else _describe_vocabulary(vocabulary, tokenizer_file),
         findings=_cap(worst_first(findings)),
     )
@@ -273,8 +274,9 @@ def _check_wrong(checkpoint: Checkpoint) -> list[Finding]:
     wrong: dict[tuple[tuple[int, ...], tuple[int, ...]], list[str]] = {}
     for name, weight in checkpoint.weights.items():
         spec = checkpoint.expected.get(name)
-        if spec and spec.shape is not None and weight.shape != spec.shape:
-            wrong.setdefault((spec.shape, weight.shape), []).append(name)
+        expected = spec.whole(checkpoint.shards) if spec else None
+        if expected is not None and weight.shape != expected:
+            wrong.setdefault((expected, weight.shape), []).append(name)
     return [
         Finding(
             _severity(names[0], checkpoint.config),

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from llamainspect.config import PARAMS_FILE, ModelConfig
 from llamainspect.errors import CorruptFile, LlamaInspectError, UnsupportedFile
-from llamainspect.formats.model_parallel import WEIGHT_FILE, count_rows, join_ranks
+from llamainspect.formats.model_parallel import SCALES_FILE, WEIGHT_FILE, count_rows, join_ranks
 from llamainspect.formats.strict_json import read_json_object
 from llamainspect.formats.torch_pickle import (
     MAX_PICKLE_NBYTES,
@@ -34,7 +34,6 @@ from llamainspect.tensors import Storage, TensorInfo
 from llamainspect.weights import Assembly
 
 CONFIG_FILE = PARAMS_FILE
-SCALES_FILE = re.compile(r"fp8_scales_(\d+)\.pt")
 # Llama 3 has the rank in it, too; Llama 4 has scales for the routed experts of a layer.
 SCALES_KEY = re.compile(
     r"(?:(?P<dense>\d+)_feed_forward|layers\.(?P<routed>\d+)\.feed_forward\.experts)"

@@ -16,6 +16,7 @@ from llamainspect.tensors import Storage, TensorInfo
 from llamainspect.weights import Assembly, Weight
 
 WEIGHT_FILE = re.compile(r"consolidated(?:\.(\d+))?\.pth")
+SCALES_FILE = re.compile(r"fp8_scales_(\d+)\.pt")  # beside the shards, one for each
 # Their matrices are cut in every model-parallel set; routers and position embeddings are not.
 CUT_COMPONENTS = {"attention", "feed_forward", "experts", "shared_experts", "output"}
 COMPARE_NBYTES = 256 * 2**10  # copies without a checksum are read when all of them fit in this
@@ -90,7 +91,7 @@ class _Joiner:
         matrices = 0
         for name, shape in self.shapes.items():
             spec = self.expected.get(name)
-            if spec and spec.shape and len(spec.shape) > 1:
+            if spec and spec.shape and len(spec.shape) > 1 and not spec.per_rank:
                 matrices += 1
                 if shape == spec.shape:
                     votes[1] += 1

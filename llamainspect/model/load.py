@@ -283,7 +283,12 @@ def read_whole(weight: Weight, read: Callable[[Weight], tuple[RawPart, ...]]) ->
     float32."""
     if weight.beside is not None:
         return restored(weight, lambda each: [as_tensor(part) for part in read(each)])
-    tensors = [as_tensor(part) for part in read(weight)]
+    return join(weight, read(weight))
+
+
+def join(weight: Weight, parts: tuple[RawPart, ...]) -> Tensor:
+    """The whole of a weight from the parts of all ranks, contiguous, in its own type."""
+    tensors = [as_tensor(part) for part in parts]
     if len(tensors) == 1 and not weight.rope_heads:
         return tensors[0].contiguous()
     whole = torch.empty(weight.shape, dtype=tensors[0].dtype)

@@ -4,8 +4,17 @@ from collections.abc import Iterable
 from typing import Any, get_args
 
 from llamainspect.names import counted
+from llamainspect.render.numbers import count_text, nbytes_text
 from llamainspect.render.printable import printable
-from llamainspect.reports import Finding, LayerCount, ModelMatch, Severity, Summary, TensorEntry
+from llamainspect.reports import (
+    Finding,
+    LayerCount,
+    ModelMatch,
+    Severity,
+    StoredForm,
+    Summary,
+    TensorEntry,
+)
 
 # Configuration fields in the order a reader asks for them; what is left out follows by itself.
 CONFIG_LABELS = {
@@ -71,6 +80,26 @@ def config_value(key: str, config: dict[str, Any]) -> str:
 
 def _ordinal(step: int) -> str:
     return "" if step == 1 else f"{step}{'nd' if step == 2 else 'rd' if step == 3 else 'th'} "
+
+
+def stored_rows(forms: tuple[StoredForm, ...]) -> list[tuple[str, str]]:
+    """Forms and what is kept in each; nothing where all weights are plain floats."""
+    if all(row.scales_nbytes == 0 for row in forms):
+        return []
+    return [(row.form, _stored(row)) for row in forms]
+
+
+def _stored(row: StoredForm) -> str:
+    parts = [f"{count_text(row.elements)} values, {nbytes_text(row.values_nbytes)}"]
+    if row.scales_nbytes:
+        each = f"{row.group} values" if row.group else "row"
+        inside = f" in {row.dtype}" * (row.form == "int4")
+        parts[0] += inside
+        parts.append(f"a scale for each {each}, {nbytes_text(row.scales_nbytes)}")
+    if row.adaptors_nbytes:
+        parts.append(f"LoRA adaptors, {nbytes_text(row.adaptors_nbytes)}")
+    names = ", ".join(name.replace("_", " ") for name in row.components)
+    return f"{'; '.join(parts)}: {names}"
 
 
 def layer_rows(layers: tuple[LayerCount, ...]) -> list[tuple[str, int]]:

@@ -7,16 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import MOE_BLOCKS, TINY, write_native
+from checkpoints import write_native
 from in_process import run
-from quantised import (
-    RANK,
-    SCALE,
-    hadamard_matrix,
-    write_fp8,
-    write_fp8_moe,
-    write_int4,
-)
+from quantised import RANK, SCALE, hadamard_matrix, write_fp8, write_fp8_moe, write_int4
 
 import llamainspect as li
 from llamainspect.model.runner import Model, last_hidden
@@ -109,7 +102,9 @@ def test_int4_computes_what_modules_like_metas_do(tmp_path):
             owner, _, last = theirs.partition(".")
             setattr(getattr(layer, owner), last, Linear(f"layers.{number}.{mine}", heads))
         names[f"model.layers.{number}.input_layernorm.weight"] = f"layers.{number}.attention_norm"
-        names[f"model.layers.{number}.post_attention_layernorm.weight"] = f"layers.{number}.ffn_norm"
+        names[f"model.layers.{number}.post_attention_layernorm.weight"] = (
+            f"layers.{number}.ffn_norm"
+        )
     names |= {"model.norm.weight": "norm", "lm_head.weight": "output",
               "model.embed_tokens.weight": "tok_embeddings"}  # fmt: skip
     state = {theirs: meant[f"{mine}.weight"].float() for theirs, mine in names.items()}
@@ -134,3 +129,143 @@ def test_fp8_experts_compute_what_their_floats_do(tmp_path, ranks):
     expected = logits_of(write_native(tmp_path / "plain", params, shards))
     for stream in (False, True):
         assert apart(logits_of(path, stream=stream), expected) < CLOSE
+
+
+# --- what is said of them -------------------------------------------------------------------------
+
+
+def test_summary_says_what_is_stored_in_which_form(tmp_path):
+    path, _, _ = write_int4(tmp_path / "int4", lora=True)
+    summary = li.summarize(li.open_checkpoint(str(path)))
+    linears = 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 256 * 64)
+    sides = 2 * (64 + 64 + 2 * (64 + 32) + 64 + 64 + 3 * (64 + 256))  # in and out of each linear
+    int4, int8, bf16 = summary.stored_as
+    assert (int4.form, int4.dtype, int4.group, int4.weights) == ("int4", "I8", 32, 14)
+    assert (int4.elements, int4.values_nbytes) == (linears, linears)
+    assert (int4.scales_nbytes, int4.adaptors_nbytes) == (linears // 32 * 4, RANK * sides * 2)
+    assert int4.components == ("attention", "feed_forward")
+    assert int8[:7] == ("int8", "I8", None, 2, 2 * 128 * 64, 2 * 128 * 64, 2 * 128 * 4)
+    assert bf16[:6] == ("bf16", "BF16", None, 5, 5 * 64, 5 * 64 * 2)
+    assert li.estimate_memory(li.find_subject(str(path))).stored_as == summary.stored_as
+    assert not [finding for finding in summary.findings if finding.severity != "note"]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("write", [write_fp8, write_fp8_moe])
+def test_scales_in_files_of_their_own_are_part_of_the_checkpoint(tmp_path, write, ranks):
+    path, params, _ = write(tmp_path / "fp8", ranks)
+    summary = li.summarize(li.open_checkpoint(str(path)))
+    bf16, fp8 = summary.stored_as
+    experts = params.get("moe_args", {}).get("num_experts", 1)
+    hidden = 128 if experts > 1 else 192
+    assert fp8[:5] == ("fp8", "F8_E4M3", None, 6, 2 * 3 * experts * hidden * 64)
+    rows = 2 * experts * (2 * hidden + 64 * ranks)  # every rank has its own of w2
+    assert fp8.scales_nbytes == 4 * rows
+    assert bf16.scales_nbytes == 0
+    assert summary.shards == ranks
+    assert [entry.file for entry in summary.files] == [
+        *(f"consolidated.{rank:02d}.pth" for rank in range(ranks)),
+        *(f"fp8_scales_{rank}.pt" for rank in range(ranks)),
+    ]
+    assert not [finding for finding in summary.findings if finding.severity != "note"]
+
+
+def test_a_run_says_that_inputs_are_not_rounded(tmp_path):
+    path, _, _ = write_int4(tmp_path / "int4")
+    done = run("logits", path, "--ids", "1,2,3")
+    assert done.returncode == 0
+    out = done.stdout
+    assert "Meta's code also rounds what goes into them to 8-bit integers" in " ".join(out.split())
+
+
+# --- damaged --------------------------------------------------------------------------------------
+
+
+def refusal(path: Path) -> str:
+    done = run("logits", path, "--ids", "1,2,3")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert len(done.stderr.splitlines()) == 1
+    return done.stderr
+
+
+def edited(path: Path, **changes: Any) -> None:
+    """Tensors of the only shard replaced, or taken away where None is given."""
+    file = path / "consolidated.00.pth"
+    stored = torch.load(file, weights_only=True)
+    for name, tensor in changes.items():
+        stored[name] = tensor
+    torch.save({name: tensor for name, tensor in stored.items() if tensor is not None}, file)
+
+
+W1 = "layers.1.feed_forward.w1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({f"{W1}.scales": None}, f"{W1}.weight: it is stored as I8, and there are no scales"),
+        ({f"{W1}.scales": torch.ones(256, 3)}, f"{W1}.scales: its shape [256, 3] does not go with"),
+        ({f"{W1}.scales": torch.ones(255, 2)}, f"{W1}.scales: its shape [255, 2] does not go with"),
+        ({f"{W1}.zeros": torch.ones(256, 1)}, f"{W1}.zeros: its shape [256, 1] does not go with"),
+        ({f"{W1}.scales": torch.ones(256, 2).int()}, f"{W1}.scales: it is stored as I32"),
+        ({f"{W1}.weight": torch.ones(256, 32).char()}, "its shape is [256, 32], and the config"),
+        ({f"{W1}.weight": torch.ones(256, 64).bfloat16()}, f"{W1}.weight: it is stored as BF16"),
+        ({f"{W1}.adaptor.A.weight": torch.ones(8, 63)}, "A.weight: its shape [8, 63] does not go"),
+        ({f"{W1}.adaptor.B.weight": torch.ones(256, 9)}, "B.weight: its shape [256, 9] does not"),
+        ({f"{W1}.adaptor.A.weight": None}, f"{W1}.weight: there is no adaptor beside it"),
+        ({"output.scales": torch.ones(127)}, "output.scales: its shape [127] does not go with"),
+    ],
+)
+def test_int4_that_does_not_fit_together_is_refused(tmp_path, changes, said):
+    path, _, _ = write_int4(tmp_path / "int4", lora=True)
+    edited(path, **changes)
+    assert said in refusal(path)
+
+
+def test_a_scale_that_is_nan_is_named(tmp_path):
+    path, _, _ = write_int4(tmp_path / "int4")
+    scales = torch.full((256, 2), 0.01)
+    scales[17, 1] = torch.nan
+    edited(path, **{f"{W1}.scales": scales})
+    assert f"{W1}.weight: it holds NaN at [17, 32]" in refusal(path)
+
+
+def test_spinquant_needs_a_power_of_two(tmp_path):
+    path, params, _ = write_int4(tmp_path / "int4", spinquant=True)
+    params["multiple_of"] = 32
+    (path / "params.json").write_text(json.dumps(params))
+    stored = torch.load(path / "consolidated.00.pth", weights_only=True)
+    narrow = {}
+    for name, tensor in stored.items():
+        if "feed_forward" in name:
+            per = 32 if name.endswith("scales") else 1
+            narrow[name] = tensor[:, : 192 // per] if ".w2." in name else tensor[:192]
+    edited(path, **{name: tensor.clone() for name, tensor in narrow.items()})
+    assert "SpinQuant turns rows of 192 numbers, and that is no power of 2" in refusal(path)
+
+
+def test_a_scheme_that_is_not_known_is_refused(tmp_path):
+    path, params, _ = write_int4(tmp_path / "int4")
+    params["quantization_args"]["scheme"] = "int3_weight"
+    (path / "params.json").write_text(json.dumps(params))
+    assert "it is quantised (int3_weight) in another way than Meta's files are" in refusal(path)
+
+
+def test_fp8_without_the_file_of_its_scales(tmp_path):
+    path, _, _ = write_fp8(tmp_path / "fp8", 2)
+    (path / "fp8_scales_0.pt").unlink()
+    assert "layers.1.feed_forward.w1.scales: 1 of its 2 parts can be read" in refusal(path)
+    (path / "fp8_scales_1.pt").unlink()
+    said = refusal(path)
+    assert "layers.1.feed_forward.w1.weight: it is stored as F8_E4M3, and there are no sc" in said
+    assert "download fp8_scales_N.pt again" in said
+
+
+def test_scales_of_another_rank_or_of_nothing_are_not_used(tmp_path):
+    path, _, _ = write_fp8(tmp_path / "fp8", 2)
+    shutil.copy(path / "fp8_scales_1.pt", path / "fp8_scales_0.pt")
+    shutil.copy(path / "fp8_scales_1.pt", path / "fp8_scales_7.pt")
+    found = {f.where: f.message for f in li.open_checkpoint(str(path)).findings}
+    assert "no scales of rank 0 of a feed-forward, and not used" in found["fp8_scales_0.pt"]
+    assert "it belongs to consolidated.07.pth, which cannot be read" in found["fp8_scales_7.pt"]
+    assert "parts can be read" in refusal(path)

@@ -37,6 +37,7 @@ from llamainspect.render.words import (
     exact_match,
     layer_rows,
     same_configuration,
+    stored_rows,
     tally,
     tokenizer_text,
 )
@@ -105,6 +106,7 @@ class Content:
         rows = [
             ("parameters", count_text(summary.parameters.total)),
             ("weights", ", ".join(dtypes)),
+            *stored_rows(summary.stored_as),
             ("layout", f"{summary.format}, {counted(summary.shards, 'shard')}"),
             ("files", f"{counted(len(summary.files), 'file')}, {exact_nbytes_text(files)}"),
         ]

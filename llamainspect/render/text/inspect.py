@@ -25,6 +25,7 @@ from llamainspect.render.words import (
     exact_match,
     layer_rows,
     same_configuration,
+    stored_rows,
     tokenizer_text,
 )
 from llamainspect.reports import (
@@ -79,6 +80,7 @@ def _overview(report: Summary) -> Table:
     rows.append(("layout", Text(_files(report))))
     dtypes = ", ".join(f"{name} {nbytes_text(n)}" for name, n in report.nbytes_by_dtype.items())
     rows.append(("weights", Text(dtypes)))
+    rows += [(form, Text(text)) for form, text in stored_rows(report.stored_as)]
     if report.tied_output:
         rows.append(("output", Text("tied: it is the embedding")))
     if report.tokenizer:

@@ -20,6 +20,7 @@ from llamainspect.render.text.common import (
     section,
     view,
 )
+from llamainspect.render.words import stored_rows
 from llamainspect.reports import (
     ComputeEstimate,
     GpuFit,
@@ -68,6 +69,7 @@ def _circumstances(report: MemoryEstimate) -> Table:
     if report.stored is not None:
         stored = f"{exact_nbytes_text(report.stored)}, {report.stored_from}"
         rows.append(("stored", safe(stored)))
+    rows += [(form, Text(text)) for form, text in stored_rows(report.stored_as)]
     return facts(rows)
 
 

@@ -1,0 +1,61 @@
+"""In which form a checkpoint keeps its weights: floats, or values with scales and adaptors beside.
+
+Meta's layouts are known by the names and shapes of what stands beside a matrix; of what libraries
+on the hub pack in ways of their own, the element type is all that is said.
+"""
+
+from collections.abc import Mapping
+
+from llamainspect.canonical import stem_of
+from llamainspect.checkpoint import Checkpoint
+from llamainspect.names import COMPONENTS, NOT_PARAMETERS, component_of, layer_of
+from llamainspect.reports import StoredForm
+from llamainspect.weights import Weight
+
+FORMS = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16", "F8_E4M3": "fp8",
+         "F8_E5M2": "fp8", "I8": "int8"}  # fmt: skip
+
+
+def stored_forms(checkpoint: Checkpoint, nbytes: Mapping[str, int]) -> tuple[StoredForm, ...]:
+    """The forms, the one with most bytes first. `nbytes`: of each weight, once."""
+    rows: dict[tuple[str, str, int | None], StoredForm] = {}
+    for weight in checkpoint.weights.values():
+        if component_of(weight.name) in NOT_PARAMETERS:
+            continue
+        stem = stem_of(weight.name)
+        beside = {name: checkpoint.weights.get(f"{stem}.{name}") for name in ("scales", "zeros")}
+        adaptors = (f"{stem}.adaptor.{letter}.weight" for letter in "AB")
+        key = _form(checkpoint, weight, beside["scales"])
+        row = rows.get(key, StoredForm(*key))
+        rows[key] = row._replace(
+            weights=row.weights + 1,
+            elements=row.elements + weight.elements,
+            values_nbytes=row.values_nbytes + nbytes[weight.name],
+            scales_nbytes=row.scales_nbytes + sum(nbytes[w.name] for w in beside.values() if w),
+            adaptors_nbytes=row.adaptors_nbytes + sum(nbytes.get(name, 0) for name in adaptors),
+            components=_with(row.components, component_of(weight.name)),
+        )
+    return tuple(sorted(rows.values(), key=lambda row: -row.values_nbytes))
+
+
+def _with(components: tuple[str, ...], another: str) -> tuple[str, ...]:
+    return tuple(name for name in COMPONENTS if name in components or name == another)
+
+
+def _form(
+    checkpoint: Checkpoint, weight: Weight, scales: Weight | None
+) -> tuple[str, str, int | None]:
+    """Its name, the dtype of the values, and neighbours of a row that share a scale."""
+    dtype = weight.parts[0].dtype.name
+    form = FORMS.get(dtype, dtype.lower())
+    if scales is None:
+        return form, dtype, None
+    quantization = checkpoint.config.quantization if checkpoint.config else None
+    # A layer's linears are int4 in int8; the two ends are what they are stored as.
+    if quantization and quantization.int4 and dtype == "I8" and layer_of(weight.name) is not None:
+        form = "int4"
+    part, of_it = weight.parts[0], scales.parts[0]
+    rows = part.shape[0] if len(part.shape) == 2 else 0
+    groups = of_it.elements // rows if rows and of_it.shape[0] == rows else 1
+    columns = part.shape[-1]
+    return form, dtype, columns // groups if 1 < groups <= columns else None
