@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from llamainspect.checkpoint import Checkpoint
 from llamainspect.errors import CorruptFile
+from llamainspect.processes import ALONE, Share
 from llamainspect.tensors import TensorInfo
 from llamainspect.weights import Weight, parts_needed, rows_of, with_beside
 
@@ -44,7 +45,7 @@ def output_name(checkpoint: Checkpoint) -> str:
     return OUTPUT if OUTPUT in checkpoint.weights else EMBEDDING
 
 
-def start_reading(checkpoint: Checkpoint) -> "ReadAhead":
+def start_reading(checkpoint: Checkpoint, share: Share = ALONE) -> "ReadAhead":
     """Begin to read the weights of all layers, the last norm, and the output matrix in blocks.
 
     One layer ahead of its use: with more, new pages of memory cost more time than waiting does, and
@@ -57,16 +58,26 @@ def start_reading(checkpoint: Checkpoint) -> "ReadAhead":
         for number in layers
     ]
     weights = [weight for layer in by_layer for weight in layer]
-    weights += [checkpoint.weights[NORM], *output_blocks(checkpoint)]
+    weights += [checkpoint.weights[NORM], *output_blocks(checkpoint, share)]
     largest = max((sum(map(nbytes_with, layer)) for layer in by_layer), default=0)
     return ReadAhead(checkpoint, weights, largest)
 
 
-def output_blocks(checkpoint: Checkpoint) -> list[Weight]:
-    """The rows of the output matrix, some at a time."""
+def output_blocks(checkpoint: Checkpoint, share: Share = ALONE) -> list[Weight]:
+    """The rows of the output matrix, some at a time; of each block those that are in `share`."""
     weight = checkpoint.weights[output_name(checkpoint)]
-    rows, step = weight.shape[0], block_rows(weight.shape[1])
-    return [rows_of(weight, start, min(start + step, rows)) for start in range(0, rows, step)]
+    blocks = []
+    for rows in block_ranges(checkpoint):
+        start, end = share.piece(len(rows))
+        blocks.append(rows_of(weight, rows.start + start, rows.start + end))
+    return blocks
+
+
+def block_ranges(checkpoint: Checkpoint) -> list[range]:
+    """Which rows of the output matrix are in each block."""
+    rows, dim = checkpoint.weights[output_name(checkpoint)].shape
+    step = block_rows(dim)
+    return [range(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
 def block_rows(dim: int) -> int:
@@ -97,7 +108,9 @@ class ReadAhead:
         self._waiting = 0  # bytes that are read and not yet taken
         self._read: dict[str, tuple[RawPart, ...] | BaseException] = {}
         self._spare: dict[int, list[memoryview]] = {}  # by length
-        self._to_come = Counter(part.span for w in self._order for part in parts_needed(w))
+        self._to_come = Counter(
+            part_nbytes(part) for weight in self._order for part in parts_needed(weight)
+        )
         self._changed = Condition()
         self._closed = False
         self._thread = Thread(target=self._work, daemon=True)
@@ -173,7 +186,24 @@ class ReadAhead:
 
 def nbytes_of(weight: Weight) -> int:
     """Bytes that `read_parts` reads."""
-    return sum(part.span for part in parts_needed(weight))
+    return sum(part_nbytes(part) for part in parts_needed(weight))
+
+
+def part_nbytes(part: TensorInfo) -> int:
+    """The same of one part: with strides all that lies between, but for rows with gaps."""
+    return part.span if _runs(part) is None else part.nbytes
+
+
+def _runs(part: TensorInfo) -> tuple[int, int] | None:
+    """Bytes of a run and from one to the next, where a part is runs with gaps between them."""
+    sides = [
+        (length, step)
+        for length, step in zip(part.shape, part.strides or (), strict=False)
+        if length > 1
+    ]
+    if len(sides) != 2 or sides[1][1] != 1 or sides[0][1] <= sides[1][0]:
+        return None
+    return sides[1][0] * part.dtype.block_bytes, sides[0][1] * part.dtype.block_bytes
 
 
 def nbytes_with(weight: Weight) -> int:
@@ -204,8 +234,13 @@ def _read_part(
             f"{part.file}: {part.name} reaches beyond its {part.storage.nbytes:,} stored bytes; "
             "the file is damaged, download it again"
         )
-    data = memory(part.span)
-    if data:
-        start = checkpoint.reader.locate(checkpoint.source, part.storage) + part.offset
+    data = memory(part_nbytes(part))
+    if not data:
+        return RawPart(part, data)
+    start = checkpoint.reader.locate(checkpoint.source, part.storage) + part.offset
+    runs = _runs(part)
+    if runs is None:
         checkpoint.source.read_into(part.file, start, data)
-    return RawPart(part, data)
+        return RawPart(part, data)
+    checkpoint.source.read_into(part.file, start, data, *runs)
+    return RawPart(part._replace(strides=None), data)

@@ -828,6 +828,13 @@ class VocabularyReport(Report):
     findings: tuple[Finding, ...]
 
 
+class ProcessRun(NamedTuple):
+    """One of several processes that a model was run in."""
+
+    peak_nbytes: int
+    nbytes_read: int
+
+
 class ModelRun(NamedTuple):
     """How a model was run."""
 
@@ -843,6 +850,7 @@ class ModelRun(NamedTuple):
     torch: str  # version
     peak_nbytes: int  # the most memory that the process held; on a GPU, that tensors did
     nbytes_read: int  # of weights, from files
+    processes: tuple[ProcessRun, ...] = ()  # by rank, where there are several; this is of the first
 
 
 class Candidate(NamedTuple):

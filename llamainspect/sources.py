@@ -49,8 +49,13 @@ class Source(Protocol):
         """Exactly `length` bytes. Raises CorruptFile when the file ends before that."""
         ...
 
-    def read_into(self, file: str, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer`. Raises CorruptFile when the file ends before that."""
+    def read_into(
+        self, file: str, offset: int, buffer: memoryview, run: int | None = None, step: int = 0
+    ) -> None:
+        """Fill `buffer`, with all from `offset` or with runs of `run` bytes, one every `step`.
+
+        Raises CorruptFile when the file ends before that.
+        """
         ...
 
 
@@ -136,16 +141,22 @@ class Folder:
             raise CorruptFile(_SHRANK.format(file))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def read_into(self, file: str, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer` with the bytes from `offset`. Raises CorruptFile as `read` does."""
-        self._check_range(file, offset, len(buffer))
-        descriptor = self.open(file)
-        with open(descriptor, "rb", buffering=0) as opened:
-            opened.seek(offset)
-            while buffer and (length := opened.readinto(buffer)):
-                buffer = buffer[length:]
-        if buffer:
-            raise CorruptFile(_SHRANK.format(file))
+    def read_into(
+        self, file: str, offset: int, buffer: memoryview, run: int | None = None, step: int = 0
+    ) -> None:
+        """Fill `buffer` with the bytes from `offset`, or with runs of `run` bytes, one every `step`
+        bytes, and read nothing between them. Raises CorruptFile as `read` does."""
+        length = len(buffer) if run is None else run
+        runs = len(buffer) // max(length, 1)
+        self._check_range(file, offset, max(runs - 1, 0) * step + length)
+        with open(self.open(file), "rb", buffering=0) as opened:
+            for number in range(runs):
+                opened.seek(offset + number * step)
+                rest = buffer[number * length : (number + 1) * length]
+                while rest and (got := opened.readinto(rest)):
+                    rest = rest[got:]
+                if rest:
+                    raise CorruptFile(_SHRANK.format(file))
 
     def obstacle(self, file: str) -> str | None:
         """Why `file` cannot be read as a file ("it is a FIFO"); None when it can."""

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from llamainspect.architecture import WeightSpec
 from llamainspect.config import ModelConfig
 from llamainspect.reports import Finding
-from llamainspect.tensors import TensorInfo, count
+from llamainspect.tensors import TensorInfo, contiguous_strides, count
 
 
 class Weight(NamedTuple):
@@ -24,6 +24,7 @@ class Weight(NamedTuple):
     blocks: tuple[int, ...] = ()  # pieces of a fused weight along `axis`, each cut by itself
     rope_heads: int = 0  # heads whose rows stand as Hugging Face's RoPE wants them; 0: Meta's order
     beside: "Beside | None" = None  # what makes numbers of quantised values again
+    needed: tuple[int, int, int] | None = None  # axis, start and end: only this, once it is read
 
     @property
     def elements(self) -> int:
@@ -98,32 +99,96 @@ def meta_row(weight: Weight, stored: int) -> int:
 
 def rows_of(weight: Weight, start: int, end: int) -> Weight:
     """Some rows of a matrix, as a weight of its own, from the parts that hold pieces of them."""
-    parts, first = [], 0
-    for part in parts_needed(weight):
-        height = part.shape[0]
-        low, high = (start, end) if weight.axis != 0 else (start - first, end - first)
-        low, high = max(low, 0), min(high, height)
+    return piece_of(weight, 0, start, end)
+
+
+def piece_of(weight: Weight, axis: int, start: int, end: int) -> Weight:
+    """What lies between two places of an axis, as a weight of its own, from the parts that hold
+    pieces of it. Rows of heads in Hugging Face's order: whole heads.
+
+    Where quantised values cannot be told without their neighbours the whole is to be read, and what
+    is `needed` of it says so.
+    """
+    parts, kept, first = [], [], 0
+    for number, part in enumerate(parts_needed(weight)):
+        length = part.shape[axis]
+        low, high = (start, end) if weight.axis != axis else (start - first, end - first)
+        low, high = max(low, 0), min(high, length)
         if low < high:
-            step = part.strides[0] if part.strides else part.elements // height
-            offset = part.offset + low * step * part.dtype.block_bytes
-            parts.append(part._replace(shape=(high - low, *part.shape[1:]), offset=offset))
-        first += height
+            parts.append(_piece_of_part(part, axis, low, high))
+            kept.append(number)
+        first += length
+    beside = weight.beside
+    if beside is not None:
+        beside = _beside_piece(weight, beside, axis, start, end, kept)
+        if beside is None:
+            return weight._replace(needed=(axis, start, end))
+    heads = weight.rope_heads * (end - start) // weight.shape[0] if axis == 0 else weight.rope_heads
     return Weight(
-        name=f"{weight.name}[{start}:{end}]",
-        shape=(end - start, *weight.shape[1:]),
+        name=f"{weight.name}[{':, ' * axis}{start}:{end}]",
+        shape=(*weight.shape[:axis], end - start, *weight.shape[axis + 1 :]),
         parts=tuple(parts),
         axis=weight.axis if len(parts) > 1 else None,
         ranks=len(parts),
-        beside=None if weight.beside is None else _rows_beside(weight.beside, start, end),
+        rope_heads=heads,
+        beside=beside,
+        needed=weight.needed,
     )
 
 
-def _rows_beside(beside: Beside, start: int, end: int) -> Beside:
+def _piece_of_part(part: TensorInfo, axis: int, start: int, end: int) -> TensorInfo:
+    strides = part.strides or contiguous_strides(part.shape)
+    shape = (*part.shape[:axis], end - start, *part.shape[axis + 1 :])
+    return part._replace(
+        shape=shape,
+        offset=part.offset + start * strides[axis] * part.dtype.block_bytes,
+        strides=part.strides if contiguous_strides(shape) == strides else strides,
+    )
+
+
+def _beside_piece(
+    weight: Weight, beside: Beside, axis: int, start: int, end: int, kept: list[int]
+) -> Beside | None:
+    """What stands beside a piece; None where the whole is needed. `kept`: the parts it has."""
     a, b = beside.adaptor or (None, None)
-    return beside._replace(
-        scales=rows_of(beside.scales, start, end),
-        zeros=None if beside.zeros is None else rows_of(beside.zeros, start, end),
-        adaptor=None if a is None or b is None else (a, rows_of(b, start, end)),
+    outputs = axis == 0 if len(weight.shape) == 2 else axis == 2  # a scale for each, or for groups
+    if len(weight.shape) == 3 and axis == 0:  # some experts
+        return beside._replace(scales=piece_of(beside.scales, 0, start, end))
+    if outputs:
+        at = axis // 2  # where scales have it: (out, groups), (experts, out)
+        return beside._replace(
+            scales=piece_of(beside.scales, at, start, end),
+            zeros=beside.zeros and piece_of(beside.zeros, at, start, end),
+            adaptor=None if a is None or b is None else (a, piece_of(b, 0, start, end)),
+        )
+    scales = _of_columns(weight, beside.scales, start, end, kept)
+    zeros = beside.zeros and _of_columns(weight, beside.zeros, start, end, kept)
+    if beside.hadamard or scales is None or (zeros is None) != (beside.zeros is None):
+        return None
+    adaptor = None if a is None or b is None else (piece_of(a, 1, start, end), b)
+    return beside._replace(scales=scales, zeros=zeros, adaptor=adaptor)
+
+
+def _of_columns(
+    weight: Weight, scales: Weight, start: int, end: int, kept: list[int]
+) -> Weight | None:
+    """Scales of what lies between two inputs: those of the ranks that hold them, or of groups."""
+    parts = parts_needed(scales)
+    groups = scales.shape[1] if len(scales.shape) == 2 and len(weight.shape) == 2 else 1
+    if groups > 1:
+        columns = weight.shape[1] // groups
+        if len(parts) > 1 or start % columns or end % columns:
+            return None
+        return piece_of(scales, 1, start // columns, end // columns)
+    if len(parts) == 1 or len(kept) == len(parts):
+        return scales
+    some = tuple(parts[number] for number in kept)
+    return Weight(
+        name=f"{scales.name} for {start}:{end}",
+        shape=(*scales.shape[:-1], sum(part.shape[-1] for part in some)),
+        parts=some,
+        axis=scales.axis if len(some) > 1 else None,
+        ranks=len(some),
     )
 
 

@@ -123,6 +123,16 @@ def random_weights(
     )
 
 
+def moe_weights(params: dict[str, Any]) -> "OrderedDict[str, torch.Tensor]":
+    """A Llama 4 with numbers of a size that every part of it matters with."""
+    made = random_weights(moe_shapes(params), 5, torch.float32)
+    for name, weight in made.items():
+        weight *= 0.3 if "experts" in name or "shared" in name else 0.15
+        weight += "norm" in name
+        weight *= 5 if "router" in name else 1
+    return made
+
+
 def cut(
     weights: dict[str, torch.Tensor],
     ranks: int,

@@ -15,7 +15,7 @@ from checkpoints import (
     TINY_MOE,
     cut,
     dense_shapes,
-    moe_shapes,
+    moe_weights,
     random_weights,
     write_native,
 )
@@ -167,10 +167,7 @@ def write_fp8_moe(
         "moe_args": TINY_MOE["moe_args"] | {"interleave_moe_layer_step": 1},
     }
     experts = params["moe_args"]["num_experts"]
-    weights = random_weights(moe_shapes(params), 5, torch.float32)
-    for name, weight in weights.items():
-        weight *= 0.3 if "experts" in name or "shared" in name else 0.15
-        weight += "norm" in name
+    weights = moe_weights(params)
     shards = cut(weights, ranks, blocks=MOE_BLOCKS)
     back = []
     directory.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ FLOORS = [
         "tensors",
         "dtypes",
         "names",
+        "processes",
         "config",
         "hub_config",
         "architecture",
@@ -47,6 +48,7 @@ FLOORS = [
         "formats",
         "checkpoint",
         "stored_forms",
+        "shares",
         "census",
         "arrays",
         "canonical",
@@ -94,7 +96,8 @@ FLOORS = [
 ]
 # On one floor, what stands to the left may not import what stands to the right of it.
 ORDER = [
-    "errors", "dtypes", "tensors", "names", "nearest", "config", "architecture", "catalog",
+    "errors", "dtypes", "tensors", "names", "processes", "nearest", "config",
+    "architecture", "catalog",
     "reports", "progress", "cores", "weights",
     "published", "generations", "chat", "gpus", "footprint", "plans", "activations",
     "training", "rope", "hub_config", "hub_names", "bits",
@@ -111,8 +114,8 @@ ORDER = [
     "formats.flipped_bit", "formats.torch_scan",
     "checklists", "hub", "integrity", "streams", "examination", "expectations", "tokenizer",
     "tokenizer.tiktoken_codec", "tokenizer.sentencepiece_codec", "tokenizer.json_codec",
-    "subject", "text_path", "readahead", "runs", "questions",
-    "model", "model.devices", "model.transformer", "model.moe", "model.quantize",
+    "subject", "text_path", "shares", "readahead", "runs", "questions",
+    "model", "model.devices", "model.parallel", "model.transformer", "model.moe", "model.quantize",
     "model.dequantize", "model.load",
     "model.runner",
     "model.recordings", "model.logits", "model.referee", "model.verify", "model.generate",

@@ -13,6 +13,7 @@ import typer
 
 from llamainspect import __version__
 from llamainspect.errors import InvalidRequest, LlamaInspectError
+from llamainspect.processes import share_here
 from llamainspect.reports import FileProgress, Generation, ModelRun, Report
 
 R = TypeVar("R", bound=Report)
@@ -23,6 +24,7 @@ NO_MEMORY = "there is not enough memory for that; give it less at a time"
 EXIT_NO = 1
 EXIT_WRONG_COMMAND_LINE = 2
 EXIT_NO_ANSWER = 3
+TOGETHER = frozenset({"logits", "generate", "evaluate", "verify-logits"})  # under torchrun
 MODEL_VARIABLE = "LLAMAINSPECT_MODEL"
 LISTED_WEIGHTS = 20  # on a page, unless --top says otherwise
 
@@ -81,7 +83,8 @@ def main() -> NoReturn:
         if getattr(sys, stream) is None:
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115  open until the end
     try:
-        app()
+        with _one_voice():
+            app()
     except InvalidRequest as error:
         _fail(str(error), EXIT_WRONG_COMMAND_LINE)
     except LlamaInspectError as error:
@@ -89,6 +92,8 @@ def main() -> NoReturn:
     except MemoryError:
         _fail(NO_MEMORY)
     except RuntimeError as error:  # as torch reports that memory is used up
+        if one_of_several() and _others_failed():
+            sys.exit(EXIT_NO_ANSWER)
         if type(error).__name__ != "OutOfMemoryError" and "allocate" not in str(error):
             raise
         _fail(NO_MEMORY)
@@ -220,9 +225,40 @@ def _writing(needed: bool = False) -> Iterator[None]:
             raise typer.Exit from None
 
 
+def one_of_several() -> bool:
+    """Whether torchrun has started this process beside others; they run one model together."""
+    return share_here().ranks > 1
+
+
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Of several processes the first speaks; another only to say why it gives up."""
+    if share_here().rank == 0:
+        yield
+        return
+    streams = sys.stdout, sys.stderr
+    with open(os.devnull, "w", encoding="utf-8") as nobody:
+        sys.stdout = sys.stderr = nobody
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = streams
+
+
+def _others_failed() -> bool:
+    from llamainspect.model.parallel import someone_failed
+
+    return someone_failed()
+
+
 def _fail(sentence: str, code: int = EXIT_NO_ANSWER) -> NoReturn:
     from llamainspect.render.printable import printable
 
+    if one_of_several():
+        from llamainspect.model.parallel import first_to_fail
+
+        if not first_to_fail():
+            sys.exit(code)
     say(f"llamainspect: {printable(sentence, limit=2_000)}")
     sys.exit(code)
 
@@ -235,6 +271,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
@@ -244,6 +281,8 @@ def _options(
 
     Runs nothing that a file contains.
     """
+    if share_here().rank > 0 and context.invoked_subcommand not in TOGETHER:
+        raise typer.Exit  # the first process answers
 
 
 for _panel in ("inspect", "verify", "plan", "run"):  # in the order of --help; they need `app`

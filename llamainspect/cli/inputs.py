@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from llamainspect.cli import one_of_several
+
 if TYPE_CHECKING:
     from llamainspect.model.runner import Model
+    from llamainspect.processes import Share
     from llamainspect.readahead import ReadAhead
     from llamainspect.runs import RunOptions
     from llamainspect.subject import Subject
@@ -117,6 +120,7 @@ class Opened(NamedTuple):
     options: "RunOptions"
     ahead: "ReadAhead"
     tokenizer_path: str  # `path`, unless another was given
+    processes: "Share"  # what this process has of it, under torchrun
 
     def load(
         self,
@@ -133,7 +137,7 @@ class Opened(NamedTuple):
 
         return load_model(
             self.subject, self.options, tokens=tokens, logits=logits, sequences=sequences,
-            passes=passes, share=share, ahead=self.ahead,
+            passes=passes, share=share, ahead=self.ahead, processes=self.processes,
         )  # fmt: skip
 
     def prompt(
@@ -181,8 +185,10 @@ class Opened(NamedTuple):
 def open_model(path: str, options: "RunOptions", tokenizer: str | None = None) -> Opened:
     """Look at the headers, refuse what cannot be run, and begin to read; torch comes later."""
     from llamainspect.errors import InvalidRequest, NotACheckpoint
+    from llamainspect.processes import share_here
     from llamainspect.readahead import start_reading
     from llamainspect.runs import check_runnable
+    from llamainspect.shares import check_share, own_weights
     from llamainspect.subject import find_subject
 
     options.check()
@@ -192,10 +198,14 @@ def open_model(path: str, options: "RunOptions", tokenizer: str | None = None) -
         raise NotACheckpoint(
             f"{path}: there is no such path; give the directory of a checkpoint with its weights"
         ) from error
-    checkpoint, _ = check_runnable(subject)
+    checkpoint, config = check_runnable(subject)
+    share = share_here()
+    check_share(config, share)
+    rounding = options.simulate is not None
+    own = own_weights(checkpoint.weights, config, share, whole_rows=rounding)
     sys.setswitchinterval(SWITCH_SECONDS)
-    ahead = start_reading(checkpoint)
-    return Opened(path, subject, options, ahead, path if tokenizer is None else tokenizer)
+    ahead = start_reading(checkpoint._replace(weights=own), share)
+    return Opened(path, subject, options, ahead, tokenizer or path, share)
 
 
 @contextmanager
@@ -235,10 +245,14 @@ def read_text(text: str | None, file: str | None) -> str:
 
 def read_input(file: str | None) -> tuple[bytes, str]:
     """The content of a file, or of standard input, and what to call it."""
-    from llamainspect.errors import MissingFile, UnsupportedFile
+    from llamainspect.errors import InvalidRequest, MissingFile, UnsupportedFile
 
     if file is None or file == STDIN:
         where = "standard input"
+        if one_of_several():
+            raise InvalidRequest(
+                f"{where}: only one of several processes could read it; give a file"
+            )
         if sys.stdin is None:
             raise MissingFile(f"{where}: it is closed; give the text or --file")
         data = sys.stdin.buffer.read(MAX_NBYTES + 1)

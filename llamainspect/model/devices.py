@@ -8,6 +8,7 @@ import torch
 
 from llamainspect.errors import MissingFile
 from llamainspect.gpus import Gpu, Gpus, letters_of, match_driver_name
+from llamainspect.processes import ALONE, Share
 
 SAME_MEMORY = 0.06  # torch sees up to this share less than nvidia-smi prints
 # Limit and use of a container: cgroups version 2, then 1.
@@ -44,8 +45,27 @@ def recognise(name: str, nbytes: int) -> Gpu:
     )
 
 
-def choose_device(name: str) -> torch.device:
-    """By name; "auto" is a GPU where there is one. Raises MissingFile."""
+def choose_device(name: str, share: Share = ALONE) -> torch.device:
+    """By name; "auto" is a GPU where there is one. Of several processes on a machine each has one.
+
+    Raises MissingFile.
+    """
+    device = _choose_kind(name)
+    if device.type == "mps" and share.ranks > 1:
+        device = torch.device("cpu")  # with which torch.distributed does not speak
+    if device.type != "cuda" or share.ranks == 1:
+        return device
+    there = torch.cuda.device_count()
+    if there < share.local_ranks:
+        raise MissingFile(
+            f"--device {name}: {share.local_ranks} processes need a GPU each, and torch sees "
+            f"{there} on this machine; start fewer, or give --device cpu"
+        )
+    torch.cuda.set_device(share.local_rank)
+    return torch.device("cuda", share.local_rank)
+
+
+def _choose_kind(name: str) -> torch.device:
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": _has_mps()}
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if there[kind]))

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from llamainspect.errors import InvalidRequest, UnusablePrompt
-from llamainspect.model import transformer
 from llamainspect.model.logits import layer_progress
 from llamainspect.model.runner import Model, Stage, float64
 from llamainspect.progress import finish
@@ -177,12 +176,12 @@ def cross_entropies(model: Model, hidden: Tensor, targets: Tensor) -> Tensor:
     targets = targets.to(exact)
     sums = torch.full(targets.shape, -math.inf, dtype=torch.float64, device=exact)
     meant = torch.zeros_like(sums)
-    for start, output in model.output_blocks():
+    for rows, logits_of in model.output_blocks():
         for first in range(0, len(hidden), ROWS):
             piece = slice(first, first + ROWS)
-            logits = float64(transformer.logits(hidden[piece], output))
+            logits = float64(logits_of(hidden[piece]))
             sums[piece] = torch.logaddexp(sums[piece], torch.logsumexp(logits, -1))
-            place = targets[piece] - start
+            place = targets[piece] - rows.start
             inside = (place >= 0) & (place < logits.shape[1])
             found = logits.gather(1, place.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
             meant[piece] = torch.where(inside, found, meant[piece])

@@ -80,7 +80,7 @@ def generating(
         raise InvalidRequest("--max-new-tokens: a whole number from 1 upwards is needed")
     model.check_tokens(ids)
     if sampling.temperature and sampling.seed is None:
-        sampling = sampling._replace(seed=torch.seed() % 2**32)
+        sampling = sampling._replace(seed=model.agreed(torch.seed() % 2**32))
     dice = torch.Generator().manual_seed(sampling.seed or 0)
     room = len(ids) + max_new_tokens
     room = min(room, model.context_length or room)

@@ -7,6 +7,7 @@ and then kept or dropped.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from llamainspect.model.dequantize import restore, restored
 from llamainspect.model.moe import Expert, Routed
 from llamainspect.model.quantize import Simulation, simulate
 from llamainspect.model.transformer import Layer
+from llamainspect.processes import ALONE
 from llamainspect.readahead import (
     EMBEDDING,
     LAYER_WEIGHTS,
@@ -37,6 +39,9 @@ from llamainspect.tensors import contiguous_strides
 from llamainspect.text_path import EXPERTS, ROUTER
 from llamainspect.weights import Weight, rows_of
 
+if TYPE_CHECKING:
+    from llamainspect.model.parallel import Ranks
+
 LINEARS = frozenset(LAYER_WEIGHTS) - {"attention_norm", "ffn_norm"}
 
 
@@ -55,10 +60,14 @@ class Weights:
         keep: bool,
         simulation: Simulation | None = None,
         ahead: ReadAhead | None = None,
+        ranks: "Ranks | None" = None,
     ) -> None:
         assert checkpoint.config is not None
         self.checkpoint = checkpoint
         self.config = checkpoint.config
+        self.ranks = ranks  # among whom the checkpoint's weights are a share
+        self.share = ranks.share if ranks else ALONE
+        self._together: dict[str, Any] = {"summed": ranks.summed} if ranks else {}
         self.device, self.dtype, self.keep = device, dtype, keep
         self.simulation = simulation
         self.nbytes_read = 0
@@ -90,7 +99,7 @@ class Weights:
             yield from self._layers
             return
         self._drop_rest()
-        ahead = self._ahead or start_reading(self.checkpoint)
+        ahead = self._ahead or start_reading(self.checkpoint, self.share)
         self._ahead = None  # whoever gives up on the way leaves nothing behind
         layers: list[Layer] = []
         with ExitStack() as stack:
@@ -115,12 +124,13 @@ class Weights:
     def output_blocks(self) -> Iterator[Tensor]:
         """The output matrix (V, D) in blocks of rows; that of the embedding where they are tied.
 
-        One that is not kept is valid until the next is asked for.
+        Of several processes each has its share of every block. One that is not kept is valid until
+        the next is asked for.
         """
         if self._output:
             yield from self._output
             return
-        weights = output_blocks(self.checkpoint)
+        weights = output_blocks(self.checkpoint, self.share)
         ahead = self._rest or ReadAhead(self.checkpoint, weights, nbytes_with(weights[0]))
         self._rest = None
         blocks: list[Tensor] = []
@@ -140,9 +150,8 @@ class Weights:
             self._rest.close()
             self._rest = None
 
-    def pieces(self, name: str) -> Iterator[tuple[int, Tensor]]:
+    def pieces(self, weight: Weight) -> Iterator[tuple[int, Tensor]]:
         """One weight by itself, as it is stored, in blocks: their first row, and their rows."""
-        weight = self.checkpoint.weights[name]
         if len(weight.shape) < 2 or weight.rope_heads:  # whose rows are not where they are stored
             yield 0, self._read(weight)
             return
@@ -168,11 +177,11 @@ class Weights:
 
     def _read_layer(self, number: int, ahead: ReadAhead) -> Layer:
         weights = self.checkpoint.weights
-        tensors = {
+        tensors: dict[str, Any] = {
             field: self._take(weights[layer_weight(number, field)], ahead, field)
             for field in LAYER_WEIGHTS
         }
-        return Layer(**tensors, routed=self._routed(number))
+        return Layer(**tensors, routed=self._routed(number), **self._together)
 
     def _routed(self, number: int) -> Routed | None:
         """The experts of a layer that has some; they are read when tokens go to them."""
@@ -180,7 +189,7 @@ class Weights:
         if moe is None or not is_moe_layer(moe, number):
             return None
         router = self._converted(self._read(self.checkpoint.weights[f"layers.{number}.{ROUTER}"]))
-        return Routed(router, moe.top_k, partial(self._expert, number))
+        return Routed(router, moe.top_k, partial(self._expert, number), **self._together)
 
     def _expert(self, layer: int, number: int) -> Expert:
         known = self._experts.get((layer, number))
@@ -195,7 +204,8 @@ class Weights:
             gate, up = self._read(w1)[0], self._read(w3)[0]
         else:  # Hugging Face's files: read once
             gate, up = self._read(both)[0].chunk(2, dim=1)
-        expert = Expert(*map(self._of_expert, (gate, self._read(w2)[0], up)))
+        down = needed_of(w2, self._of_expert(self._read(w2)[0])[None])[0]
+        expert = Expert(self._of_expert(gate), down, self._of_expert(up))
         self._check_unchanged()
         if self.keep:
             self._experts[layer, number] = expert
@@ -227,17 +237,19 @@ class Weights:
             restore(whole, weight, take)
             for parts in taken:
                 ahead.give_back(parts)
-            return self._simulated(whole, field)
+            return needed_of(weight, self._simulated(whole, field))
         tensors = take(weight)
         (parts,) = taken
+        if not tensors:  # its share of a block of the vocabulary is nothing
+            return torch.empty(weight.shape, dtype=self.dtype, device=self.device)
         if len(tensors) == 1 and not weight.rope_heads and self._as_is(tensors[0]):
             if not self.keep:
                 self._lent.append(parts)
-            return self._simulated(tensors[0], field)
+            return needed_of(weight, self._simulated(tensors[0], field))
         whole = self._room_for(weight, field)
         join_into(whole, weight, tensors)
         ahead.give_back(parts)
-        return self._simulated(whole, field)
+        return needed_of(weight, self._simulated(whole, field))
 
     def _room_for(self, weight: Weight, field: str) -> Tensor:
         """New memory, or that of the same weight of the layer before, if nothing is kept."""
@@ -261,6 +273,14 @@ class Weights:
         if self.simulation is not None and field in LINEARS:
             simulate(tensor, self.simulation)
         return tensor
+
+
+def needed_of(weight: Weight, whole: Tensor) -> Tensor:
+    """What is needed of a weight that had to be read whole."""
+    if weight.needed is None:
+        return whole
+    axis, start, end = weight.needed
+    return whole.narrow(axis, start, end - start).contiguous()
 
 
 def beside(first: Weight, second: Weight) -> Weight | None:

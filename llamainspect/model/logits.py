@@ -52,7 +52,9 @@ def predicting(
     )
     nbytes = None
     if save is not None:
-        nbytes = recordings.save(save, tuple(ids), logits, identity(model))
+        said = identity(model)
+        if model.answers:
+            nbytes = recordings.save(save, tuple(ids), logits, said)
     return LogitsReport(
         path=model.subject.name,
         run=model.describe(),

@@ -30,6 +30,8 @@ class Routed:
     router: Tensor  # (D, experts)
     top_k: int
     expert: Callable[[int], Expert]  # its weights, valid until the next is asked for
+    # Of several processes that have some hidden numbers of each expert: their products' sum.
+    summed: Callable[[Tensor], Tensor] = lambda product: product
 
     def __call__(self, x: Tensor) -> Tensor:
         """What they add: (B, T, D) of what has passed the norm to (B, T, D)."""
@@ -43,7 +45,7 @@ class Routed:
             for some, which in zip(tokens.split(ROWS), place.split(ROWS), strict=True):
                 given = flat[some] * gates[some, which, None]
                 made.index_add_(0, some, swiglu(given, expert))
-        return made.view_as(x)
+        return self.summed(made).view_as(x)
 
 
 def swiglu(x: Tensor, expert: Expert) -> Tensor:

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,20 +18,27 @@ from llamainspect.model.load import Weights
 from llamainspect.model.quantize import make_simulation
 from llamainspect.model.transformer import Layer, LayerCache
 from llamainspect.names import NOT_PARAMETERS, component_of, layer_of
+from llamainspect.processes import ALONE, Share
 from llamainspect.readahead import (
     EMBEDDING,
     LAYER_WEIGHTS,
     NORM,
     ReadAhead,
+    block_ranges,
     block_rows,
     layer_weight,
     nbytes_with,
     output_name,
 )
-from llamainspect.reports import Finding, ModelRun
+from llamainspect.reports import Finding, ModelRun, ProcessRun
 from llamainspect.rope import RopeChoice, choose_rope
 from llamainspect.runs import STORED, RunOptions, check_runnable
+from llamainspect.shares import check_share, own_config, own_weights
 from llamainspect.subject import Subject
+from llamainspect.weights import Weight
+
+if TYPE_CHECKING:
+    from llamainspect.model.parallel import Ranks
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CHUNK = 2048  # tokens of a prompt that pass a layer at a time
@@ -96,6 +104,8 @@ class Model:
         self.dtype = dtype
         self.device = weights.device
         self.vocab_size = self.config.vocab_size or 0
+        self.ranks = weights.ranks  # the processes that it runs in, if there are several
+        self._own = own_config(self.config, weights.share)  # what this one computes
         self._turns = transformer.rope_turns(self.config, rope.scaling, 0, self.device)
 
     @property
@@ -124,12 +134,19 @@ class Model:
             torch=torch.__version__,
             peak_nbytes=devices.peak_nbytes(self.device),
             nbytes_read=self.weights.nbytes_read,
+            processes=self._processes(),
         )
+
+    def _processes(self) -> tuple[ProcessRun, ...]:
+        if self.ranks is None:
+            return ()
+        mine = devices.peak_nbytes(self.device), self.weights.nbytes_read
+        return tuple(ProcessRun(*numbers) for numbers in self.ranks.of_each(*mine))
 
     def new_cache(self, room: int, layers: int | None = None) -> KVCache:
         """An empty cache for `room` tokens, of all layers."""
         count = self.config.n_layers if layers is None else layers
-        config = self.config._replace(n_layers=count)
+        config = self._own._replace(n_layers=count)
         return KVCache(config, room, self.device, self.weights.dtype)
 
     def check_tokens(self, ids: Sequence[int]) -> None:
@@ -204,7 +221,7 @@ class Model:
 
         def attend(x: Tensor, at: int) -> Tensor:
             positions = turns[at : at + x.shape[1]]
-            return transformer.attend(x, layer, positions, self.config, style, cache, at)
+            return transformer.attend(x, layer, positions, self._own, style, cache, at)
 
         return attend
 
@@ -226,17 +243,30 @@ class Model:
         """Of hidden states that have passed the last norm: (..., D) to (..., V), in float32."""
         shape = (*hidden.shape[:-1], self.vocab_size)
         made = torch.empty(shape, dtype=torch.float32, device=self.device)
-        for first, output in self.output_blocks():
-            made[..., first : first + len(output)] = transformer.logits(hidden, output)
+        for rows, logits_of in self.output_blocks():
+            made[..., rows.start : rows.stop] = logits_of(hidden)
         return made
 
     @torch.inference_mode()
-    def output_blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """The output matrix in blocks of rows: the first token of each, and its rows."""
-        first = 0
-        for block in self.weights.output_blocks():
-            yield first, block
-            first += block.shape[0]
+    def output_blocks(self) -> Iterator[tuple[range, Callable[[Tensor], Tensor]]]:
+        """The output matrix in blocks: the tokens of each, and what makes their logits, (..., D) to
+        (..., rows) in float32."""
+        ranges = block_ranges(self.weights.checkpoint)
+        for rows, block in zip(ranges, self.weights.output_blocks(), strict=True):
+            yield rows, partial(self._block_logits, block, len(rows))
+
+    def _block_logits(self, block: Tensor, rows: int, hidden: Tensor) -> Tensor:
+        made = transformer.logits(hidden, block)
+        return made if self.ranks is None else self.ranks.joined(made, rows)
+
+    def agreed(self, number: int) -> int:
+        """The same number in all processes that the model runs in."""
+        return number if self.ranks is None else self.ranks.agreed(number)
+
+    @property
+    def answers(self) -> bool:
+        """Whether this process is the one that writes, of those that the model runs in."""
+        return self.weights.share.rank == 0
 
     def next_logits(self, ids: Sequence[int], cache: KVCache) -> Tensor:
         """Logits (V) of the token that follows `ids`, which are put into the cache."""
@@ -281,9 +311,9 @@ class Model:
             text = "the embedding" if stage.kind == "embedding" else "the last norm"
         for name in names:
             if where := self._first_bad(name):
-                weight = self.weights.checkpoint.weights[name]
+                place = f"{self._whole(name).name}: it holds {where}"
                 return (
-                    f"{weight.name}: it holds {where}, so that the model computes nothing; "
+                    f"{place}, so that the model computes nothing; "
                     "`llamainspect verify-checksums` tells whether the file is as published"
                 )
         advice = "--dtype fp32 or bf16" if self.dtype == "fp16" else "--dtype fp32"
@@ -294,9 +324,14 @@ class Model:
         )
         return f"{text}: NaN or Inf first appears there, and its weights are finite: {way_out}"
 
+    def _whole(self, name: str) -> Weight:
+        """Of which this process may have a share."""
+        assert self.subject.checkpoint is not None
+        return self.subject.checkpoint.weights[name]
+
     def _first_bad(self, name: str) -> str | None:
         """The first element of a weight that is not finite, as in "NaN at [3, 17]"."""
-        for first, tensor in self.weights.pieces(name):
+        for first, tensor in self.weights.pieces(self._whole(name)):
             if not all_finite(tensor):
                 index = (~torch.isfinite(tensor)).nonzero()[0].tolist()
                 what = "NaN" if math.isnan(float(tensor[tuple(index)])) else "Inf"
@@ -337,12 +372,15 @@ def load_model(
     passes: int | None = None,
     share: float = 1.0,
     ahead: ReadAhead | None = None,
+    processes: Share = ALONE,
 ) -> Model:
     """The model of a checkpoint, ready to run; weights are read when they are first used.
 
     `tokens` of each of so many `sequences` will be in memory, and `logits` of so many positions.
     For a single one of `passes` through the layers there is no use in keeping them; None: who
     knows. It may take a `share` of the memory that is available. `ahead` already reads the weights.
+    Several `processes` may have a part of it each, as `share_here` says under torchrun: all of them
+    then do the same with it.
     Settings of torch that trade exactness for speed on GPUs are turned off, for the whole process.
 
     Raises MissingFile, CorruptFile and UnsupportedFile for what cannot be run, NotEnoughMemory, and
@@ -350,9 +388,10 @@ def load_model(
     """
     options.check()
     checkpoint, config = check_runnable(subject)
+    check_share(config, processes)
     notes = (*_sees(subject), *_rounds(subject))
     subject = subject._replace(checkpoint=checkpoint, config=config)
-    device = devices.choose_device(options.device)
+    device = devices.choose_device(options.device, processes)
     dtype = options.dtype or ("fp32" if device.type == "cpu" else _stored(subject))
     simulation = make_simulation(options.simulate, options.group_size)
     release = subject.official.id if subject.official else None
@@ -360,16 +399,32 @@ def load_model(
     devices.forbid_shortcuts()
     tokens = min(tokens, subject.context_length or tokens)
 
+    rounding = simulation is not None
+    weights = own_weights(checkpoint.weights, config, processes, whole_rows=rounding)
+    own = checkpoint._replace(weights=weights)
+    part = subject._replace(checkpoint=own, config=own_config(config, processes))
+
     def need(dtype: str) -> Need:
-        return estimate_need(subject, DTYPES[dtype].itemsize, tokens, sequences, logits)
+        return estimate_need(part, DTYPES[dtype].itemsize, tokens, sequences, logits)
 
     if options.stream is None and passes == 1:
         options = options._replace(stream=True)
+    if device.type == "cpu":
+        share /= processes.local_ranks
     keep = _decide(need, device, dtype, options.stream, share)
-    weights = Weights(
-        checkpoint, device, DTYPES[dtype], keep=keep, simulation=simulation, ahead=ahead
-    )
-    return Model(subject, weights, rope, dtype, notes)
+    read = Weights(
+        own, device, DTYPES[dtype], keep=keep, simulation=simulation, ahead=ahead,
+        ranks=_together(processes, device),
+    )  # fmt: skip
+    return Model(subject, read, rope, dtype, notes)
+
+
+def _together(processes: Share, device: torch.device) -> "Ranks | None":
+    if processes.ranks == 1:
+        return None
+    from llamainspect.model.parallel import Ranks  # torch.distributed takes its time to import
+
+    return Ranks(processes, device)
 
 
 def _sees(subject: Subject) -> tuple[Finding, ...]:

@@ -41,6 +41,8 @@ class Layer(NamedTuple):
     w3: Tensor  # (F, D), up
     # Of a Llama 4: what is added by experts, (B, T, D) each; w1 to w3 are those of the shared one.
     routed: Callable[[Tensor], Tensor] | None = None
+    # Of several processes that have some heads and hidden numbers each: their products' sum.
+    summed: Callable[[Tensor], Tensor] = lambda product: product
 
 
 class LayerStyle(NamedTuple):
@@ -150,7 +152,7 @@ def attention(
         enable_gqa=keys.shape[1] != config.n_heads,
     )  # (B, H, T, E)
     seen = seen + not_finite(q, k).type_as(seen)
-    return F.linear(seen.transpose(1, 2).flatten(2), layer.wo)  # (B, T, D)
+    return layer.summed(F.linear(seen.transpose(1, 2).flatten(2), layer.wo))  # (B, T, D)
 
 
 def needs_equal_heads(q: Tensor, mask: Tensor | None) -> bool:
@@ -194,7 +196,7 @@ def temperatures(config: ModelConfig, start: int, end: int, device: torch.device
 def feed_forward(x: Tensor, layer: Layer) -> Tensor:
     """SwiGLU."""
     gate = F.silu(F.linear(x, layer.w1))  # (B, T, F)
-    return F.linear(gate * F.linear(x, layer.w3), layer.w2)  # (B, T, D)
+    return layer.summed(F.linear(gate * F.linear(x, layer.w3), layer.w2))  # (B, T, D)
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:

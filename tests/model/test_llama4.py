@@ -11,7 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import MOE_BLOCKS, TINY_MOE, cut, moe_shapes, random_weights, write_native
+from checkpoints import (
+    MOE_BLOCKS,
+    TINY_MOE,
+    cut,
+    moe_weights,
+    write_native,
+)
 from hub_layout import hub_config_moe, to_hub_moe, write_hub
 from in_process import run
 from test_cli import EXAMPLE
@@ -45,21 +51,11 @@ TOKENS = 40
 IDS = torch.randint(128, (1, TOKENS), generator=torch.Generator().manual_seed(3))
 
 
-def weights_of(params: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Numbers of a size that every part of the model matters with."""
-    made = random_weights(moe_shapes(params), 5, torch.float32)
-    for name, weight in made.items():
-        weight *= 0.3 if "experts" in name or "shared" in name else 0.15
-        weight += "norm" in name
-        weight *= 5 if "router" in name else 1
-    return made
-
-
 @pytest.fixture(scope="module", params=KINDS)
 def kind(request, tmp_path_factory) -> tuple[dict[str, Path], torch.Tensor]:
     """The model in three layouts, and what transformers makes of it."""
     params = TINY_MOE | KINDS[request.param]
-    weights, place = weights_of(params), tmp_path_factory.mktemp("llama4")
+    weights, place = moe_weights(params), tmp_path_factory.mktemp("llama4")
     said = {key: params[key] for key in ("floor_scale", "attn_scale") if key in params}
     hub = write_hub(
         place / "hub", to_hub_moe(weights, params), hub_config_moe(params, **said), shards=2
@@ -138,7 +134,7 @@ def test_long_and_many_sequences_pass_in_pieces(kind, monkeypatch):
 def test_only_the_experts_that_tokens_go_to_are_read(tmp_path):
     """One token, one expert of four: exactly its bytes, from every layout."""
     params = TINY_MOE | {"moe_args": EVERY}
-    weights = weights_of(params)
+    weights = moe_weights(params)
     expert = 3 * 64 * 128 * 4  # bytes in float32
     whole = sum(weight.nbytes for weight in weights.values())
     experts = params["n_layers"] * 4 * expert
@@ -169,7 +165,7 @@ def test_what_is_not_finite_is_blamed(tmp_path):
         ("layers.0.feed_forward.experts.moe_w_out_eF_D", (130, 9),
          r"layers.0.feed_forward.experts.w2: it holds NaN at \[1, 2, 9\]"),
     ):  # fmt: skip
-        weights = weights_of(params)
+        weights = moe_weights(params)
         weights[name][index] = float("nan")
         model = load(write_native(tmp_path / name.rpartition(".")[2], params, [weights]))
         with pytest.raises(NonFinite, match=said):
@@ -182,7 +178,7 @@ def test_simulated_experts_are_rounded_along_what_is_multiplied(tmp_path, form):
     from llamainspect.model.quantize import make_simulation, rounded
 
     params = TINY_MOE | {"moe_args": EVERY}
-    weights = weights_of(params)
+    weights = moe_weights(params)
     path = write_native(tmp_path, params, [weights])
     layer = next(load(path, simulate=form, group_size=32).weights.layers())
     expert = layer.routed.expert(2)
@@ -196,7 +192,7 @@ def test_simulated_experts_are_rounded_along_what_is_multiplied(tmp_path, form):
 def test_every_command_that_runs_a_model_runs_it(tmp_path):
     vocabulary = li.load_tokenizer(EXAMPLE).vocab_size
     params = TINY_MOE | {"moe_args": EVERY, "vocab_size": vocabulary}
-    path = write_native(tmp_path / "moe", params, [weights_of(params)])
+    path = write_native(tmp_path / "moe", params, [moe_weights(params)])
     shutil.copy(Path(EXAMPLE) / "tokenizer.model", path)
     recording = tmp_path / "logits.safetensors"
     questions = Path(EXAMPLE) / "questions.jsonl"
@@ -215,7 +211,7 @@ def test_every_command_that_runs_a_model_runs_it(tmp_path):
 def test_memory_is_asked_for_experts(tmp_path):
     """All of them where they are kept, one where layers are streamed."""
     params = TINY_MOE | {"moe_args": EVERY}
-    subject = li.find_subject(str(write_native(tmp_path, params, [weights_of(params)])))
+    subject = li.find_subject(str(write_native(tmp_path, params, [moe_weights(params)])))
     checkpoint, config = check_runnable(subject)
     subject = subject._replace(checkpoint=checkpoint, config=config)
     expert = 3 * 64 * 128
