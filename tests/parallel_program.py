@@ -7,12 +7,14 @@ by the first process, with the bytes that each has read. With steps through a ca
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import torch
 
 import llamainspect as li
+from llamainspect.model import parallel
 from llamainspect.model.runner import last_hidden
 from llamainspect.processes import share_here
 
@@ -35,3 +37,6 @@ for job in jobs:
     if share.rank == 0:
         read = [process.nbytes_read for process in run.processes] or [run.nbytes_read]
         torch.save({"logits": logits, "read": read}, out / f"{job['name']}.pt")
+
+parallel.part()
+os._exit(0)  # as the package does, and why

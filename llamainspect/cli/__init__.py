@@ -5,7 +5,7 @@ import io
 import os
 import sys
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Annotated, NoReturn, TypeVar
 
@@ -103,6 +103,21 @@ def main() -> NoReturn:
     finally:
         gc.freeze()  # what is left ends with the process; no last sweep
     sys.exit(0)
+
+
+def leave_others(code: int) -> NoReturn:
+    """End one of several processes at once.
+
+    Threads of torch.distributed outlive its groups, and may abort a Python that is ending
+    (pytorch/pytorch#190489).
+    """
+    parallel = sys.modules.get("llamainspect.model.parallel")
+    if parallel is not None and code in (0, EXIT_NO):
+        parallel.part()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 def show(report: Report, json: bool, no_color: bool) -> None:

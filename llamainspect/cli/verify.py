@@ -4,7 +4,18 @@ from typing import Annotated
 
 import typer
 
-from llamainspect.cli import Json, NoColor, Path, Top, app, listed_weights, note_run, show, track
+from llamainspect.cli import (
+    Json,
+    NoColor,
+    Path,
+    Top,
+    app,
+    listed_weights,
+    note_run,
+    one_of_several,
+    show,
+    track,
+)
 from llamainspect.cli.inputs import (
     Bos,
     Device,
@@ -167,6 +178,11 @@ def verify_logits(
     check_one(given, "with what should it be compared?")
     if implementation not in (None, "transformers"):
         raise typer.BadParameter("only transformers is known", param_hint="--implementation")
+    if implementation is not None and one_of_several():
+        raise typer.BadParameter(
+            "transformers takes all weights into one process; start it without torchrun",
+            param_hint="--implementation",
+        )
     prompts = {"--prompt": prompt, "--ids": ids, "--file": file}
     check_one(prompts, None)
     options = RunOptions(device, dtype, stream, rope_factor, simulate, group_size)

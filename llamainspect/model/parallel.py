@@ -4,7 +4,6 @@ Everything goes through torch.distributed: DTensor sums products and joins logit
 settles what one process must decide for all, and torchrun's store tells who failed first.
 """
 
-import atexit
 import os
 from contextlib import suppress
 from datetime import timedelta
@@ -29,7 +28,6 @@ class Ranks:
         self.share = share
         self._mesh = init_device_mesh(device.type, (share.ranks,))
         self._device = device
-        atexit.register(_leave)
 
     def summed(self, product: Tensor) -> Tensor:
         """The sum of what all have computed, everywhere."""
@@ -83,6 +81,8 @@ def _store() -> Any:
     )
 
 
-def _leave() -> None:
-    with suppress(Exception):  # the others may have left already
+def part() -> None:
+    """At the end, when all have their answer: nobody leaves before the others have heard it."""
+    with suppress(RuntimeError):  # the others may have left all the same
+        dist.barrier()
         dist.destroy_process_group()

@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import in_process
 import pytest
 import torch
 from checkpoints import (
@@ -23,8 +25,10 @@ from hub_layout import hub_config, hub_config_moe, to_hub, to_hub_moe, write_hub
 from quantised import floats, write_fp8, write_fp8_moe, write_int4
 
 import llamainspect as li
+from llamainspect.model import parallel
 from llamainspect.model.runner import last_hidden
 
+pytestmark = pytest.mark.xdist_group("parallel")  # what one start has made serves many tests
 PROGRAM = Path(__file__).parent.parent / "parallel_program.py"
 CLOSE = 1e-5  # largest difference of any logit, as a share of their range
 IDS = torch.randint(128, (40,), generator=torch.Generator().manual_seed(3)).tolist()
@@ -88,9 +92,7 @@ JOBS = {
 }
 
 
-def torchrun(
-    processes: int, *arguments: Any, **settings: Any
-) -> "subprocess.CompletedProcess[str]":
+def torchrun(processes: int, *arguments: Any) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
     port = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
     return subprocess.run(
@@ -131,3 +133,155 @@ def test_logits_are_those_of_one_process(together, places, name):
     theirs = made[name]["logits"]
     assert theirs.shape == alone.shape
     assert float((theirs - alone).abs().max() / (alone.max() - alone.min())) < CLOSE
+
+
+def linear_nbytes(params: dict[str, Any], hidden_dim: int, processes: int) -> tuple[int, int]:
+    """Elements of one process: of all layers' matrices, and of the rest but the embedding."""
+    dim, head_dim = params["dim"], params["dim"] // params["n_heads"]
+    kv_heads = max(params["n_kv_heads"] // processes, 1)
+    layer = 2 * dim * dim // processes + 3 * dim * hidden_dim // processes
+    layer += 2 * kv_heads * head_dim * dim
+    rest = params["n_layers"] * 2 * dim + dim + params["vocab_size"] * dim // processes
+    return params["n_layers"] * layer, rest
+
+
+@pytest.mark.parametrize(
+    "name", ["one shard", "one shard streamed", "two shards", "four shards streamed", "hub"]
+)
+def test_each_process_reads_its_share_alone(together, name):
+    """To the byte, wherever the files are cut; and the rows of the embedding that are asked for."""
+    processes, made = together
+    layers, rest = linear_nbytes(TINY, TINY_HIDDEN, processes)
+    expected = 4 * (layers + rest + len(set(IDS)) * TINY["dim"])
+    assert made[name]["read"] == [expected] * processes
+
+
+def test_each_process_reads_its_share_of_quantised_weights(together):
+    processes, made = together
+    if processes == 2:  # each has a file of its own
+        one, two = made["fp8 in two"]["read"]
+        assert one == two
+        whole = made["fp8"]["read"][0]
+        assert one == whole  # of one shard: the same columns, the same number of scales
+    assert len(set(made["fp8 in four"]["read"])) == 1
+
+
+# --- commands -----------------------------------------------------------------------------------
+
+GIVEN = "1,2,3,5,8,13,21,34"
+
+
+@pytest.fixture(scope="module")
+def spoken(places, tmp_path_factory) -> dict[str, list[dict[str, Any]]]:
+    """What two processes answer to each command, by rank."""
+    out = tmp_path_factory.mktemp("spoken")
+    model, other = places["one shard"], places["two shards"]
+    commands: dict[str, list[Any]] = {
+        "logits": ["logits", model, "--ids", GIVEN, "--json"],
+        "text": ["logits", model, "--ids", GIVEN],
+        "save": ["logits", model, "--ids", GIVEN, "--save", out / "a.safetensors", "--json"],
+        "reference": ["verify-logits", model, "--reference", out / "alone.safetensors", "--json"],
+        "against": ["verify-logits", model, "--against", other, "--json"],
+        "wrong": ["verify-logits", places["hub tied in two files"],
+                  "--reference", out / "alone.safetensors", "--json"],
+        "generate": ["generate", model, "--ids", GIVEN, "-n", "9", "--temperature", "1", "--json"],
+        "pieces": ["generate", model, "--ids", GIVEN, "-n", "9"],
+        "summary": ["summary", model, "--json"],
+    }  # fmt: skip
+    saved = in_process.run("logits", model, "--ids", GIVEN, "--save", out / "alone.safetensors")
+    assert saved.returncode == 0
+    (out / "commands.json").write_text(json.dumps([list(map(str, c)) for c in commands.values()]))
+    done = torchrun(2, PROGRAM.with_name("parallel_commands.py"), out / "commands.json", out)
+    assert done.returncode == 0, done.stderr
+    ranks = [json.loads((out / f"{rank}.json").read_text()) for rank in range(2)]
+    return dict(zip(commands, map(list, zip(*ranks, strict=True)), strict=True))
+
+
+def test_one_process_speaks_for_all(spoken):
+    for name, (first, second) in spoken.items():
+        assert first["returncode"] == (1 if name == "wrong" else 0), name
+        assert (second["stdout"], second["stderr"]) == ("", ""), name
+        assert first["stdout"], name
+        if name not in ("text", "pieces"):
+            assert json.loads(first["stdout"])["report"], name
+
+
+def test_the_answer_says_in_how_many_processes(spoken, places):
+    run = json.loads(spoken["logits"][0]["stdout"])["run"]
+    assert len(run["processes"]) == 2
+    assert run["processes"][0]["nbytes_read"] == run["nbytes_read"]
+    assert "cpu, fp32, 2 processes" in spoken["text"][0]["stdout"]
+
+
+def test_verify_logits_agrees_with_one_process(spoken):
+    for name in ("reference", "against"):
+        answer = json.loads(spoken[name][0]["stdout"])
+        assert answer["ok"]
+        assert answer["max_abs"] < CLOSE * answer["logit_range"]
+    assert spoken["wrong"][1]["returncode"] == 1
+
+
+def test_all_processes_throw_the_same_dice(spoken):
+    """Without a seed each would choose one of its own, and they would go on with other tokens."""
+    answer = json.loads(spoken["generate"][0]["stdout"])
+    assert len(answer["tokens"]) == 9
+    assert answer["seed"] is not None
+
+
+# --- failures -----------------------------------------------------------------------------------
+
+
+def sentences(done: "subprocess.CompletedProcess[str]") -> list[str]:
+    return [line for line in done.stderr.splitlines() if line.startswith("llamainspect: ")]
+
+
+def test_a_process_that_fails_ends_all_with_one_sentence(tmp_path):
+    """Only the second reads this file: the place of one of its weights is damaged."""
+    path = native(TINY, 2)(tmp_path / "damaged")
+    file = path / "consolidated.01.pth"
+    data = bytearray(file.read_bytes())
+    weights = li.open_checkpoint(str(path)).weights
+    start = weights["layers.1.feed_forward.w1.weight"].parts[1].storage.start
+    data[start : start + 4] = b"none"
+    file.write_bytes(data)
+    done = torchrun(2, "-m", "llamainspect", "logits", path, "--ids", "1,2,3", "--json")
+    assert done.returncode != 0
+    assert done.stdout == ""
+    (sentence,) = sentences(done)
+    assert "consolidated.01.pth" in sentence
+    assert done.stderr.count("Traceback") == 1  # torchrun's own, of its start
+    assert done.stderr.index("Traceback") > done.stderr.index(sentence)
+
+
+def test_what_all_processes_find_wrong_is_said_once(tmp_path):
+    weights = floats(dense_shapes(TINY, TINY_HIDDEN))
+    weights["layers.1.feed_forward.w2.weight"][5, 150] = torch.nan  # the second has this column
+    path = write_native(tmp_path / "nan", TINY, [weights])
+    done = torchrun(2, "-m", "llamainspect", "logits", path, "--ids", "1,2,3")
+    assert (done.returncode != 0, done.stdout) == (True, "")
+    (sentence,) = sentences(done)
+    assert "layers.1.feed_forward.w2.weight: it holds NaN at [5, 150]" in sentence
+
+
+REFUSED = {
+    "3 processes cannot share this model equally": ["3", "logits", "{}", "--ids", "1"],
+    "only one of several processes could read it": ["2", "logits", "{}", "--ids", "-"],
+    "start it without torchrun": [
+        "2", "verify-logits", "{}", "--implementation", "transformers",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("said", REFUSED)
+def test_what_several_processes_cannot_do(places, said, monkeypatch):
+    """As one of them finds out before it has met the others."""
+    ranks, *command = REFUSED[said]
+    for name, value in {
+        "TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": ranks, "LOCAL_RANK": "0",
+        "LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "localhost", "MASTER_PORT": "1",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(parallel, "SHORTLY", timedelta(seconds=1))
+    done = in_process.run(*(part.format(places["one shard"]) for part in command))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in " ".join(done.stderr.split())

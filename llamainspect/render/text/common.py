@@ -30,6 +30,7 @@ def run_text(run: ModelRun) -> str:
     """How a model is run, without what differs from machine to machine."""
     parts = [run.device if run.device_name is None else f"{run.device} ({run.device_name})"]
     parts += [run.dtype]
+    parts += [f"{len(run.processes)} processes"] if run.processes else []
     parts += [f"weights rounded to {run.simulate}"] if run.simulate else []
     return ", ".join(parts)
 

@@ -499,7 +499,13 @@ def _(report: Generation, terminal: bool) -> RenderableType:
 def time_text(run: ModelRun, seconds: float) -> str:
     """Time and memory of a run."""
     where = f"{run.device}, {counted(run.threads, 'thread')}" if run.device == "cpu" else run.device
-    return f"{where}: {seconds:.2f} s, peak memory {nbytes_text(run.peak_nbytes)}"
+    return f"{where}: {seconds:.2f} s, peak memory {peak_text(run)}"
+
+
+def peak_text(run: ModelRun) -> str:
+    """The most memory; of several processes that of the one which held most."""
+    most = max((run.peak_nbytes, *(process.peak_nbytes for process in run.processes)))
+    return f"{nbytes_text(most)}{' in a process' * bool(run.processes)}"
 
 
 def speed_text(report: Generation) -> str:
@@ -515,7 +521,7 @@ def speed_text(report: Generation) -> str:
         f"{report.prefill_seconds:.2f} s ({_rate(report.prefill_tokens_per_second)} tokens/s); "
         f"ended by {report.stopped.replace('_', ' ')}\n"
         f"{run_text(report.run)}{streamed}; RoPE {rope_text(report.run)}; {report.sampling}{seed}; "
-        f"peak memory {nbytes_text(report.run.peak_nbytes)}, KV cache "
+        f"peak memory {peak_text(report.run)}, KV cache "
         f"{nbytes_text(report.kv_cache_nbytes)}"
         + "".join(f"\n{finding.severity}: {finding.message}" for finding in report.findings)
     )
