@@ -20,6 +20,7 @@ from checkpoints import (
 )
 from hub_layout import hub_config_moe, to_hub_moe, write_hub
 from in_process import run
+from record_llama4 import DATA, RECORDED
 from test_cli import EXAMPLE
 from test_hub_names import TEXT_4, TEXT_M, VISION_4, VISION_M
 
@@ -256,3 +257,26 @@ def test_a_text_alone_passes_the_text_model(tmp_path, name):
     assert [finding.message for finding in report.findings] == [
         "it also looks at images, which are not given to it here: its text model runs on text"
     ]
+
+
+# --- recorded -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["one shard", "two shards", "hub"])
+@pytest.mark.parametrize("name", RECORDED)
+def test_logits_are_those_that_were_recorded(tmp_path, name, layout):
+    """Whatever transformers is installed, and by the command that a person would give."""
+    params = RECORDED[name]
+    weights = moe_weights(params)
+    if layout == "hub":
+        said = {key: params[key] for key in ("floor_scale", "attn_scale") if key in params}
+        path = write_hub(tmp_path, to_hub_moe(weights, params), hub_config_moe(params, **said))
+    else:
+        shards = cut(weights, 2, blocks=MOE_BLOCKS) if layout == "two shards" else [weights]
+        path = write_native(tmp_path, params, shards)
+    recording = DATA / f"llama4-{name}.safetensors"
+    done = run("verify-logits", path, "--reference", recording, "--json")
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["tolerance"]["dtype"]) == (0, "fp32")
+    assert answer["max_abs"] < CLOSE * answer["logit_range"]
+    assert len(answer["positions"]) == 40
