@@ -27,6 +27,7 @@ from llamainspect.readahead import (
     OUTPUT,
     RawPart,
     ReadAhead,
+    block_ranges,
     block_rows,
     layer_weight,
     nbytes_with,
@@ -78,7 +79,7 @@ class Weights:
         self._lent: list[tuple[RawPart, ...]] = []  # memory that the layer in use is made of
         self._scratch: dict[str, Tensor] = {}  # that what is not kept is converted into
         self._norm: Tensor | None = None
-        self._output: list[Tensor] = []
+        self._output: list[tuple[range, Tensor]] = []
 
     def __del__(self) -> None:
         self._drop_rest()
@@ -121,8 +122,9 @@ class Weights:
         assert self._norm is not None
         return self._norm
 
-    def output_blocks(self) -> Iterator[Tensor]:
-        """The output matrix (V, D) in blocks of rows; that of the embedding where they are tied.
+    def output_blocks(self) -> Iterator[tuple[range, Tensor]]:
+        """The output matrix (V, D) in blocks of rows, and which they are; that of the embedding
+        where they are tied.
 
         Of several processes each has its share of every block. One that is not kept is valid until
         the next is asked for.
@@ -133,13 +135,13 @@ class Weights:
         weights = output_blocks(self.checkpoint, self.share)
         ahead = self._rest or ReadAhead(self.checkpoint, weights, nbytes_with(weights[0]))
         self._rest = None
-        blocks: list[Tensor] = []
+        blocks: list[tuple[range, Tensor]] = []
         with ahead:
-            for weight in weights:
+            for rows, weight in zip(block_ranges(self.checkpoint), weights, strict=True):
                 block = self._take(weight, ahead, OUTPUT)
                 if self.keep:
-                    blocks.append(block)
-                yield block
+                    blocks.append((rows, block))
+                yield rows, block
                 self._give_back(ahead)
         self._check_unchanged()
         self._output = blocks

@@ -24,7 +24,6 @@ from llamainspect.readahead import (
     LAYER_WEIGHTS,
     NORM,
     ReadAhead,
-    block_ranges,
     block_rows,
     layer_weight,
     nbytes_with,
@@ -251,8 +250,7 @@ class Model:
     def output_blocks(self) -> Iterator[tuple[range, Callable[[Tensor], Tensor]]]:
         """The output matrix in blocks: the tokens of each, and what makes their logits, (..., D) to
         (..., rows) in float32."""
-        ranges = block_ranges(self.weights.checkpoint)
-        for rows, block in zip(ranges, self.weights.output_blocks(), strict=True):
+        for rows, block in self.weights.output_blocks():
             yield rows, partial(self._block_logits, block, len(rows))
 
     def _block_logits(self, block: Tensor, rows: int, hidden: Tensor) -> Tensor:

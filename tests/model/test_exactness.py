@@ -441,7 +441,7 @@ def test_output_in_blocks(kind, stream, tmp_path, monkeypatch):
     there = written_out(kind, weights, ids)
     monkeypatch.setattr(readahead, "BLOCK_ELEMENTS", 64 * 64)
     model = open_model(path, stream=stream)
-    assert [first for first, _ in _blocks(model, ids)] == [0, 64, 128, 192, 256]
+    assert [rows.start for rows, _ in _blocks(model, ids)] == [0, 64, 128, 192, 256]
     assert apart(all_logits(model, ids), there) <= CLOSE
 
 
