@@ -1,9 +1,11 @@
 """One model in several processes: the logits are those of one, and each reads its share alone."""
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +30,6 @@ import llamainspect as li
 from llamainspect.model import parallel
 from llamainspect.model.runner import last_hidden
 
-pytestmark = pytest.mark.xdist_group("parallel")  # what one start has made serves many tests
 PROGRAM = Path(__file__).parent.parent / "parallel_program.py"
 CLOSE = 1e-5  # largest difference of any logit, as a share of their range
 IDS = torch.randint(128, (40,), generator=torch.Generator().manual_seed(3)).tolist()
@@ -101,6 +102,18 @@ def torchrun(processes: int, *arguments: Any) -> "subprocess.CompletedProcess[st
     )  # fmt: skip
 
 
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that one of pytest's workers has filled, for all of them: a start takes long."""
+    base = factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with open(f"{place}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not place.exists():
+            place.mkdir()
+            make(place)
+    return place
+
+
 @pytest.fixture(scope="module")
 def places(tmp_path_factory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("models")
@@ -110,15 +123,18 @@ def places(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="module", params=[2, 4])
 def together(request, places, tmp_path_factory) -> tuple[int, dict[str, Any]]:
     """Of every job what so many processes make of it: all jobs in one start, which takes long."""
-    out = tmp_path_factory.mktemp("out")
-    jobs = [
-        {"name": name, "path": str(places[name]), "ids": IDS, "step": job.step,
-         "options": {"dtype": "fp32"} | job.options}
-        for name, job in JOBS.items()
-    ]  # fmt: skip
-    (out / "jobs.json").write_text(json.dumps(jobs))
-    done = torchrun(request.param, PROGRAM, out / "jobs.json", out)
-    assert done.returncode == 0, done.stderr
+
+    def start(out: Path) -> None:
+        jobs = [
+            {"name": name, "path": str(places[name]), "ids": IDS, "step": job.step,
+             "options": {"dtype": "fp32"} | job.options}
+            for name, job in JOBS.items()
+        ]  # fmt: skip
+        (out / "jobs.json").write_text(json.dumps(jobs))
+        done = torchrun(request.param, PROGRAM, out / "jobs.json", out)
+        assert done.returncode == 0, done.stderr
+
+    out = once(tmp_path_factory, f"together{request.param}", start)
     return request.param, {name: torch.load(out / f"{name}.pt") for name in JOBS}
 
 
@@ -174,7 +190,13 @@ GIVEN = "1,2,3,5,8,13,21,34"
 @pytest.fixture(scope="module")
 def spoken(places, tmp_path_factory) -> dict[str, list[dict[str, Any]]]:
     """What two processes answer to each command, by rank."""
-    out = tmp_path_factory.mktemp("spoken")
+    out = once(tmp_path_factory, "spoken", lambda out: _speak(places, out))
+    ranks = [json.loads((out / f"{rank}.json").read_text()) for rank in range(2)]
+    names = json.loads((out / "names.json").read_text())
+    return dict(zip(names, map(list, zip(*ranks, strict=True)), strict=True))
+
+
+def _speak(places: dict[str, Path], out: Path) -> None:
     model, other = places["one shard"], places["two shards"]
     commands: dict[str, list[Any]] = {
         "logits": ["logits", model, "--ids", GIVEN, "--json"],
@@ -193,8 +215,7 @@ def spoken(places, tmp_path_factory) -> dict[str, list[dict[str, Any]]]:
     (out / "commands.json").write_text(json.dumps([list(map(str, c)) for c in commands.values()]))
     done = torchrun(2, PROGRAM.with_name("parallel_commands.py"), out / "commands.json", out)
     assert done.returncode == 0, done.stderr
-    ranks = [json.loads((out / f"{rank}.json").read_text()) for rank in range(2)]
-    return dict(zip(commands, map(list, zip(*ranks, strict=True)), strict=True))
+    (out / "names.json").write_text(json.dumps(list(commands)))
 
 
 def test_one_process_speaks_for_all(spoken):
