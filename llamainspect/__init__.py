@@ -44,6 +44,7 @@ _HOME = {
     "Sampling": "llamainspect.runs",
     "StatsOptions": "llamainspect.stats",
     "StatsReport": "llamainspect.reports",
+    "Share": "llamainspect.processes",
     "Subject": "llamainspect.subject",
     "Summary": "llamainspect.reports",
     "TensorDetail": "llamainspect.reports",
@@ -81,6 +82,7 @@ _HOME = {
     "predict_logits": "llamainspect.model.logits",
     "printable": "llamainspect.render.printable",
     "read_questions": "llamainspect.questions",
+    "share_here": "llamainspect.processes",
     "show_tensor": "llamainspect.show",
     "stream_stats": "llamainspect.stats",
     "summarize": "llamainspect.summary",
@@ -144,6 +146,8 @@ if TYPE_CHECKING:
     from llamainspect.model.verify import verify_against_transformers as verify_against_transformers
     from llamainspect.models import list_models as list_models
     from llamainspect.plans import TrainingPlan as TrainingPlan
+    from llamainspect.processes import Share as Share
+    from llamainspect.processes import share_here as share_here
     from llamainspect.questions import Question as Question
     from llamainspect.questions import read_questions as read_questions
     from llamainspect.render.html import to_html as to_html

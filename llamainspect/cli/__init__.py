@@ -105,14 +105,14 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def leave_others(code: int) -> NoReturn:
-    """End one of several processes at once.
+def leave_others(code: int, finished: bool = True) -> NoReturn:
+    """End one of several processes at once; one that has an answer waits until all have it.
 
     Threads of torch.distributed outlive its groups, and may abort a Python that is ending
     (pytorch/pytorch#190489).
     """
     parallel = sys.modules.get("llamainspect.model.parallel")
-    if parallel is not None and code in (0, EXIT_NO):
+    if parallel is not None and finished and code in (0, EXIT_NO):
         parallel.part()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
@@ -236,6 +236,11 @@ def _writing(needed: bool = False) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):  # the reader (head, less) has seen enough
             _fail(f"standard output: {error.strerror or error}; make room, or write elsewhere")
+        if needed and one_of_several():  # the others wait for what this one would go on with
+            from llamainspect.model.parallel import first_to_fail
+
+            first_to_fail()
+            leave_others(0, finished=False)
         if needed:
             raise typer.Exit from None
 

@@ -38,7 +38,7 @@ from llamainspect.readahead import (
 from llamainspect.sources import Folder
 from llamainspect.tensors import contiguous_strides
 from llamainspect.text_path import EXPERTS, ROUTER
-from llamainspect.weights import Weight, rows_of
+from llamainspect.weights import Weight, rows_of, with_beside
 
 if TYPE_CHECKING:
     from llamainspect.model.parallel import Ranks
@@ -226,6 +226,10 @@ class Weights:
         return tensor.to(self.device, self.dtype).contiguous()
 
     def _take(self, weight: Weight, ahead: ReadAhead, field: str) -> Tensor:
+        if 0 in weight.shape:  # its share of a block of the vocabulary is nothing
+            for each in with_beside(weight):
+                ahead.take(each)
+            return torch.empty(weight.shape, dtype=self.dtype, device=self.device)
         taken: list[tuple[RawPart, ...]] = []
 
         def take(weight: Weight) -> list[Tensor]:
@@ -242,8 +246,6 @@ class Weights:
             return needed_of(weight, self._simulated(whole, field))
         tensors = take(weight)
         (parts,) = taken
-        if not tensors:  # its share of a block of the vocabulary is nothing
-            return torch.empty(weight.shape, dtype=self.dtype, device=self.device)
         if len(tensors) == 1 and not weight.rope_heads and self._as_is(tensors[0]):
             if not self.keep:
                 self._lent.append(parts)
@@ -288,6 +290,8 @@ def needed_of(weight: Weight, whole: Tensor) -> Tensor:
 def beside(first: Weight, second: Weight) -> Weight | None:
     """Two of (1, D, F) whose rows stand side by side in one file, as one of (1, D, 2 F)."""
     if len(first.parts) != 1 or len(second.parts) != 1 or first.shape != second.shape:
+        return None
+    if first.beside is not None or second.beside is not None:
         return None
     (a,), (b,) = first.parts, second.parts
     rows, columns = first.shape[1:]

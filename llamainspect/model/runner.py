@@ -403,7 +403,8 @@ def load_model(
     part = subject._replace(checkpoint=own, config=own_config(config, processes))
 
     def need(dtype: str) -> Need:
-        return estimate_need(part, DTYPES[dtype].itemsize, tokens, sequences, logits)
+        width = DTYPES[dtype].itemsize
+        return estimate_need(part, width, tokens, sequences, logits, processes.ranks)
 
     if options.stream is None and passes == 1:
         options = options._replace(stream=True)
@@ -446,9 +447,12 @@ def _rounds(subject: Subject) -> tuple[Finding, ...]:
 
 
 def estimate_need(
-    subject: Subject, width: int, tokens: int, sequences: int = 1, logits: int = 1
+    subject: Subject, width: int, tokens: int, sequences: int = 1, logits: int = 1, ranks: int = 1
 ) -> Need:
-    """Bytes for `tokens` of each of some sequences, with the logits of so many positions."""
+    """Bytes for `tokens` of each of some sequences, with the logits of so many positions.
+
+    Of one of `ranks` processes, whose layers `subject` has, and which has a share of the output.
+    """
     checkpoint, config = subject.checkpoint, subject.config
     assert checkpoint is not None
     layers = [
@@ -462,8 +466,8 @@ def estimate_need(
     experts = routed_layers(config) * moe.num_experts * expert if moe else 0
     beside = 2 * width * config.dim * tokens * sequences if moe else 0  # what experts are given
     output = checkpoint.weights[output_name(checkpoint)]
-    rows = min(block_rows(config.dim), output.shape[0])
-    largest = max(output.nbytes, layer_stored)
+    rows = -(-min(block_rows(config.dim), output.shape[0]) // ranks)
+    largest = max(output.nbytes // ranks, layer_stored)
     chunk = min(tokens, CHUNK)
     at_once = chunk * min(sequences, rows_at_once(tokens))
     mask = chunk * tokens * (1 + width) if tokens > chunk else 0
@@ -478,7 +482,7 @@ def estimate_need(
         + 4 * (config.vocab_size or 0) * (logits + 2)
     )
     return Need(
-        resident=width * (sum(elements) + experts + output.elements) + largest + running,
+        resident=width * (sum(elements) + experts + output.elements // ranks) + largest + running,
         streamed=width * (max(elements) + expert)
         + 2 * layer_stored
         + 4 * expert
