@@ -83,14 +83,20 @@ def _numbers(values: Tensor, scales: Tensor, zeros: Tensor | None) -> Tensor:
 def hadamard(rows: Tensor) -> Tensor:
     """Each row (n) times the orthonormal Hadamard matrix in Sylvester's order; n a power of 2.
 
-    It is symmetric, so that W (H x) = (W H) x: rows of W may be turned instead of x.
+    It is symmetric, so that W (H x) = (W H) x: rows of W may be turned instead of x. And it is the
+    Kronecker product of smaller ones, which turn the columns and rows of a grid.
     """
     length = rows.shape[-1]
-    half = 1
-    while half < length:
-        pairs = rows.unflatten(-1, (-1, 2, half))  # (..., n / (2 half), 2, half)
-        first, second = pairs.unbind(-2)
-        rows = torch.stack((first + second, first - second), dim=-2).flatten(-3)
-        half *= 2
-    turned: Tensor = rows * length**-0.5
-    return turned
+    across = 1 << length.bit_length() // 2
+    grid = rows.unflatten(-1, (-1, across))  # (..., n / across, across)
+    turned = _sylvester(length // across) @ grid @ _sylvester(across)
+    whole: Tensor = turned.flatten(-2) * length**-0.5
+    return whole
+
+
+def _sylvester(size: int) -> Tensor:
+    """Of 1 and -1, (size, size)."""
+    matrix = torch.ones(1, 1)
+    while len(matrix) < size:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    return matrix

@@ -12,6 +12,7 @@ from in_process import run
 from quantised import RANK, SCALE, hadamard_matrix, write_fp8, write_fp8_moe, write_int4
 
 import llamainspect as li
+from llamainspect.model.dequantize import hadamard
 from llamainspect.model.runner import Model, last_hidden
 
 CLOSE = 3e-6  # largest difference of any logit, as a share of their range
@@ -112,6 +113,13 @@ def test_int4_computes_what_modules_like_metas_do(tmp_path):
     with torch.inference_mode():
         expected = llama(IDS, use_cache=False).logits[0]
     assert apart(logits_of(path), expected) < CLOSE
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8, 256, 2048])
+def test_the_hadamard_matrix_is_sylvesters(size):
+    rows = torch.randn(3, size, generator=torch.Generator().manual_seed(1))
+    expected = rows.double() @ hadamard_matrix(size).double()
+    assert torch.allclose(hadamard(rows).double(), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
