@@ -236,7 +236,9 @@ def _misfit(weight: Weight, beside: Beside) -> Weight | None:
         if each is None:
             continue
         parts = parts_needed(each)
-        if len(parts) != len(values):
+        # Where ranks are joined: experts' along their outputs, groups like what they are groups of.
+        axis = 1 if len(weight.shape) == 3 else weight.axis if len(each.shape) == 2 else 0
+        if len(parts) != len(values) or (len(parts) > 1 and each.axis != axis):
             return each
         for part, value in zip(parts, values, strict=True):
             if len(value.shape) == 3:

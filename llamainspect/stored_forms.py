@@ -55,7 +55,8 @@ def _form(
     if quantization and quantization.int4 and dtype == "I8" and layer_of(weight.name) is not None:
         form = "int4"
     part, of_it = weight.parts[0], scales.parts[0]
-    rows = part.shape[0] if len(part.shape) == 2 else 0
-    groups = of_it.elements // rows if rows and of_it.shape[0] == rows else 1
-    columns = part.shape[-1]
+    if len(part.shape) != 2 or not part.elements or of_it.shape[:1] != part.shape[:1]:
+        return form, dtype, None
+    rows, columns = part.shape
+    groups = of_it.elements // rows
     return form, dtype, columns // groups if 1 < groups <= columns else None

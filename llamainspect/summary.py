@@ -309,7 +309,7 @@ def _cause(
         return (
             f"{count(expected) // max(count(shape), 1)} quantised values are packed in each element"
         )
-    if name.endswith((".wk.weight", ".wv.weight")) and config:
+    if name.endswith((".wk.weight", ".wv.weight")) and config and shape:
         heads = shape[0] / config.head_dim
         return f"n_kv_heads in {file} is {config.n_kv_heads}, these rows are {heads:g} heads"
     if config and config.dim in expected and config.dim not in shape:

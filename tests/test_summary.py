@@ -431,6 +431,11 @@ def test_broadcast_weights_are_an_error_and_not_counted(tmp_path):
     assert report.parameters.total == 1_235_814_400 - 8192 * 2048 + 1
 
 
+def test_a_weight_without_a_single_axis_is_named(tiny):
+    change(tiny, lambda weights: weights.update({"layers.1.attention.wk.weight": torch.ones(())}))
+    assert any("layers.1.attention.wk.weight: shape []" in text for text in findings(tiny))
+
+
 def test_weights_that_contradict_params_json_are_recognised_by_their_shapes(tmp_path):
     path = official_1b(tmp_path)
     (path / "params.json").write_text(json.dumps(LLAMA_3_70B))

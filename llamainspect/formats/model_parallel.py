@@ -155,7 +155,7 @@ class _Joiner:
         if self.world == 1:
             return Weight(name, shape, parts[:1], blocks=blocks)
         whole = spec.shape if spec else None
-        if spec and spec.per_rank:
+        if spec and spec.per_rank and shape:
             joined = (*shape[:-1], shape[-1] * self.world)
             return Weight(name, joined, parts, len(shape) - 1, self.world)
         axis = self._axis(shape, whole)

@@ -222,12 +222,28 @@ W1 = "layers.1.feed_forward.w1"
         ({f"{W1}.adaptor.B.weight": torch.ones(256, 9)}, "B.weight: its shape [256, 9] does not"),
         ({f"{W1}.adaptor.A.weight": None}, f"{W1}.weight: there is no adaptor beside it"),
         ({"output.scales": torch.ones(127)}, "output.scales: its shape [127] does not go with"),
+        ({f"{W1}.scales": torch.tensor(1.0)}, f"{W1}.scales: its shape [] does not go with"),
+        ({f"{W1}.weight": torch.tensor(1).char()}, f"{W1}.weight: its shape is []"),
+        ({f"{W1}.scales": torch.ones(0)}, f"{W1}.scales: its shape [0] does not go with"),
     ],
 )
 def test_int4_that_does_not_fit_together_is_refused(tmp_path, changes, said):
     path, _, _ = write_int4(tmp_path / "int4", lora=True)
     edited(path, **changes)
     assert said in refusal(path)
+
+
+def test_scales_that_are_a_single_number_are_described(tmp_path):
+    """In the file beside the shards, and in the shards: nothing there has a first axis."""
+    path, _, _ = write_fp8(tmp_path / "fp8", 2)
+    for rank in range(2):
+        file = path / f"fp8_scales_{rank}.pt"
+        stored = torch.load(file, weights_only=True)
+        torch.save(stored | {f"1_feed_forward.w2_{rank}": torch.tensor(1.0)}, file)
+    summary = li.summarize(li.open_checkpoint(str(path)))
+    found = {finding.where: finding.message for finding in summary.findings}
+    assert "shape [], expected [128]" in found["layers.1.feed_forward.w2.scales"]
+    assert "layers.1.feed_forward.w2.scales: its shape [] does not go with" in refusal(path)
 
 
 def test_a_scale_that_is_nan_is_named(tmp_path):
@@ -250,6 +266,14 @@ def test_spinquant_needs_a_power_of_two(tmp_path):
             narrow[name] = tensor[:, : 192 // per] if ".w2." in name else tensor[:192]
     edited(path, **{name: tensor.clone() for name, tensor in narrow.items()})
     assert "SpinQuant turns rows of 192 numbers, and that is no power of 2" in refusal(path)
+
+
+def test_params_json_of_another_scheme_joins_no_scales_wrongly(tmp_path):
+    """Of int4 nothing tells along which axis the scales of FP8 experts are cut."""
+    path, params, _ = write_fp8_moe(tmp_path / "fp8", 2)
+    params["quantization_args"] = {"scheme": "int4_weight_int8_dynamic_activation"}
+    (path / "params.json").write_text(json.dumps(params))
+    assert "layers.1.feed_forward.experts.w1.scales: its shape [8, 64] does not" in refusal(path)
 
 
 def test_a_scheme_that_is_not_known_is_refused(tmp_path):
