@@ -72,7 +72,7 @@ class LoraConfig(NamedTuple):
     """`lora_args` of the QLoRA releases."""
 
     rank: int
-    scale: float
+    scale: float | None  # None: it is not said, and nothing can be added without it
 
 
 class ModelConfig(NamedTuple):
@@ -352,4 +352,4 @@ def _quantization(fields: Fields | None) -> QuantizationConfig | None:
 def _lora(fields: Fields | None) -> LoraConfig | None:
     if fields is None:
         return None
-    return LoraConfig(fields.integer("rank"), fields.optional_number("scale") or 1.0)
+    return LoraConfig(fields.integer("rank"), fields.optional_number("scale"))

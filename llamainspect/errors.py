@@ -6,6 +6,7 @@ LlamaInspectError
 ├── UnsupportedFile        well formed, but a variant that is not read
 ├── MissingFile            a file, tensor or token that the answer needs
 ├── MissingDependency      an optional package; says the pip command
+├── LostProcess            of several that run a model together; says what may have become of it
 ├── NotEnoughMemory        an estimate says so before anything is loaded; says what would fit
 ├── UnusablePrompt         no token, too many, or one that the model has not
 ├── NonFinite              NaN or Inf where the model computes; names where it begins
@@ -33,6 +34,10 @@ class UnsupportedFile(LlamaInspectError):
 
 class MissingFile(LlamaInspectError):
     """Something that the answer needs is not there."""
+
+
+class LostProcess(LlamaInspectError):
+    """Another process that runs the same model is gone."""
 
 
 class MissingDependency(LlamaInspectError):

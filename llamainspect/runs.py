@@ -6,6 +6,7 @@ from llamainspect.architecture import expected_weights
 from llamainspect.checkpoint import Checkpoint
 from llamainspect.config import PARAMS_FILE, ModelConfig
 from llamainspect.errors import CorruptFile, InvalidRequest, MissingFile, UnsupportedFile
+from llamainspect.formats.model_parallel import SCALES_FILE, WEIGHT_FILE
 from llamainspect.names import NOT_PARAMETERS, component_of, counted, layer_of, listing
 from llamainspect.readahead import OUTPUT, layer_weight
 from llamainspect.rope import LINEAR
@@ -18,6 +19,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 SIMULATED = ("int8", "int4")  # forms of `footprint` that are tried out on the weights
 STORED = {"F64": "fp32", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}  # what they are read as
 QUANTISED = frozenset({"I8", "F8_E4M3"})  # values that have scales beside them
+FP8_SCHEMES = frozenset({"fp8_mixed", "fp8"})
 SCHEMES = frozenset({"int4_weight_int8_dynamic_activation", "int8_dynamic_activation_int4_weight"})
 
 
@@ -148,7 +150,8 @@ def _quantised_natively(subject: Subject) -> bool:
         return subject.form == "plain" or (
             subject.form == "fp8" and subject.checkpoint.format == "meta"
         )
-    return quantization.native and quantization.scheme in (None, *SCHEMES)
+    known = FP8_SCHEMES if subject.form == "fp8" else SCHEMES
+    return quantization.native and quantization.scheme in (None, *known)
 
 
 def _check_weights(checkpoint: Checkpoint, config: ModelConfig) -> None:
@@ -162,10 +165,7 @@ def _check_weights(checkpoint: Checkpoint, config: ModelConfig) -> None:
             if spec.required or name == OUTPUT:
                 missing.append(name)
         elif not weight.complete or not weight.parts:
-            raise MissingFile(
-                f"{name}: {len(weight.parts)} of its {weight.ranks} parts can be read; download "
-                "the missing shards"
-            )
+            raise MissingFile(_incomplete(weight))
         elif weight.shape != spec.shape:
             raise CorruptFile(
                 f"{name}: its shape is {list(weight.shape)}, and the configuration asks for "
@@ -174,13 +174,16 @@ def _check_weights(checkpoint: Checkpoint, config: ModelConfig) -> None:
         elif weight.beside is not None:
             _check_quantised(weight, config)
         elif unusual := _dtypes(weight) - STORED.keys():
-            file = "fp8_scales_N.pt" if unusual <= {"F8_E4M3"} else "the file"
+            kinds = listing(sorted(unusual))
+            if unusual <= QUANTISED:
+                file = "fp8_scales_N.pt" if unusual == {"F8_E4M3"} else "the file"
+                raise MissingFile(
+                    f"{name}: it is stored as {kinds}, and there are no scales for it; download "
+                    f"{file} again, or the release before it was quantised"
+                )
             raise UnsupportedFile(
-                f"{name}: it is stored as {listing(sorted(unusual))}, and there are no scales for "
-                f"it: download {file} again, or the release before it was quantised"
-                if unusual <= QUANTISED
-                else f"{name}: it is stored as {listing(sorted(unusual))}; the forward pass takes "
-                "floats of 16, 32 and 64 bits, and what Meta quantised"
+                f"{name}: it is stored as {kinds}; the forward pass takes floats of 16, 32 and 64 "
+                "bits, and what Meta quantised"
             )
     if missing == [OUTPUT] and (config.tied_output or config.file == PARAMS_FILE):
         return  # tied, with one name for both
@@ -201,31 +204,68 @@ def _check_quantised(weight: Weight, config: ModelConfig) -> None:
     beside = weight.beside
     assert beside is not None
     for each in with_beside(weight):
-        allowed = QUANTISED if each is weight else STORED.keys() | {"I8"}
+        allowed = QUANTISED if each is weight else frozenset(STORED)
+        if each in (beside.scales, beside.zeros):
+            allowed |= {"I8"}
         if not each.complete:
-            raise MissingFile(
-                f"{each.name}: {len(each.parts)} of its {each.ranks} parts can be read; download "
-                "the missing files"
-            )
-        if unusual := _dtypes(each) - allowed:
+            raise MissingFile(_incomplete(each))
+        dtypes = _dtypes(each)
+        if unusual := dtypes - allowed:
             raise UnsupportedFile(
-                f"{each.name}: it is stored as {listing(sorted(unusual))}; what Meta quantised has "
-                f"{listing(sorted(allowed), 9)} there"
+                f"{each.name}: it is stored as {listing(sorted(unusual))}, where Meta's quantised "
+                f"files have {' or '.join(sorted(allowed))}; get them as they were published"
+            )
+        if len(dtypes) > 1:
+            raise CorruptFile(
+                f"{each.name}: its parts are stored as {listing(sorted(dtypes))}; these are shards "
+                "of two models"
             )
     if wrong := _misfit(weight, beside):
         raise CorruptFile(
             f"{wrong.name}: its shape {list(wrong.shape)} does not go with {weight.name} of "
             f"{list(weight.shape)}; the files are damaged, or of two models"
         )
-    if config.lora is not None and layer_of(weight.name) is not None and beside.adaptor is None:
-        raise MissingFile(
-            f"{weight.name}: there is no adaptor beside it, and lora_args in {config.file} asks "
-            "for one; the file is damaged, download it again"
-        )
+    _check_adaptor(weight, beside, config)
     if beside.hadamard and weight.shape[1].bit_count() != 1:
         raise UnsupportedFile(
             f"{weight.name}: SpinQuant turns rows of {weight.shape[1]:,} numbers, and that is no "
             "power of 2, which Meta's code needs"
+        )
+
+
+def _incomplete(weight: Weight) -> str:
+    """Which files do not give their part."""
+    aside = any(SCALES_FILE.fullmatch(part.file) for part in weight.parts)
+    name, pattern = (
+        ("fp8_scales_{}.pt", SCALES_FILE) if aside else ("consolidated.{:02d}.pth", WEIGHT_FILE)
+    )
+    found = [pattern.fullmatch(part.file) for part in weight.parts]
+    there = {int(match[1] or 0) for match in found if match}
+    absent = [name.format(rank) for rank in range(weight.ranks) if rank not in there]
+    return (
+        f"{weight.name}: {len(weight.parts)} of its {weight.ranks} parts can be read, and not that "
+        f"of {listing(absent)}; `llamainspect summary` says whether it is damaged or missing; "
+        "download it again"
+    )
+
+
+def _check_adaptor(weight: Weight, beside: Beside, config: ModelConfig) -> None:
+    """Raises CorruptFile or MissingFile unless adaptor and lora_args go together."""
+    lora, adaptor = config.lora, beside.adaptor
+    if adaptor is not None and (lora is None or lora.scale is None):
+        raise CorruptFile(
+            f"{weight.name}: an adaptor stands beside it, and lora_args in {config.file} does not "
+            "say its scale; get the file as it was published"
+        )
+    if lora is not None and adaptor is not None and adaptor[0].shape[0] != lora.rank:
+        raise CorruptFile(
+            f"{adaptor[0].name}: its rank is {adaptor[0].shape[0]}, and lora_args in {config.file} "
+            f"says {lora.rank}; one of the two is of another model"
+        )
+    if lora is not None and layer_of(weight.name) is not None and adaptor is None:
+        raise MissingFile(
+            f"{weight.name}: there is no adaptor beside it, and lora_args in {config.file} asks "
+            "for one; the file is damaged, download it again"
         )
 
 

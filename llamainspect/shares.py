@@ -9,7 +9,7 @@ the same one. Each has the norms and the router, and a piece of every block of t
 from llamainspect.config import ModelConfig
 from llamainspect.errors import InvalidRequest
 from llamainspect.footprint import tensor_splits
-from llamainspect.names import layer_pattern
+from llamainspect.names import counted, layer_pattern
 from llamainspect.processes import Share
 from llamainspect.weights import Weight, piece_of
 
@@ -32,11 +32,11 @@ def check_share(config: ModelConfig, share: Share) -> None:
     splits = tensor_splits(config)
     if share.ranks not in splits:
         *some, last = map(str, splits)
-        numbers = f"{', '.join(some)} or {last}" if some else last
+        numbers = f"it can be {', '.join(some)} or {last}" if some else "one alone can run it"
         raise InvalidRequest(
             f"{share.ranks} processes cannot share this model equally; with "
-            f"{config.n_heads:,} heads, {config.n_kv_heads:,} KV heads and a hidden size of "
-            f"{config.hidden_dim:,} it can be {numbers} (--nproc-per-node)"
+            f"{counted(config.n_heads, 'head')}, {counted(config.n_kv_heads, 'KV head')} and a "
+            f"hidden size of {config.hidden_dim:,} {numbers} (--nproc-per-node)"
         )
 
 

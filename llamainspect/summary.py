@@ -10,7 +10,7 @@ from llamainspect.catalog import OfficialModel, identify_by_shapes
 from llamainspect.census import EMBEDDING, OUTPUT, Census, form_of, take_census
 from llamainspect.checkpoint import Checkpoint
 from llamainspect.config import PARAMS_FILE, ModelConfig
-from llamainspect.errors import LlamaInspectError, reason_of
+from llamainspect.errors import LlamaInspectError, UnsupportedFile, reason_of
 from llamainspect.formats.vocabulary import (
     JSON_FILE,
     TOKENIZER_FILE,
@@ -34,7 +34,9 @@ from llamainspect.reports import (
     Summary,
     worst_first,
 )
+from llamainspect.runs import check_runnable
 from llamainspect.sources import Folder
+from llamainspect.subject import subject_of
 from llamainspect.tensors import count
 
 HF_NAMES = ("model.layers.", "model.embed_tokens.", "lm_head.")
@@ -54,6 +56,7 @@ def summarize(checkpoint: Checkpoint) -> Summary:
         *structural,
         *_check_other_model(checkpoint, model),
         *_check_mixed_dtypes(checkpoint),
+        *_check_quantised(checkpoint),
         *_check_broadcasts(checkpoint),
         *_check_tying(census),
         *census.findings,
@@ -357,6 +360,20 @@ def _check_mixed_dtypes(checkpoint: Checkpoint) -> list[Finding]:
         for dtype in tally
         if dtype != usual
     ]
+
+
+def _check_quantised(checkpoint: Checkpoint) -> list[Finding]:
+    """What keeps a checkpoint that Meta quantised from being run: scales that are missing or do not
+    fit, say. The first such thing."""
+    if form_of(checkpoint) == "plain" or checkpoint.format != "meta" or not checkpoint.expected:
+        return []
+    try:
+        check_runnable(subject_of(checkpoint))
+    except LlamaInspectError as error:
+        severity: Severity = "warning" if isinstance(error, UnsupportedFile) else "error"
+        where, _, message = str(error).partition(": ")
+        return [Finding(severity, where, f"it does not run: {message}")]
+    return []
 
 
 def _check_tying(census: Census) -> list[Finding]:

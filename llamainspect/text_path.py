@@ -8,7 +8,7 @@ tokens share. Quantised weights have their scales and adaptors beside them.
 from llamainspect.canonical import canonical_weights
 from llamainspect.checkpoint import Checkpoint
 from llamainspect.config import ModelConfig
-from llamainspect.names import component_of
+from llamainspect.names import component_of, layer_of
 from llamainspect.weights import Beside, Weight
 
 TEXT_PREFIX = "text_model."
@@ -40,6 +40,7 @@ def with_shared_expert(weights: dict[str, Weight]) -> dict[str, Weight]:
 
 def with_scales(weights: dict[str, Weight], config: ModelConfig) -> dict[str, Weight]:
     """Quantised weights with what stands beside them; that is no weight of its own any more."""
+    int4 = config.quantization is not None and config.quantization.int4
     found: dict[str, Weight] = {}
     for name, weight in weights.items():
         stem = name.removesuffix(".weight")
@@ -51,8 +52,9 @@ def with_scales(weights: dict[str, Weight], config: ModelConfig) -> dict[str, We
                     scales,
                     weights.get(f"{stem}.zeros"),
                     _adaptor(weights, stem),
-                    config.lora.scale if config.lora else 1.0,
+                    config.lora.scale if config.lora else None,
                     hadamard=turned and name.endswith(TURNED),
+                    int4=int4 and layer_of(name) is not None,
                 )
             )
         found[name] = weight

@@ -57,8 +57,9 @@ class Beside(NamedTuple):
     scales: Weight  # (out, groups of a row), (out, 1) or (out); of experts (experts, out)
     zeros: Weight | None = None  # (out, groups of a row)
     adaptor: "tuple[Weight, Weight] | None" = None  # A (rank, in) and B (out, rank), of LoRA
-    adaptor_scale: float = 1.0
+    adaptor_scale: float | None = None  # set, if there is an adaptor
     hadamard: bool = False
+    int4: bool = False  # the values are -8 to 7
 
 
 def with_beside(weight: Weight) -> list[Weight]:

@@ -326,7 +326,8 @@ def test_a_quantised_checkpoint_counts_weights_and_not_scales(tmp_path):
         weights[name] = (tensor * 4).clamp(-8, 7).to(torch.int8)
         groups = 1 if name in ("tok_embeddings.weight", "output.weight") else tensor.shape[1] // 32
         weights[name.replace(".weight", ".scales")] = torch.rand(tensor.shape[0], groups)
-    report = summary_of(write_native(tmp_path, TINY | INT4, [weights]))
+    said = {"quantization_args": INT4["quantization_args"] | {"spinquant": False}}
+    report = summary_of(write_native(tmp_path, TINY | said, [weights]))
     assert report.ok, report.findings
     assert report.parameters.total == TINY_PARAMETERS
     assert {f.severity for f in report.findings} == {"note"}

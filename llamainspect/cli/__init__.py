@@ -92,8 +92,6 @@ def main() -> NoReturn:
     except MemoryError:
         _fail(NO_MEMORY)
     except RuntimeError as error:  # as torch reports that memory is used up
-        if one_of_several() and _others_failed():
-            sys.exit(EXIT_NO_ANSWER)
         if type(error).__name__ != "OutOfMemoryError" and "allocate" not in str(error):
             raise
         _fail(NO_MEMORY)
@@ -237,9 +235,10 @@ def _writing(needed: bool = False) -> Iterator[None]:
         if not isinstance(error, BrokenPipeError):  # the reader (head, less) has seen enough
             _fail(f"standard output: {error.strerror or error}; make room, or write elsewhere")
         if needed and one_of_several():  # the others wait for what this one would go on with
-            from llamainspect.model.parallel import first_to_fail
+            from llamainspect.model.parallel import first_to_fail, has_said
 
             first_to_fail()
+            has_said()
             leave_others(0, finished=False)
         if needed:
             raise typer.Exit from None
@@ -265,21 +264,17 @@ def _one_voice() -> Iterator[None]:
             sys.stdout, sys.stderr = streams
 
 
-def _others_failed() -> bool:
-    from llamainspect.model.parallel import someone_failed
-
-    return someone_failed()
-
-
 def _fail(sentence: str, code: int = EXIT_NO_ANSWER) -> NoReturn:
     from llamainspect.render.printable import printable
 
-    if one_of_several():
-        from llamainspect.model.parallel import first_to_fail
+    if not one_of_several():
+        say(f"llamainspect: {printable(sentence, limit=2_000)}")
+        sys.exit(code)
+    from llamainspect.model.parallel import first_to_fail, has_said
 
-        if not first_to_fail():
-            sys.exit(code)
-    say(f"llamainspect: {printable(sentence, limit=2_000)}")
+    if first_to_fail():
+        say(f"llamainspect: {printable(sentence, limit=2_000)}")
+        has_said()
     sys.exit(code)
 
 

@@ -135,6 +135,10 @@ class Opened(NamedTuple):
         with interrupts_end_it():
             from llamainspect.model.runner import load_model
 
+            if self.processes.ranks > 1:
+                from llamainspect.model.parallel import end_with_others
+
+                end_with_others()
         return load_model(
             self.subject, self.options, tokens=tokens, logits=logits, sequences=sequences,
             passes=passes, share=share, ahead=self.ahead, processes=self.processes,

@@ -95,12 +95,14 @@ def assemble(
 def _put_beside(
     shards: dict[str, dict[str, TensorInfo]], scales: dict[str, dict[str, TensorInfo]]
 ) -> list[Finding]:
-    """Each rank's scales among the tensors of its shard, called like the matrix that they are of.
-
-    The order of the shards tells their ranks.
-    """
+    """Each rank's scales among the tensors of its shard, called like the matrix they are of."""
     by_rank = {_rank(WEIGHT_FILE, file): tensors for file, tensors in shards.items()}
-    findings = []
+    there = {_rank(SCALES_FILE, file) for file in scales}
+    message = "it is not there or cannot be read, and other shards have theirs; download it"
+    findings = [
+        Finding("error", f"fp8_scales_{rank}.pt", message) for rank in by_rank
+        if there and rank not in there
+    ]  # fmt: skip
     for file, tensors in scales.items():
         rank = _rank(SCALES_FILE, file)
         shard = by_rank.get(rank)
@@ -114,16 +116,25 @@ def _put_beside(
             if found is None or int(found["rank"] or rank) != rank:
                 strange.append(key)
                 continue
-            layer, inner = found["dense"], "feed_forward"
+            layer, inner, axes = found["dense"], "feed_forward", 1
             if layer is None:
-                layer, inner = found["routed"], "feed_forward.experts"
-            shard[f"layers.{int(layer)}.{inner}.{found['matrix']}.scales"] = tensor
+                layer, inner, axes = found["routed"], "feed_forward.experts", 2
+            name = f"layers.{int(layer)}.{inner}.{found['matrix']}.scales"
+            shard[name] = _of_rows(tensor, axes)
         if strange:
             message = (
                 f"no scales of rank {rank} of a feed-forward, and not used: {listing(strange)}"
             )
             findings.append(Finding("error", file, message))
     return findings
+
+
+def _of_rows(scales: TensorInfo, axes: int) -> TensorInfo:
+    """(rows, 1) as (rows), of experts (experts, rows, 1) as (experts, rows)."""
+    if len(scales.shape) != axes + 1 or scales.shape[-1] != 1:
+        return scales
+    strides = None if scales.strides is None else scales.strides[:-1]
+    return scales._replace(shape=scales.shape[:-1], strides=strides)
 
 
 def _rank(pattern: re.Pattern[str], file: str) -> int:

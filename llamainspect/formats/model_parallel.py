@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from llamainspect.architecture import WeightSpec, expected_weights
 from llamainspect.config import PARAMS_FILE, ModelConfig
-from llamainspect.names import component_of, compress, counted, listing
+from llamainspect.names import NOT_PARAMETERS, component_of, compress, counted, listing
 from llamainspect.reports import Finding
 from llamainspect.sources import Source
 from llamainspect.tensors import Storage, TensorInfo
@@ -41,7 +41,8 @@ def join_ranks(
     if config and not known:
         message = "it leaves vocab_size open, and no embedding tells it: shapes are not checked"
         findings.append(Finding("error", PARAMS_FILE, message))
-    joiner = _Joiner(source, locate, shards, unreadable, expected)
+    packed = config is not None and config.quantization is not None and config.quantization.int4
+    joiner = _Joiner(source, locate, shards, unreadable, expected, packed)
     weights = joiner.join()
     return Assembly(config, weights, expected, joiner.world, (*findings, *joiner.findings))
 
@@ -56,12 +57,14 @@ class _Joiner:
         shards: dict[str, dict[str, TensorInfo]],
         unreadable: set[str],
         expected: dict[str, WeightSpec],
+        packed: bool,
     ) -> None:
         self.source = source
         self.locate = locate
         self.shards = shards
         self.unreadable = unreadable
         self.expected = expected
+        self.packed = packed  # whether several values may be in one element
         self.findings: list[Finding] = []
         self.copies: list[Weight] = []
         self._check_ranks()
@@ -85,13 +88,17 @@ class _Joiner:
     def _world(self) -> int:
         """Number of ranks: how often the parts of most matrices fit into the expected whole.
 
-        Without a configuration, or with one of another model, the number of files.
+        Without a configuration, or with one of another model, the number of files; and of int4,
+        where a matrix of half the size may be one that is packed two to a byte.
         """
+        if self.packed:
+            return len(self.shards)
         votes: Counter[int] = Counter()
         matrices = 0
         for name, shape in self.shapes.items():
             spec = self.expected.get(name)
-            if spec and spec.shape and len(spec.shape) > 1 and not spec.per_rank:
+            counts = component_of(name) not in NOT_PARAMETERS
+            if spec and spec.shape and len(spec.shape) > 1 and counts:
                 matrices += 1
                 if shape == spec.shape:
                     votes[1] += 1
@@ -215,8 +222,10 @@ class _Joiner:
         }
         usual = {name for name, n in holders.items() if 2 * n >= len(self.shards)}
         for file, tensors in self.shards.items():
-            absent = [name for name in weights if name in usual and name not in tensors]
-            alone = [name for name in tensors if name not in usual]
+            # Scales may stand in files of their own, whose absence is said of those.
+            here = [name for name in weights if not _aside(weights[name])]
+            absent = [name for name in here if name in usual and name not in tensors]
+            alone = [name for name in here if name not in usual and name in tensors]
             for names, what in (
                 (absent, "it lacks {}, which other shards have"),
                 (alone, "it has {}, which other shards have not"),
@@ -276,6 +285,10 @@ class _Joiner:
             start = self.locate(self.source, part.storage) + part.offset
             values.add(self.source.read(part.file, start, part.nbytes))
         return len(values) == 1
+
+
+def _aside(weight: Weight) -> bool:
+    return any(SCALES_FILE.fullmatch(part.file) for part in weight.parts)
 
 
 def _rank(file: str) -> int | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from llamainspect.errors import CorruptFile
 from llamainspect.weights import Weight
 
 ROWS = 1024  # of a matrix that are in float32 at a time
@@ -23,6 +24,8 @@ def restore(whole: Tensor, weight: Weight, read: Read) -> None:
     beside = weight.beside
     assert beside is not None
     values, scales = read(weight), read(beside.scales)
+    if beside.int4:
+        _check_int4(weight, values)
     zeros = [None] * len(values) if beside.zeros is None else read(beside.zeros)
     adaptor = None if beside.adaptor is None else _adaptor(beside.adaptor, read)
     if whole.dim() == 3:  # experts (experts, in, out), which have a scale for each output
@@ -37,11 +40,20 @@ def restore(whole: Tensor, weight: Weight, read: Read) -> None:
             pieces = [_rows(part, slice(start, start + ROWS)) for part in stack]
             made = torch.cat([_numbers(*piece) for piece in pieces], dim=1)
             rows = slice(first, first + len(made))
-            if adaptor is not None:
+            if adaptor is not None and beside.adaptor_scale is not None:
                 a, b = adaptor
                 made += beside.adaptor_scale * (b[rows] @ a)
             whole[rows].copy_(hadamard(made) if beside.hadamard else made)
             first = rows.stop
+
+
+def _check_int4(weight: Weight, values: Sequence[Tensor]) -> None:
+    for part in values:
+        if part.numel() and not (int(part.min()) >= -8 and int(part.max()) <= 7):
+            raise CorruptFile(
+                f"{weight.name}: it holds {int(part.min())} to {int(part.max())}, and int4 is "
+                "-8 to 7: it is damaged, or packed in another way than Meta's code reads"
+            )
 
 
 def restoring_nbytes(weight: Weight) -> int:

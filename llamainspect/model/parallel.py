@@ -1,12 +1,14 @@
 """One model in several processes, which torchrun has started: what they tell each other.
 
-Everything goes through torch.distributed: DTensor sums products and joins logits, a broadcast
-settles what one process must decide for all, and torchrun's store tells who failed first.
+Everything goes through torch.distributed: DTensor sums products, joins logits and settles what one
+process must decide for all, and torchrun's store tells who failed first.
 """
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from threading import Thread
 from typing import Any
 
 import torch
@@ -15,19 +17,26 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
 
+from llamainspect.errors import LostProcess
 from llamainspect.processes import Share
 
-FAILED = "llamainspect/failed"  # in the store: how many processes have given up
+# In torchrun's store: how many processes have given up, and that one has said why.
+FAILED, SAID = "llamainspect/failed", "llamainspect/said"
+GIVEN_UP = 3  # exit code
 SHORTLY = timedelta(seconds=5)  # the store is on the machine that torchrun was started on
 
 
 class Ranks:
-    """The processes that run a model together; every one calls the same methods in turn."""
+    """The processes that run a model together; every one calls the same methods in turn.
+
+    They raise LostProcess when another one is gone.
+    """
 
     def __init__(self, share: Share, device: torch.device) -> None:
         self.share = share
-        self._mesh = init_device_mesh(device.type, (share.ranks,))
         self._device = device
+        with self._losing():
+            self._mesh = init_device_mesh(device.type, (share.ranks,))
 
     def summed(self, product: Tensor) -> Tensor:
         """The sum of what all have computed, everywhere."""
@@ -37,26 +46,51 @@ class Ranks:
         """Pieces of the last axis, `Share.piece` of `length`, one behind the other, everywhere."""
         return self._whole(logits, Shard(logits.dim() - 1), (*logits.shape[:-1], length))
 
-    def _whole(self, local: Tensor, placement: Placement, shape: tuple[int, ...]) -> Tensor:
-        like = torch.empty(shape, device="meta")
-        spread = DTensor.from_local(
-            local.contiguous(), self._mesh, [placement],
-            run_check=False, shape=like.shape, stride=like.stride(),
-        )  # fmt: skip
-        whole: Tensor = spread.redistribute(placements=[Replicate()]).to_local()
-        return whole
-
     def agreed(self, number: int) -> int:
         """The number of the first process."""
-        tensor = torch.tensor([number], dtype=torch.int64, device=self._device)
-        dist.broadcast(tensor, src=0)
-        return int(tensor)
+        return self.of_each(number)[0][0]
 
     def of_each(self, *numbers: int) -> list[tuple[int, ...]]:
         """The numbers of all, by rank."""
         mine = torch.tensor([numbers], dtype=torch.int64, device=self._device)
-        spread = DTensor.from_local(mine, self._mesh, [Shard(0)], run_check=False)
-        return [tuple(row) for row in spread.full_tensor().tolist()]
+        rows = self._whole(mine, Shard(0), (self.share.ranks, len(numbers)))
+        return [tuple(row) for row in rows.tolist()]
+
+    def _whole(self, local: Tensor, placement: Placement, shape: tuple[int, ...]) -> Tensor:
+        like = torch.empty(shape, device="meta")
+        with self._losing():
+            spread = DTensor.from_local(
+                local.contiguous(), self._mesh, [placement],
+                run_check=False, shape=like.shape, stride=like.stride(),
+            )  # fmt: skip
+            whole: Tensor = spread.redistribute(placements=[Replicate()]).to_local()
+        return whole
+
+    @contextmanager
+    def _losing(self) -> Iterator[None]:
+        """What torch.distributed raises when a connection is closed, in words of its backends."""
+        try:
+            yield
+        except RuntimeError as error:
+            if type(error).__name__ == "OutOfMemoryError" or "allocate" in str(error):
+                raise
+            reason = str(error).strip().partition("\n")[0][:200]
+            raise LostProcess(
+                f"process {self.share.rank} of {self.share.ranks} has lost another, which was "
+                f"killed, or ran out of memory ({reason}); start them again"
+            ) from error
+
+
+def end_with_others() -> None:
+    """When a process has given up and said why, this one ends at once, wherever it waits: torchrun
+    sees to that on its own machine, and not on others."""
+    Thread(target=_watch, daemon=True).start()
+
+
+def _watch() -> None:
+    with suppress(RuntimeError, ValueError, KeyError):  # torchrun has gone, and its store with it
+        _store().wait([SAID], timedelta(days=365))
+        os._exit(GIVEN_UP)
 
 
 def first_to_fail() -> bool:
@@ -67,12 +101,10 @@ def first_to_fail() -> bool:
         return True
 
 
-def someone_failed() -> bool:
-    """Whether a process has given up: what others then meet is no fault of theirs."""
-    try:
-        return bool(_store().add(FAILED, 0) > 0)
-    except (RuntimeError, ValueError, KeyError):
-        return True
+def has_said() -> None:
+    """Why it gave up: the others may end."""
+    with suppress(RuntimeError, ValueError, KeyError):
+        _store().set(SAID, "")
 
 
 def _store() -> Any:

@@ -1,6 +1,7 @@
 """A checkpoint that can be run: what it needs, whether that is here, and tokens in, logits out."""
 
 import math
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor
 
 from llamainspect.architecture import routed_layers
+from llamainspect.checkpoint import Checkpoint
 from llamainspect.config import ModelConfig
-from llamainspect.errors import NonFinite, NotEnoughMemory, UnusablePrompt
+from llamainspect.errors import CorruptFile, NonFinite, NotEnoughMemory, UnusablePrompt
 from llamainspect.footprint import kv_cache, prefill
 from llamainspect.model import devices, transformer
 from llamainspect.model.dequantize import restoring_nbytes
@@ -309,9 +311,10 @@ class Model:
             text = "the embedding" if stage.kind == "embedding" else "the last norm"
         for name in names:
             if where := self._first_bad(name):
-                place = f"{self._whole(name).name}: it holds {where}"
+                weight = self._whole(name)
+                made = "with its scales " * (weight.beside is not None)
                 return (
-                    f"{place}, so that the model computes nothing; "
+                    f"{weight.name}: {made}it holds {where}, so that the model computes nothing; "
                     "`llamainspect verify-checksums` tells whether the file is as published"
                 )
         advice = "--dtype fp32 or bf16" if self.dtype == "fp16" else "--dtype fp32"
@@ -387,8 +390,9 @@ def load_model(
     options.check()
     checkpoint, config = check_runnable(subject)
     check_share(config, processes)
-    notes = (*_sees(subject), *_rounds(subject))
+    seen = _sees(subject)
     subject = subject._replace(checkpoint=checkpoint, config=config)
+    notes = (*seen, *_rounds(subject))
     device = devices.choose_device(options.device, processes)
     dtype = options.dtype or ("fp32" if device.type == "cpu" else _stored(subject))
     simulation = make_simulation(options.simulate, options.group_size)
@@ -413,17 +417,35 @@ def load_model(
     keep = _decide(need, device, dtype, options.stream, share)
     read = Weights(
         own, device, DTYPES[dtype], keep=keep, simulation=simulation, ahead=ahead,
-        ranks=_together(processes, device),
+        ranks=_together(processes, device, checkpoint, config),
     )  # fmt: skip
     return Model(subject, read, rope, dtype, notes)
 
 
-def _together(processes: Share, device: torch.device) -> "Ranks | None":
+def _together(
+    processes: Share, device: torch.device, checkpoint: Checkpoint, config: ModelConfig
+) -> "Ranks | None":
+    """Whom a model is shared with. Raises CorruptFile where others have another checkpoint."""
     if processes.ranks == 1:
         return None
     from llamainspect.model.parallel import Ranks  # torch.distributed takes its time to import
 
-    return Ranks(processes, device)
+    ranks = Ranks(processes, device)
+    if len(set(ranks.of_each(_digest(checkpoint, config)))) > 1:
+        raise CorruptFile(
+            f"{checkpoint.source.place}: not every process finds the same checkpoint there; each "
+            "machine needs the same files under the same path"
+        )
+    return ranks
+
+
+def _digest(checkpoint: Checkpoint, config: ModelConfig) -> int:
+    """Of headers and configuration, with the checksums that files have of their own."""
+    rows = [
+        (name, weight.shape, weight.axis, [(p.dtype.name, p.storage.crc32) for p in weight.parts])
+        for name, weight in checkpoint.weights.items()
+    ]
+    return zlib.crc32(repr((config, rows)).encode())
 
 
 def _sees(subject: Subject) -> tuple[Finding, ...]:
@@ -436,7 +458,8 @@ def _sees(subject: Subject) -> tuple[Finding, ...]:
 
 def _rounds(subject: Subject) -> tuple[Finding, ...]:
     """A note on models that Meta's own code runs with rounded inputs, too."""
-    if subject.form == "plain":
+    weights = subject.checkpoint.weights.values() if subject.checkpoint else ()
+    if all(weight.beside is None for weight in weights):
         return ()
     kind = "FP8" if subject.form == "fp8" else "8-bit integers"
     message = (

@@ -284,6 +284,65 @@ def test_what_all_processes_find_wrong_is_said_once(tmp_path):
     assert "layers.1.feed_forward.w2.weight: it holds NaN at [5, 150]" in sentence
 
 
+def test_nobody_waits_for_one_that_nobody_listens_to(places):
+    """The reader of the first process's text goes away: `| head`."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
+               "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "-m", "llamainspect",
+               "generate", str(places["one shard"]), "--ids", "1", "-n", "4000"]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(5)
+        process.stdout.close()
+        process.wait(timeout=60)
+
+
+def test_a_process_that_is_killed_ends_all_with_one_sentence(tmp_path, places):
+    """By itself, in the midst of a pass, as the system kills what takes too much memory."""
+    program = tmp_path / "killed.py"
+    program.write_text(KILLED)
+    done = torchrun(2, program, "generate", places["one shard"], "--ids", "1", "-n", "50")
+    assert done.returncode != 0
+    (sentence,) = sentences(done)
+    assert "process 0 of 2 has lost another, which was killed, or ran out of memory" in sentence
+    assert done.stderr.count("Traceback") == 1  # torchrun's own
+
+
+KILLED = """
+import os, signal
+from llamainspect.__main__ import main
+from llamainspect.model import parallel
+
+calls = 0
+summed = parallel.Ranks.summed
+
+def fatal(ranks, product):
+    global calls
+    calls += 1
+    if calls == 20 and ranks.share.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return summed(ranks, product)
+
+parallel.Ranks.summed = fatal
+main()
+"""
+
+
+def test_processes_with_other_files_are_told_apart(tmp_path, places):
+    """As on two machines, one of which has a copy that is older."""
+    program = tmp_path / "other.py"
+    program.write_text(
+        "import os, sys\nfrom llamainspect.__main__ import main\n"
+        "sys.argv[2] = sys.argv.pop(3) if os.environ['RANK'] == '0' else sys.argv.pop(3) + '-old'\n"
+        "main()\n"
+    )
+    path = native(TINY, 1)(tmp_path / "model")
+    native(ODD, 1)(tmp_path / "model-old")
+    done = torchrun(2, program, "logits", "PATH", path, "--ids", "1")
+    assert (done.returncode != 0, done.stdout) == (True, "")
+    (sentence,) = sentences(done)
+    assert "not every process finds the same checkpoint there" in sentence
+
+
 REFUSED = {
     "3 processes cannot share this model equally": ["3", "logits", "{}", "--ids", "1"],
     "only one of several processes could read it": ["2", "logits", "{}", "--ids", "-"],

@@ -241,8 +241,8 @@ def test_scales_that_are_a_single_number_are_described(tmp_path):
         stored = torch.load(file, weights_only=True)
         torch.save(stored | {f"1_feed_forward.w2_{rank}": torch.tensor(1.0)}, file)
     summary = li.summarize(li.open_checkpoint(str(path)))
-    found = {finding.where: finding.message for finding in summary.findings}
-    assert "shape [], expected [128]" in found["layers.1.feed_forward.w2.scales"]
+    found = [f.message for f in summary.findings if f.where == "layers.1.feed_forward.w2.scales"]
+    assert any("shape [], expected [128]" in message for message in found)
     assert "layers.1.feed_forward.w2.scales: its shape [] does not go with" in refusal(path)
 
 
@@ -251,7 +251,7 @@ def test_a_scale_that_is_nan_is_named(tmp_path):
     scales = torch.full((256, 2), 0.01)
     scales[17, 1] = torch.nan
     edited(path, **{f"{W1}.scales": scales})
-    assert f"{W1}.weight: it holds NaN at [17, 32]" in refusal(path)
+    assert f"{W1}.weight: with its scales it holds NaN at [17, 32]" in refusal(path)
 
 
 def test_spinquant_needs_a_power_of_two(tmp_path):
@@ -271,7 +271,7 @@ def test_spinquant_needs_a_power_of_two(tmp_path):
 def test_params_json_of_another_scheme_joins_no_scales_wrongly(tmp_path):
     """Of int4 nothing tells along which axis the scales of FP8 experts are cut."""
     path, params, _ = write_fp8_moe(tmp_path / "fp8", 2)
-    params["quantization_args"] = {"scheme": "int4_weight_int8_dynamic_activation"}
+    params["quantization_args"] = {"group_size": 32}
     (path / "params.json").write_text(json.dumps(params))
     assert "layers.1.feed_forward.experts.w1.scales: its shape [8, 64] does not" in refusal(path)
 
@@ -286,11 +286,96 @@ def test_a_scheme_that_is_not_known_is_refused(tmp_path):
 def test_fp8_without_the_file_of_its_scales(tmp_path):
     path, _, _ = write_fp8(tmp_path / "fp8", 2)
     (path / "fp8_scales_0.pt").unlink()
-    assert "layers.1.feed_forward.w1.scales: 1 of its 2 parts can be read" in refusal(path)
+    said = refusal(path)
+    assert "layers.1.feed_forward.w1.scales: 1 of its 2 parts can be read" in said
+    assert "not that of fp8_scales_0.pt" in said
+    wrong = [
+        f for f in li.summarize(li.open_checkpoint(str(path))).findings if f.severity == "error"
+    ]
+    assert [f.where for f in wrong] == ["fp8_scales_0.pt", "layers.1.feed_forward.w1.scales"]
     (path / "fp8_scales_1.pt").unlink()
     said = refusal(path)
     assert "layers.1.feed_forward.w1.weight: it is stored as F8_E4M3, and there are no sc" in said
     assert "download fp8_scales_N.pt again" in said
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("write", [write_fp8, write_fp8_moe])
+def test_scales_of_rows_may_have_an_axis_of_one(tmp_path, write, ranks):
+    path, params, _ = write(tmp_path / "fp8", ranks)
+    expected = logits_of(path)
+    for rank in range(ranks):
+        file = path / f"fp8_scales_{rank}.pt"
+        stored = torch.load(file, weights_only=True)
+        torch.save({name: tensor[..., None] for name, tensor in stored.items()}, file)
+    params["quantization_args"] = {"scheme": "fp8_mixed"}
+    (path / "params.json").write_text(json.dumps(params))
+    assert torch.equal(logits_of(path), expected)
+    summary = li.summarize(li.open_checkpoint(str(path)))
+    assert not [finding for finding in summary.findings if finding.severity != "note"]
+
+
+@pytest.mark.parametrize(
+    ("lora", "said"),
+    [
+        (None, "an adaptor stands beside it, and lora_args in params.json does not say its scale"),
+        ({"rank": 8}, "an adaptor stands beside it, and lora_args in params.json does not say its"),
+        ({"rank": 16, "scale": 2.0}, "its rank is 8, and lora_args in params.json says 16"),
+    ],
+)
+def test_lora_args_and_adaptors_go_together(tmp_path, lora, said):
+    path, params, _ = write_int4(tmp_path / "int4", lora=True)
+    params["lora_args"] = lora
+    (path / "params.json").write_text(json.dumps(params))
+    assert said in refusal(path)
+    summary = li.summarize(li.open_checkpoint(str(path)))
+    assert summary.shards == 1
+    assert [f.severity for f in summary.findings if said in f.message] == ["error"]
+
+
+def test_values_that_are_no_int4_are_refused(tmp_path):
+    path, _, _ = write_int4(tmp_path / "int4")
+    edited(path, **{f"{W1}.weight": torch.full((256, 64), 8, dtype=torch.int8)})
+    assert f"{W1}.weight: it holds 8 to 8, and int4 is -8 to 7" in refusal(path)
+
+
+def test_values_that_are_packed_are_no_missing_shard(tmp_path):
+    path, _, _ = write_int4(tmp_path / "int4")
+    stored = torch.load(path / "consolidated.00.pth", weights_only=True)
+    edited(path, **{
+        name: tensor[:, ::2].clone() for name, tensor in stored.items()
+        if tensor.dtype == torch.int8 and "layers" in name
+    })  # fmt: skip
+    summary = li.summarize(li.open_checkpoint(str(path)))
+    assert summary.shards == 1
+    assert any("2 quantised values are packed in each" in f.message for f in summary.findings)
+    assert "its shape is [64, 32], and the configuration asks for [64, 64]" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["tok_embeddings.scales", "output.scales", f"{W1}.scales"])
+def test_summary_says_what_keeps_it_from_running(tmp_path, name):
+    path, _, _ = write_int4(tmp_path / "int4")
+    edited(path, **{name: None})
+    done = run("summary", path)
+    assert done.returncode == 1
+    assert "it does not run: it is stored as I8, and there are no scales for it" in " ".join(
+        done.stdout.split()
+    )
+
+
+def test_parts_in_two_types_are_refused(tmp_path):
+    path, _, _ = write_fp8(tmp_path / "fp8", 2)
+    file = path / "consolidated.01.pth"
+    stored = torch.load(file, weights_only=True)
+    stored[f"{W1}.weight"] = torch.ones(96, 64, dtype=torch.int8)
+    torch.save(stored, file)
+    assert f"{W1}.weight: its parts are stored as F8_E4M3, I8" in refusal(path)
+
+
+def test_floats_are_not_said_to_be_quantised(tmp_path):
+    path, params, meant = write_int4(tmp_path / "int4")
+    write_native(path, params, [{name: weight.float() for name, weight in meant.items()}])
+    assert load(path).notes == ()
 
 
 def test_scales_of_another_rank_or_of_nothing_are_not_used(tmp_path):
