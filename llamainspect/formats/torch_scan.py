@@ -158,6 +158,7 @@ class ZipScan:
             leads = behind in (DESCRIPTOR.size, DESCRIPTOR64.size)
         else:
             leads = behind >= 0 if record.nbytes else behind == 0
+        leads = leads and name_length > len(name.encode())  # zeros may lead somewhere, too
         if header[:4] != LOCAL_SIGN or not leads:
             self._odd(f"the header of {name}", before=LOCAL.size)
             tail = DESCRIPTOR.size if record.nbytes else 0
