@@ -242,11 +242,20 @@ def test_verify_logits_agrees_with_one_process(spoken):
     assert spoken["wrong"][1]["returncode"] == 1
 
 
-def test_all_processes_throw_the_same_dice(spoken):
+def test_all_processes_throw_the_same_dice(spoken, places):
     """Without a seed each would choose one of its own, and they would go on with other tokens."""
     answer = json.loads(spoken["generate"][0]["stdout"])
     assert len(answer["tokens"]) == 9
-    assert answer["seed"] is not None
+    alone = in_process.run(
+        "generate", places["one shard"], "--ids", GIVEN, "-n", "9", "--temperature", "1",
+        "--seed", answer["seed"], "--json",
+    )  # fmt: skip
+    assert json.loads(alone.stdout)["tokens"] == answer["tokens"]
+
+
+def test_one_process_saves(spoken):
+    first, second = spoken["save"]
+    assert (first["saved"], second["saved"]) == (1, 0)
 
 
 # --- failures -----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from in_process import run
 from quantised import RANK, SCALE, hadamard_matrix, write_fp8, write_fp8_moe, write_int4
 
 import llamainspect as li
+from llamainspect.model import dequantize
 from llamainspect.model.dequantize import hadamard
 from llamainspect.model.runner import Model, last_hidden
 
@@ -57,6 +58,13 @@ def test_int4_computes_what_its_floats_do(tmp_path, kind, stream):
     path, params, meant = write_int4(tmp_path / "int4", **INT4[kind])
     expected = plain(tmp_path / "plain", params, meant)
     assert apart(logits_of(path, stream=stream), expected) < CLOSE
+
+
+def test_some_rows_at_a_time_or_all(tmp_path, monkeypatch):
+    path, _, _ = write_int4(tmp_path / "int4", spinquant=True, lora=True, zeros=True)
+    expected = logits_of(path)
+    monkeypatch.setattr(dequantize, "ROWS", 7)
+    assert torch.equal(logits_of(path), expected)
 
 
 def test_int4_computes_what_modules_like_metas_do(tmp_path):
