@@ -220,6 +220,12 @@ def _check_quantised(weight: Weight, config: ModelConfig) -> None:
                 f"{each.name}: its parts are stored as {listing(sorted(dtypes))}; these are shards "
                 "of two models"
             )
+    experts = len(weight.shape) == 3
+    if len(weight.shape) < 2 or (experts and (beside.zeros or beside.adaptor)):
+        raise UnsupportedFile(
+            f"{weight.name}: scales, zeros or adaptors stand beside it that Meta's code has "
+            "for no such weight; get the files as they were published"
+        )
     if wrong := _misfit(weight, beside):
         raise CorruptFile(
             f"{wrong.name}: its shape {list(wrong.shape)} does not go with {weight.name} of "
@@ -286,7 +292,8 @@ def _misfit(weight: Weight, beside: Beside) -> Weight | None:
             else:
                 rows, columns = value.shape
                 groups = part.elements // max(rows, 1)
-                fits = part.shape in ((rows,), (rows, groups)) and columns % max(groups, 1) == 0
+                fits = part.shape in ((rows,), (rows, groups))
+                fits = fits and groups > 0 and columns % groups == 0
             if not fits:
                 return each
     if beside.zeros is not None and beside.zeros.elements != beside.scales.elements:

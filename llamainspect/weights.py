@@ -155,6 +155,8 @@ def _beside_piece(
     outputs = axis == 0 if len(weight.shape) == 2 else axis == 2  # a scale for each, or for groups
     if len(weight.shape) == 3 and axis == 0:  # some experts
         return beside._replace(scales=piece_of(beside.scales, 0, start, end))
+    if outputs and weight.axis == 1 and len(parts_needed(beside.scales)) > 1:
+        return beside._replace(scales=_rows_of_each(beside.scales, start, end))
     if outputs:
         at = axis // 2  # where scales have it: (out, groups), (experts, out)
         return beside._replace(
@@ -168,6 +170,13 @@ def _beside_piece(
         return None
     adaptor = None if a is None or b is None else (piece_of(a, 1, start, end), b)
     return beside._replace(scales=scales, zeros=zeros, adaptor=adaptor)
+
+
+def _rows_of_each(scales: Weight, start: int, end: int) -> Weight:
+    """Of scales that each rank has for all rows, and no groups: some rows, of every rank."""
+    parts = tuple(_piece_of_part(part, 0, start, end) for part in parts_needed(scales))
+    shape = (len(parts) * (end - start),)
+    return Weight(f"{scales.name} for {start}:{end}", shape, parts, scales.axis, len(parts))
 
 
 def _of_columns(

@@ -209,7 +209,8 @@ def open_model(path: str, options: "RunOptions", tokenizer: str | None = None) -
     own = own_weights(checkpoint.weights, config, share, whole_rows=rounding)
     sys.setswitchinterval(SWITCH_SECONDS)
     ahead = start_reading(checkpoint._replace(weights=own), share)
-    return Opened(path, subject, options, ahead, tokenizer or path, share)
+    read_by = path if tokenizer is None else tokenizer
+    return Opened(path, subject, options, ahead, read_by, share)
 
 
 @contextmanager

@@ -252,7 +252,7 @@ def logits(
 ) -> None:
     """Which tokens may come next, from a forward pass through the weights.
 
-    Every Llama in plain floats runs, one layer in memory at a time.
+    Every Llama of Meta's runs, quantised or not, one layer in memory at a time.
     """
     from llamainspect.runs import RunOptions
 

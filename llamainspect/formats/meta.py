@@ -36,8 +36,8 @@ from llamainspect.weights import Assembly
 CONFIG_FILE = PARAMS_FILE
 # Llama 3 has the rank in it, too; Llama 4 has scales for the routed experts of a layer.
 SCALES_KEY = re.compile(
-    r"(?:(?P<dense>\d+)_feed_forward|layers\.(?P<routed>\d+)\.feed_forward\.experts)"
-    r"\.(?P<matrix>w[123])(?:_(?P<rank>\d+))?"
+    r"(?:(?P<dense>\d{1,5})_feed_forward|layers\.(?P<routed>\d{1,5})\.feed_forward\.experts)"
+    r"\.(?P<matrix>w[123])(?:_(?P<rank>\d{1,5}))?"
 )
 HUB_FILE = re.compile(r".*\.safetensors|pytorch_model.*\.bin")  # of Hugging Face's layout
 WRAPPERS = ("model", "state_dict", "model_state_dict", "module")  # {"model": {...}, ...}
@@ -145,8 +145,9 @@ def _rank(pattern: re.Pattern[str], file: str) -> int:
 def embedding_rows(source: Source, files: list[str], config: ModelConfig) -> int | None:
     """Tokens that the weights have a vector for, by the header of the first file."""
     with suppress(LlamaInspectError, OSError):  # `summary` tells what is wrong with weights
+        ranks = sum(not SCALES_FILE.fullmatch(file) for file in files)
         named = {tensor.name: tensor for tensor in read_tensors(source, files[0])[0]}
-        return count_rows({files[0]: _unwrap(named)}, len(files), config.dim)
+        return count_rows({files[0]: _unwrap(named)}, ranks, config.dim)
     return None
 
 

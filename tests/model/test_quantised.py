@@ -394,3 +394,39 @@ def test_scales_of_another_rank_or_of_nothing_are_not_used(tmp_path):
     assert "no scales of rank 0 of a feed-forward, and not used" in found["fp8_scales_0.pt"]
     assert "it belongs to consolidated.07.pth, which cannot be read" in found["fp8_scales_7.pt"]
     assert "parts can be read" in refusal(path)
+
+
+@pytest.mark.parametrize("key", ["1_feed_forward.w2_1", "1_feed_forward.w3_0"])
+def test_nan_in_the_scales_of_a_rank_is_found(tmp_path, key):
+    path, _, _ = write_fp8(tmp_path / "fp8", 2)
+    file = path / f"fp8_scales_{key[-1]}.pt"
+    stored = torch.load(file, weights_only=True)
+    stored[key][17] = torch.nan
+    torch.save(stored, file)
+    place = "[17, 96]" if "w2" in key else "[17, 0]"
+    field = key.split(".")[1][:2]
+    said = f"layers.1.feed_forward.{field}.weight: with its scales it holds NaN at {place}"
+    assert said in refusal(path)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_scale_files_are_no_shards_of_the_vocabulary(tmp_path, ranks):
+    path, _, _ = write_fp8(tmp_path / "fp8", ranks)
+    checkpoint = li.open_checkpoint(str(path))
+    files = checkpoint.reader.weight_files(checkpoint.source)
+    assert checkpoint.config is not None
+    assert checkpoint.reader.embedding_rows(checkpoint.source, files, checkpoint.config) == 128
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({f"{W1}.scales": torch.ones(256, 0)}, f"{W1}.scales: its shape [256, 0] does not go"),
+        ({"norm.weight": torch.ones(64).char(), "norm.scales": torch.ones(64)},
+         "norm.weight: scales, zeros or adaptors stand beside it"),
+    ],
+)  # fmt: skip
+def test_scales_of_nothing_are_refused(tmp_path, changes, said):
+    path, _, _ = write_int4(tmp_path / "int4")
+    edited(path, **changes)
+    assert said in refusal(path)
