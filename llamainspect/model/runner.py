@@ -412,9 +412,8 @@ def load_model(
 
     if options.stream is None and passes == 1:
         options = options._replace(stream=True)
-    if device.type == "cpu":
-        share /= processes.local_ranks
-    keep = _decide(need, device, dtype, options.stream, share)
+    neighbours = processes.local_ranks if device.type == "cpu" else 1
+    keep = _decide(need, device, dtype, options.stream, share, neighbours)
     read = Weights(
         own, device, DTYPES[dtype], keep=keep, simulation=simulation, ahead=ahead,
         ranks=_together(processes, device, checkpoint, config),
@@ -515,10 +514,18 @@ def estimate_need(
 
 
 def _decide(
-    need: Callable[[str], Need], device: torch.device, dtype: str, stream: bool | None, share: float
+    need: Callable[[str], Need],
+    device: torch.device,
+    dtype: str,
+    stream: bool | None,
+    share: float,
+    neighbours: int = 1,
 ) -> bool:
-    """Whether all weights are kept. Raises NotEnoughMemory, with what would fit."""
-    available = int(devices.available_nbytes(device) * (1 - SPARE) * share)
+    """Whether all weights are kept; `neighbours` are the processes that share the memory.
+
+    Raises NotEnoughMemory, with what would fit.
+    """
+    available = int(devices.available_nbytes(device) * (1 - SPARE) * share / neighbours)
     for keep in (True, False):
         if stream in (None, not keep) and need(dtype).of(keep) <= available:
             return keep
@@ -535,7 +542,8 @@ def _decide(
     raise NotEnoughMemory(
         f"about {_size(least)} are needed in {dtype}"
         f"{'' if stream is False else ', one layer at a time'}, and {_size(available)} are "
-        f"available on {device.type}{'' if share == 1 else ' for each of two models'}: {advice}"
+        f"available on {device.type}{'' if share == 1 else ' for each of two models'}"
+        f"{'' if neighbours == 1 else f' in each of {neighbours} processes'}: {advice}"
     )
 
 
