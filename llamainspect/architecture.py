@@ -51,7 +51,8 @@ def expected_weights(config: ModelConfig, present: Collection[str] = ()) -> dict
     """
     weights: dict[str, WeightSpec] = {}
     usual: dict[str, int] = {}  # spelling that earlier layers use, for a layer that has none
-    for slot in _slots(config):
+    row_scales = any(name.endswith(".scales") for name in present)
+    for slot in _slots(config, row_scales):
         if len(slot) == 1:
             weights.update(slot[0])
             continue
@@ -123,12 +124,12 @@ def is_moe_layer(moe: MoEConfig | None, layer: int) -> bool:
     return (layer + 1) % moe.interleave_moe_layer_step == 0
 
 
-def _slots(config: ModelConfig) -> Iterator[Slot]:
+def _slots(config: ModelConfig, row_scales: bool) -> Iterator[Slot]:
     prefix = "text_model." if config.cross_attention else ""
     dim, vocab_size = config.dim, config.vocab_size or 0
     yield _one(f"{prefix}tok_embeddings.weight", (vocab_size, dim))
     for layer in range(config.n_layers):
-        yield from _layer(config, f"{prefix}layers.{layer}.", layer)
+        yield from _layer(config, f"{prefix}layers.{layer}.", layer, row_scales)
     yield _one(f"{prefix}norm.weight", (dim,))
     needed = config.has_output and not config.tied_output
     yield ({f"{prefix}output.weight": WeightSpec((vocab_size, dim), required=needed)},)
@@ -145,7 +146,7 @@ def _slots(config: ModelConfig) -> Iterator[Slot]:
         yield from _vision(config, config.vision)
 
 
-def _layer(config: ModelConfig, prefix: str, layer: int) -> Iterator[Slot]:
+def _layer(config: ModelConfig, prefix: str, layer: int, row_scales: bool) -> Iterator[Slot]:
     dim = config.dim
     attention, feed_forward = f"{prefix}attention.", f"{prefix}feed_forward."
     q_rows, kv_rows = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
@@ -183,7 +184,7 @@ def _layer(config: ModelConfig, prefix: str, layer: int) -> Iterator[Slot]:
         yield from _biases(f"{prefix}feed_forward.", rows)
     if config.quantization and config.quantization.int4:
         yield from _quantized(config, prefix, q_rows, kv_rows)
-    else:
+    elif row_scales:
         yield from _row_scales(config, feed_forward, layer)
 
 

@@ -104,6 +104,7 @@ class ReadAhead:
     ) -> None:
         self.checkpoint = checkpoint
         self._order = [each for weight in weights for each in with_beside(weight)]
+        self._names = frozenset(weight.name for weight in self._order)
         self._ahead_nbytes = ahead_nbytes
         self._waiting = 0  # bytes that are read and not yet taken
         self._read: dict[str, tuple[RawPart, ...] | BaseException] = {}
@@ -136,6 +137,8 @@ class ReadAhead:
         is asked for by itself. Raises what reading it raised."""
         with self._changed:
             while weight.name not in self._read:
+                if weight.name not in self._names:
+                    raise KeyError(f"{weight.name} is not among the weights that are read")
                 if self._closed:
                     raise RuntimeError("weights were asked of a reader that is closed")
                 self._changed.wait()

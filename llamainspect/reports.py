@@ -85,12 +85,12 @@ class StoredForm(NamedTuple):
     form: str  # "bf16", "fp8", "int8", "int4"
     dtype: str  # that the files keep the values in
     group: int | None  # neighbours of a row that share a scale; null: a row, or there are no scales
-    weights: int = 0  # in number
-    elements: int = 0
-    values_nbytes: int = 0
-    scales_nbytes: int = 0  # and zero points
-    adaptors_nbytes: int = 0
-    components: tuple[str, ...] = ()
+    weights: int  # in number
+    elements: int
+    values_nbytes: int
+    scales_nbytes: int  # and zero points
+    adaptors_nbytes: int
+    components: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -205,7 +205,7 @@ def _check_quantised(weight: Weight, config: ModelConfig) -> None:
     assert beside is not None
     for each in with_beside(weight):
         allowed = QUANTISED if each is weight else frozenset(STORED)
-        if each in (beside.scales, beside.zeros):
+        if each is beside.zeros:
             allowed |= {"I8"}
         if not each.complete:
             raise MissingFile(_incomplete(each))

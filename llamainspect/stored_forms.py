@@ -14,32 +14,35 @@ from llamainspect.weights import Weight
 
 FORMS = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16", "F8_E4M3": "fp8",
          "F8_E5M2": "fp8", "I8": "int8"}  # fmt: skip
+SCALES, ADAPTORS = ("scales", "zeros"), ("adaptor.A.weight", "adaptor.B.weight")
 
 
 def stored_forms(checkpoint: Checkpoint, nbytes: Mapping[str, int]) -> tuple[StoredForm, ...]:
     """The forms, the one with most bytes first. `nbytes`: of each weight, once."""
-    rows: dict[tuple[str, str, int | None], StoredForm] = {}
-    for weight in checkpoint.weights.values():
-        if component_of(weight.name) in NOT_PARAMETERS:
-            continue
-        stem = stem_of(weight.name)
-        beside = {name: checkpoint.weights.get(f"{stem}.{name}") for name in ("scales", "zeros")}
-        adaptors = (f"{stem}.adaptor.{letter}.weight" for letter in "AB")
-        key = _form(checkpoint, weight, beside["scales"])
-        row = rows.get(key, StoredForm(*key))
-        rows[key] = row._replace(
-            weights=row.weights + 1,
-            elements=row.elements + weight.elements,
-            values_nbytes=row.values_nbytes + nbytes[weight.name],
-            scales_nbytes=row.scales_nbytes + sum(nbytes[w.name] for w in beside.values() if w),
-            adaptors_nbytes=row.adaptors_nbytes + sum(nbytes.get(name, 0) for name in adaptors),
-            components=_with(row.components, component_of(weight.name)),
+    weights = checkpoint.weights
+    scaled = any(name.endswith(".scales") for name in weights)  # else nothing stands beside
+    groups: dict[tuple[str, str, int | None], list[Weight]] = {}
+    for weight in weights.values():
+        if component_of(weight.name) not in NOT_PARAMETERS:
+            scales = weights.get(f"{stem_of(weight.name)}.scales") if scaled else None
+            groups.setdefault(_form(checkpoint, weight, scales), []).append(weight)
+    rows = []
+    for key, group in groups.items():
+        stems = [stem_of(weight.name) for weight in group] if scaled else []
+        components = {component_of(weight.name) for weight in group}
+        row = StoredForm(
+            *key,
+            weights=len(group),
+            elements=sum(weight.elements for weight in group),
+            values_nbytes=sum(nbytes[weight.name] for weight in group),
+            scales_nbytes=sum(nbytes.get(f"{stem}.{end}", 0) for stem in stems for end in SCALES),
+            adaptors_nbytes=sum(
+                nbytes.get(f"{stem}.{end}", 0) for stem in stems for end in ADAPTORS
+            ),
+            components=tuple(name for name in COMPONENTS if name in components),
         )
-    return tuple(sorted(rows.values(), key=lambda row: -row.values_nbytes))
-
-
-def _with(components: tuple[str, ...], another: str) -> tuple[str, ...]:
-    return tuple(name for name in COMPONENTS if name in components or name == another)
+        rows.append(row)
+    return tuple(sorted(rows, key=lambda row: -row.values_nbytes))
 
 
 def _form(

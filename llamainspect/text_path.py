@@ -8,6 +8,7 @@ tokens share. Quantised weights have their scales and adaptors beside them.
 from llamainspect.canonical import canonical_weights
 from llamainspect.checkpoint import Checkpoint
 from llamainspect.config import ModelConfig
+from llamainspect.errors import MissingFile
 from llamainspect.names import component_of, layer_of
 from llamainspect.weights import Beside, Weight
 
@@ -66,5 +67,14 @@ def with_scales(weights: dict[str, Weight], config: ModelConfig) -> dict[str, We
 
 
 def _adaptor(weights: dict[str, Weight], stem: str) -> tuple[Weight, Weight] | None:
-    a, b = (weights.get(f"{stem}.adaptor.{letter}.weight") for letter in "AB")
-    return None if a is None or b is None else (a, b)
+    """Raises MissingFile where one of its matrices is there alone."""
+    names = [f"{stem}.adaptor.{letter}.weight" for letter in "AB"]
+    a, b = map(weights.get, names)
+    if a is not None and b is not None:
+        return a, b
+    if a is not None or b is not None:
+        raise MissingFile(
+            f"{names[a is not None]}: it is not there, and its other half is; the file is damaged, "
+            "download it again"
+        )
+    return None

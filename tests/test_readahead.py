@@ -121,3 +121,8 @@ def test_whoever_leaves_early_leaves_no_thread(checkpoint):
     with pytest.raises(RuntimeError, match="a reader that is closed"):
         ahead.take(checkpoint.weights["norm.weight"])
     assert not ahead._read
+
+
+def test_a_weight_that_nobody_reads_is_not_waited_for(checkpoint):
+    with start_reading(checkpoint) as ahead, pytest.raises(KeyError, match="is not among"):
+        ahead.take(checkpoint.weights["tok_embeddings.weight"])

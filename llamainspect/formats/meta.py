@@ -103,8 +103,13 @@ def _put_beside(
         Finding("error", f"fp8_scales_{rank}.pt", message) for rank in by_rank
         if there and rank not in there
     ]  # fmt: skip
+    first: dict[int, str] = {}
     for file, tensors in scales.items():
         rank = _rank(SCALES_FILE, file)
+        if first.setdefault(rank, file) != file:
+            message = f"it has the number of {first[rank]}, which is read instead; remove one"
+            findings.append(Finding("error", file, message))
+            continue
         shard = by_rank.get(rank)
         if shard is None:
             message = f"it belongs to consolidated.{rank:02d}.pth, which cannot be read"

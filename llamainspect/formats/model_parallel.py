@@ -221,9 +221,9 @@ class _Joiner:
             name: sum(name in tensors for tensors in self.shards.values()) for name in weights
         }
         usual = {name for name, n in holders.items() if 2 * n >= len(self.shards)}
+        # Scales may stand in files of their own, whose absence is said of those.
+        here = [name for name, weight in weights.items() if not _aside(weight)]
         for file, tensors in self.shards.items():
-            # Scales may stand in files of their own, whose absence is said of those.
-            here = [name for name in weights if not _aside(weights[name])]
             absent = [name for name in here if name in usual and name not in tensors]
             alone = [name for name in here if name not in usual and name in tensors]
             for names, what in (
@@ -288,7 +288,8 @@ class _Joiner:
 
 
 def _aside(weight: Weight) -> bool:
-    return any(SCALES_FILE.fullmatch(part.file) for part in weight.parts)
+    scales = component_of(weight.name) == "scales"
+    return scales and any(SCALES_FILE.fullmatch(part.file) for part in weight.parts)
 
 
 def _rank(file: str) -> int | None:

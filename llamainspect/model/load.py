@@ -18,7 +18,7 @@ from llamainspect.errors import CorruptFile
 from llamainspect.model.dequantize import restore, restored
 from llamainspect.model.moe import Expert, Routed
 from llamainspect.model.quantize import Simulation, simulate
-from llamainspect.model.transformer import Layer
+from llamainspect.model.transformer import Layer, alone
 from llamainspect.processes import ALONE
 from llamainspect.readahead import (
     EMBEDDING,
@@ -68,7 +68,7 @@ class Weights:
         self.config = checkpoint.config
         self.ranks = ranks  # among whom the checkpoint's weights are a share
         self.share = ranks.share if ranks else ALONE
-        self._together: dict[str, Any] = {"summed": ranks.summed} if ranks else {}
+        self._summed = ranks.summed if ranks else alone
         self.device, self.dtype, self.keep = device, dtype, keep
         self.simulation = simulation
         self.nbytes_read = 0
@@ -183,7 +183,7 @@ class Weights:
             field: self._take(weights[layer_weight(number, field)], ahead, field)
             for field in LAYER_WEIGHTS
         }
-        return Layer(**tensors, routed=self._routed(number), **self._together)
+        return Layer(**tensors, routed=self._routed(number), summed=self._summed)
 
     def _routed(self, number: int) -> Routed | None:
         """The experts of a layer that has some; they are read when tokens go to them."""
@@ -191,7 +191,7 @@ class Weights:
         if moe is None or not is_moe_layer(moe, number):
             return None
         router = self._converted(self._read(self.checkpoint.weights[f"layers.{number}.{ROUTER}"]))
-        return Routed(router, moe.top_k, partial(self._expert, number), **self._together)
+        return Routed(router, moe.top_k, partial(self._expert, number), self._summed)
 
     def _expert(self, layer: int, number: int) -> Expert:
         known = self._experts.get((layer, number))

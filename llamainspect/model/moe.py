@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llamainspect.model.transformer import alone
+
 ROWS = 2048  # tokens that pass an expert at a time
 
 
@@ -31,7 +33,7 @@ class Routed:
     top_k: int
     expert: Callable[[int], Expert]  # its weights, valid until the next is asked for
     # Of several processes that have some hidden numbers of each expert: their products' sum.
-    summed: Callable[[Tensor], Tensor] = lambda product: product
+    summed: Callable[[Tensor], Tensor] = alone
 
     def __call__(self, x: Tensor) -> Tensor:
         """What they add: (B, T, D) of what has passed the norm to (B, T, D)."""

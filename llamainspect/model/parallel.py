@@ -20,8 +20,12 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Sha
 from llamainspect.errors import LostProcess
 from llamainspect.processes import Share
 
-# In torchrun's store: how many processes have given up, and that one has said why.
-FAILED, SAID = "llamainspect/failed", "llamainspect/said"
+# In torchrun's store, which outlives a restart: how many processes have given up, and that one has
+# said why.
+FAILED, SAID = (
+    f"llamainspect/{what}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+    for what in ("failed", "said")
+)
 GIVEN_UP = 3  # exit code
 SHORTLY = timedelta(seconds=5)  # the store is on the machine that torchrun was started on
 

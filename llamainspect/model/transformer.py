@@ -27,6 +27,11 @@ from llamainspect.rope import RopeScaling
 FLOOR_SCALE, ATTN_SCALE = 8192.0, 0.1  # llama4/args.py
 
 
+def alone(product: Tensor) -> Tensor:
+    """What one process sums with others: nothing."""
+    return product
+
+
 class Layer(NamedTuple):
     """The weights of one transformer block, under Meta's names."""
 
@@ -42,7 +47,7 @@ class Layer(NamedTuple):
     # Of a Llama 4: what is added by experts, (B, T, D) each; w1 to w3 are those of the shared one.
     routed: Callable[[Tensor], Tensor] | None = None
     # Of several processes that have some heads and hidden numbers each: their products' sum.
-    summed: Callable[[Tensor], Tensor] = lambda product: product
+    summed: Callable[[Tensor], Tensor] = alone
 
 
 class LayerStyle(NamedTuple):

@@ -4,7 +4,9 @@ import psutil
 import pytest
 import torch
 
+from llamainspect.errors import MissingFile
 from llamainspect.model import devices
+from llamainspect.processes import Share
 
 CPU = torch.device("cpu")
 GIB = 2**30
@@ -57,3 +59,14 @@ def test_float32_products_are_those_of_float32():
     assert not torch.backends.cuda.matmul.allow_tf32
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+
+
+def test_each_process_of_a_machine_needs_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert devices.choose_device("cuda", Share(3, 4, 1, 2)) == torch.device("cuda", 1)
+    assert chosen == [1]
+    with pytest.raises(MissingFile, match="3 processes need a GPU each, and torch sees 2"):
+        devices.choose_device("cuda", Share(0, 3, 0, 3))

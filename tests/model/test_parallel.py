@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -25,13 +26,17 @@ from checkpoints import (
 )
 from hub_layout import hub_config, hub_config_moe, to_hub, to_hub_moe, write_hub
 from quantised import floats, write_fp8, write_fp8_moe, write_int4
+from test_cli import EXAMPLE
 
 import llamainspect as li
 from llamainspect.model import parallel
-from llamainspect.model.runner import last_hidden
+from llamainspect.model.runner import estimate_need, last_hidden
+from llamainspect.runs import check_runnable
+from llamainspect.shares import own_config, own_weights
 
 PROGRAM = Path(__file__).parent.parent / "parallel_program.py"
 CLOSE = 1e-5  # largest difference of any logit, as a share of their range
+QUESTIONS = Path(EXAMPLE) / "questions.jsonl"
 IDS = torch.randint(128, (40,), generator=torch.Generator().manual_seed(3)).tolist()
 ODD = TINY | {"vocab_size": 131}  # no number of processes divides it
 MOE = TINY_MOE | {"attention_chunk_size": 7, "nope_layer_interval": 2, "n_layers": 4}
@@ -182,6 +187,26 @@ def test_each_process_reads_its_share_of_quantised_weights(together):
     assert len(set(made["fp8 in four"]["read"])) == 1
 
 
+def test_one_of_two_needs_half_the_memory():
+    """Of weights, whatever is kept; and of the output, which no other test would miss."""
+    params = TINY | {"vocab_size": 200_000, "dim": 512, "n_heads": 8, "n_kv_heads": 4}
+    with tempfile.TemporaryDirectory() as place:
+        shapes = dense_shapes(params, 1376)
+        weights = {name: torch.empty(shape) for name, shape in shapes.items()}
+        said = params | {"multiple_of": 32}
+        subject = li.find_subject(str(write_native(Path(place), said, [weights], sparse=True)))
+        checkpoint, config = check_runnable(subject)
+    needs = []
+    for ranks in (1, 2):
+        share = li.Share(0, ranks, 0, ranks)
+        own = checkpoint._replace(weights=own_weights(checkpoint.weights, config, share))
+        part = subject._replace(checkpoint=own, config=own_config(config, share))
+        needs.append(estimate_need(part, 4, tokens=1, ranks=ranks))
+    one, two = needs
+    assert 0.49 < two.resident / one.resident < 0.53
+    assert two.streamed < 0.6 * one.streamed
+
+
 # --- commands -----------------------------------------------------------------------------------
 
 GIVEN = "1,2,3,5,8,13,21,34"
@@ -207,6 +232,8 @@ def _speak(places: dict[str, Path], out: Path) -> None:
         "wrong": ["verify-logits", places["hub tied in two files"],
                   "--reference", out / "alone.safetensors", "--json"],
         "generate": ["generate", model, "--ids", GIVEN, "-n", "9", "--temperature", "1", "--json"],
+        "evaluate": ["evaluate", EXAMPLE, "--choices", QUESTIONS, "--json"],
+        "simulate": ["logits", model, "--ids", GIVEN, "--simulate", "int8", "--json"],
         "pieces": ["generate", model, "--ids", GIVEN, "-n", "9"],
         "summary": ["summary", model, "--json"],
     }  # fmt: skip
@@ -251,6 +278,23 @@ def test_all_processes_throw_the_same_dice(spoken, places):
         "--seed", answer["seed"], "--json",
     )  # fmt: skip
     assert json.loads(alone.stdout)["tokens"] == answer["tokens"]
+
+
+def test_evaluate_and_simulate_agree_with_one_process(spoken, places):
+    for name, command in {
+        "evaluate": ["evaluate", EXAMPLE, "--choices", QUESTIONS],
+        "simulate": ["logits", places["one shard"], "--ids", GIVEN, "--simulate", "int8"],
+    }.items():
+        alone = json.loads(in_process.run(*command, "--json").stdout)
+        answer = json.loads(spoken[name][0]["stdout"])
+        if name == "evaluate":
+            assert answer["correct"] == alone["correct"]
+            for row, other in zip(answer["results"], alone["results"], strict=True):
+                assert row["log_likelihoods"] == pytest.approx(other["log_likelihoods"], abs=1e-3)
+        else:
+            for row, other in zip(answer["top"], alone["top"], strict=True):
+                assert row["id"] == other["id"]
+                assert row["logit"] == pytest.approx(other["logit"], abs=1e-3)
 
 
 def test_one_process_saves(spoken):

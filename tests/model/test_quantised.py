@@ -1,7 +1,9 @@
 """Meta's quantised checkpoints: the logits are those of the floats that they mean."""
 
 import json
+import random
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from in_process import run
 from quantised import RANK, SCALE, hadamard_matrix, write_fp8, write_fp8_moe, write_int4
 
 import llamainspect as li
+from llamainspect.errors import LlamaInspectError
 from llamainspect.model import dequantize
 from llamainspect.model.dequantize import hadamard
 from llamainspect.model.runner import Model, last_hidden
@@ -224,11 +227,17 @@ W1 = "layers.1.feed_forward.w1"
         ({f"{W1}.scales": torch.ones(255, 2)}, f"{W1}.scales: its shape [255, 2] does not go with"),
         ({f"{W1}.zeros": torch.ones(256, 1)}, f"{W1}.zeros: its shape [256, 1] does not go with"),
         ({f"{W1}.scales": torch.ones(256, 2).int()}, f"{W1}.scales: it is stored as I32"),
+        ({f"{W1}.scales": torch.ones(256, 2).char()}, f"{W1}.scales: it is stored as I8"),
+        ({f"{W1}.adaptor.B.weight": torch.ones(256, 8).char()}, "B.weight: it is stored as I8"),
+        ({f"{W1}.adaptor.B.weight": None}, f"{W1}.adaptor.B.weight: it is not there"),
         ({f"{W1}.weight": torch.ones(256, 32).char()}, "its shape is [256, 32], and the config"),
         ({f"{W1}.weight": torch.ones(256, 64).bfloat16()}, f"{W1}.weight: it is stored as BF16"),
         ({f"{W1}.adaptor.A.weight": torch.ones(8, 63)}, "A.weight: its shape [8, 63] does not go"),
         ({f"{W1}.adaptor.B.weight": torch.ones(256, 9)}, "B.weight: its shape [256, 9] does not"),
-        ({f"{W1}.adaptor.A.weight": None}, f"{W1}.weight: there is no adaptor beside it"),
+        (
+            {f"{W1}.adaptor.A.weight": None, f"{W1}.adaptor.B.weight": None},
+            f"{W1}.weight: there is no adaptor beside it",
+        ),
         ({"output.scales": torch.ones(127)}, "output.scales: its shape [127] does not go with"),
         ({f"{W1}.scales": torch.tensor(1.0)}, f"{W1}.scales: its shape [] does not go with"),
         ({f"{W1}.weight": torch.tensor(1).char()}, f"{W1}.weight: its shape is []"),
@@ -430,3 +439,73 @@ def test_scales_of_nothing_are_refused(tmp_path, changes, said):
     path, _, _ = write_int4(tmp_path / "int4")
     edited(path, **changes)
     assert said in refusal(path)
+
+
+def test_a_file_of_scales_that_cannot_be_read_is_named(tmp_path):
+    path, _, _ = write_fp8(tmp_path / "fp8", 2)
+    file = path / "fp8_scales_1.pt"
+    file.write_bytes(file.read_bytes()[:300])
+    assert "not that of fp8_scales_1.pt" in refusal(path)
+    summary = li.summarize(li.open_checkpoint(str(path)))
+    assert summary.shards == 2
+    wrong = {f.where for f in summary.findings if f.severity == "error"}
+    assert wrong == {"fp8_scales_1.pt", "layers.1.feed_forward.w1.scales"}
+
+
+def test_of_two_files_of_scales_for_a_rank_one_counts(tmp_path):
+    path, _, _ = write_fp8(tmp_path / "fp8", 2)
+    expected = logits_of(path)
+    stored = torch.load(path / "fp8_scales_0.pt", weights_only=True)
+    torch.save({name: 2 * scale for name, scale in stored.items()}, path / "fp8_scales_00.pt")
+    assert torch.equal(logits_of(path), expected)
+    found = {f.where: f.message for f in li.open_checkpoint(str(path)).findings}
+    assert (
+        "it has the number of fp8_scales_0.pt, which is read instead" in found["fp8_scales_00.pt"]
+    )
+
+
+# --- at random ------------------------------------------------------------------------------------
+
+CHANGES = [
+    lambda tensor: torch.empty(0),
+    lambda tensor: torch.tensor(1.0),
+    lambda tensor: tensor.reshape(-1),
+    lambda tensor: tensor[None],
+    lambda tensor: tensor[:0] if tensor.dim() else tensor,
+    lambda tensor: tensor[..., ::2].clone() if tensor.dim() else tensor,
+    lambda tensor: tensor.t().contiguous() if tensor.dim() == 2 else tensor,
+    lambda tensor: tensor.float().to(torch.int8),
+    lambda tensor: tensor.float() > 0,
+    lambda tensor: tensor.float().to(torch.complex64),
+    lambda tensor: tensor.double(),
+    lambda tensor: None,
+]
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_whatever_is_changed_it_runs_or_a_sentence_says_why_not(tmp_path, seed):
+    dice = random.Random(seed)
+    path = dice.choice([
+        lambda: write_int4(tmp_path, lora=True, zeros=True),
+        lambda: write_int4(tmp_path, spinquant=True),
+        lambda: write_fp8(tmp_path, 2),
+        lambda: write_fp8_moe(tmp_path, 2),
+    ])()[0]  # fmt: skip
+    file = dice.choice(sorted(path.glob("*.pt*")))
+    stored = torch.load(file, weights_only=True)
+    for name in dice.sample(sorted(stored), min(3, len(stored))):
+        changed = dice.choice(CHANGES)(stored.pop(name))
+        if changed is not None:
+            stored[name] = changed
+    torch.save(stored, file)
+    if dice.random() < 0.3:
+        params = json.loads((path / "params.json").read_text())
+        params |= dice.choice([
+            {"lora_args": {"rank": 0}}, {"lora_args": {"rank": 8}}, {"lora_args": None},
+            {"quantization_args": {}}, {"quantization_args": None},
+        ])  # fmt: skip
+        (path / "params.json").write_text(json.dumps(params))
+    li.summarize(li.open_checkpoint(str(path)))
+    with suppress(LlamaInspectError):
+        li.estimate_memory(li.find_subject(str(path)))
+        logits_of(path)
