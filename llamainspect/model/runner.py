@@ -401,10 +401,8 @@ def load_model(
     devices.forbid_shortcuts()
     tokens = min(tokens, subject.context_length or tokens)
 
-    rounding = simulation is not None
-    weights = own_weights(checkpoint.weights, config, processes, whole_rows=rounding)
-    own = checkpoint._replace(weights=weights)
-    part = subject._replace(checkpoint=own, config=own_config(config, processes))
+    part = own_part(subject, processes, whole_rows=simulation is not None)
+    assert part.checkpoint is not None
 
     def need(dtype: str) -> Need:
         width = DTYPES[dtype].itemsize
@@ -415,10 +413,19 @@ def load_model(
     neighbours = processes.local_ranks if device.type == "cpu" else 1
     keep = _decide(need, device, dtype, options.stream, share, neighbours)
     read = Weights(
-        own, device, DTYPES[dtype], keep=keep, simulation=simulation, ahead=ahead,
+        part.checkpoint, device, DTYPES[dtype], keep=keep, simulation=simulation, ahead=ahead,
         ranks=_together(processes, device, checkpoint, config),
     )  # fmt: skip
     return Model(subject, read, rope, dtype, notes)
+
+
+def own_part(subject: Subject, share: Share, *, whole_rows: bool = False) -> Subject:
+    """What one process has of a model that can be run: its weights, and sizes that fit them."""
+    checkpoint, config = subject.checkpoint, subject.config
+    assert checkpoint is not None
+    weights = own_weights(checkpoint.weights, config, share, whole_rows=whole_rows)
+    own = checkpoint._replace(weights=weights)
+    return subject._replace(checkpoint=own, config=own_config(config, share))
 
 
 def _together(

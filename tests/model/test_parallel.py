@@ -30,9 +30,8 @@ from test_cli import EXAMPLE
 
 import llamainspect as li
 from llamainspect.model import parallel
-from llamainspect.model.runner import estimate_need, last_hidden
+from llamainspect.model.runner import estimate_need, last_hidden, own_part
 from llamainspect.runs import check_runnable
-from llamainspect.shares import own_config, own_weights
 
 PROGRAM = Path(__file__).parent.parent / "parallel_program.py"
 CLOSE = 1e-5  # largest difference of any logit, as a share of their range
@@ -196,11 +195,10 @@ def test_one_of_two_needs_half_the_memory():
         said = params | {"multiple_of": 32}
         subject = li.find_subject(str(write_native(Path(place), said, [weights], sparse=True)))
         checkpoint, config = check_runnable(subject)
+    runnable = subject._replace(checkpoint=checkpoint, config=config)
     needs = []
     for ranks in (1, 2):
-        share = li.Share(0, ranks, 0, ranks)
-        own = checkpoint._replace(weights=own_weights(checkpoint.weights, config, share))
-        part = subject._replace(checkpoint=own, config=own_config(config, share))
+        part = own_part(runnable, li.Share(0, ranks, 0, ranks))
         needs.append(estimate_need(part, 4, tokens=1, ranks=ranks))
     one, two = needs
     assert 0.49 < two.resident / one.resident < 0.53
