@@ -188,7 +188,7 @@ def test_each_process_reads_its_share_of_quantised_weights(together):
 
 def test_one_of_two_needs_half_the_memory():
     """Of weights, whatever is kept; and of the output, which no other test would miss."""
-    params = TINY | {"vocab_size": 200_000, "dim": 512, "n_heads": 8, "n_kv_heads": 4}
+    params = TINY | {"vocab_size": 40_000, "dim": 512, "n_layers": 8, "n_heads": 8, "n_kv_heads": 4}
     with tempfile.TemporaryDirectory() as place:
         shapes = dense_shapes(params, 1376)
         weights = {name: torch.empty(shape) for name, shape in shapes.items()}
