@@ -3,10 +3,12 @@
 import gc
 import io
 import os
+import signal
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from threading import Thread
 from typing import Annotated, NoReturn, TypeVar
 
 import typer
@@ -82,6 +84,8 @@ def main() -> NoReturn:
     for stream in ("stdout", "stderr"):  # started with it closed: the rest is still an answer
         if getattr(sys, stream) is None:
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115  open until the end
+    if one_of_several():
+        _hear_torchrun()
     try:
         with _one_voice():
             app()
@@ -262,6 +266,31 @@ def _one_voice() -> Iterator[None]:
             yield
         finally:
             sys.stdout, sys.stderr = streams
+
+
+def _hear_torchrun() -> None:
+    """torchrun ends the others of a process that is killed, maybe before they have noticed."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # of the threads to come, too
+    Thread(target=_end_with_torchrun, daemon=True).start()
+
+
+def _end_with_torchrun() -> None:
+    signal.sigwait({signal.SIGTERM})
+    if "llamainspect.model.parallel" in sys.modules:  # otherwise it has met no others yet
+        from llamainspect.model.parallel import first_to_fail, has_said, wait_until_said
+
+        if first_to_fail():
+            share = share_here()
+            sentence = (
+                f"llamainspect: process {share.rank} of {share.ranks} was ended by torchrun, which "
+                "has lost another (killed, or out of memory) or was ended itself; start them again"
+            )
+            with suppress(OSError):
+                os.write(2, f"{sentence}\n".encode())  # sys.stderr may be nobody's
+            has_said()
+        else:
+            wait_until_said()
+    os._exit(EXIT_NO_ANSWER)
 
 
 def _fail(sentence: str, code: int = EXIT_NO_ANSWER) -> NoReturn:

@@ -111,6 +111,12 @@ def has_said() -> None:
         _store().set(SAID, "")
 
 
+def wait_until_said() -> None:
+    """Let the one that gave up first say why."""
+    with suppress(RuntimeError, ValueError, KeyError):
+        _store().wait([SAID], SHORTLY)
+
+
 def _store() -> Any:
     return dist.TCPStore(  # type: ignore[attr-defined]  # documented there, and not exported
         os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=SHORTLY
