@@ -43,6 +43,7 @@ _HOME = {
     "RunOptions": "llamainspect.runs",
     "Sampling": "llamainspect.runs",
     "StatsOptions": "llamainspect.stats",
+    "ScanReport": "llamainspect.reports",
     "StatsReport": "llamainspect.reports",
     "Share": "llamainspect.processes",
     "Subject": "llamainspect.subject",
@@ -82,6 +83,7 @@ _HOME = {
     "predict_logits": "llamainspect.model.logits",
     "printable": "llamainspect.render.printable",
     "read_questions": "llamainspect.questions",
+    "scan_files": "llamainspect.scan",
     "share_here": "llamainspect.processes",
     "show_tensor": "llamainspect.show",
     "stream_stats": "llamainspect.stats",
@@ -167,6 +169,7 @@ if TYPE_CHECKING:
     from llamainspect.reports import LogitsReport as LogitsReport
     from llamainspect.reports import MemoryEstimate as MemoryEstimate
     from llamainspect.reports import ModelCatalog as ModelCatalog
+    from llamainspect.reports import ScanReport as ScanReport
     from llamainspect.reports import StatsReport as StatsReport
     from llamainspect.reports import Summary as Summary
     from llamainspect.reports import TensorDetail as TensorDetail
@@ -176,6 +179,7 @@ if TYPE_CHECKING:
     from llamainspect.reports import WeightStats as WeightStats
     from llamainspect.runs import RunOptions as RunOptions
     from llamainspect.runs import Sampling as Sampling
+    from llamainspect.scan import scan_files as scan_files
     from llamainspect.show import show_tensor as show_tensor
     from llamainspect.stats import StatsOptions as StatsOptions
     from llamainspect.stats import compute_stats as compute_stats

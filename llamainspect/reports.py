@@ -329,6 +329,66 @@ class ChecksumReport(Report):
         return super().ok and not any(row.status in WRONG_STATUSES for row in self.files)
 
 
+GlobalStatus = Literal["known", "unknown", "dangerous"]
+
+
+class NamedGlobal(NamedTuple):
+    """A class or function that a pickle names, and so has imported when it is unpickled."""
+
+    name: str  # module.name
+    position: int  # of the operation that first names it, in bytes from the start of the stream
+    calls: int  # operations that call it
+    status: GlobalStatus  # known: a construct of tensors; dangerous: it has power over the machine
+    effect: str | None  # what a dangerous one does
+
+
+class Oddity(NamedTuple):
+    """What else a scan met: something hidden, or something that cannot be looked into."""
+
+    where: str
+    position: int | None
+    status: GlobalStatus
+    message: str
+
+
+class ScannedPickle(NamedTuple):
+    """One pickle, and all that it names."""
+
+    where: str  # in its file: "data.pkl", "data.pkl > byte 104"; empty: it is the file
+    nbytes: int
+    operations: int
+    globals: tuple[NamedGlobal, ...]  # in the order of the stream
+    more_globals: int  # beyond those
+
+
+class ScannedFile(NamedTuple):
+    """One file that torch.load or pickle could be given."""
+
+    file: str
+    nbytes: int
+    kind: str  # torch, zip, legacy, tar, pickle, none
+    verdict: GlobalStatus
+    pickles: tuple[ScannedPickle, ...]
+    oddities: tuple[Oddity, ...]
+
+
+@dataclass(frozen=True)
+class ScanReport(Report):
+    """`scan`: what unpickling the files in the ordinary way would import and call."""
+
+    NAME: ClassVar[str] = "scan"
+
+    path: str
+    verdict: GlobalStatus
+    files: tuple[ScannedFile, ...]
+    others: int  # files beside those, which nothing unpickles
+
+    @property
+    def ok(self) -> bool:
+        """Good when nothing but constructs of tensors is named."""
+        return self.verdict == "known"
+
+
 class ModelRow(NamedTuple):
     """One official release. What no source says is null."""
 

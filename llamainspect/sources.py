@@ -24,7 +24,19 @@ _NOT_REGULAR = (
 )
 
 
-class Source(Protocol):
+class Readable(Protocol):
+    """Files by name, of known length."""
+
+    def nbytes(self, file: str) -> int:
+        """Length of a file in bytes. Raises MissingFile."""
+        ...
+
+    def read(self, file: str, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes. Raises CorruptFile when the file ends before that."""
+        ...
+
+
+class Source(Readable, Protocol):
     """A flat set of named files."""
 
     @property
@@ -39,14 +51,6 @@ class Source(Protocol):
 
     def files(self) -> tuple[str, ...]:
         """Names of the regular files, sorted."""
-        ...
-
-    def nbytes(self, file: str) -> int:
-        """Length of a file in bytes. Raises MissingFile."""
-        ...
-
-    def read(self, file: str, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes. Raises CorruptFile when the file ends before that."""
         ...
 
     def read_into(

@@ -1,4 +1,4 @@
-"""The Verify panel: verify-checksums, diff, verify-logits."""
+"""The Verify panel: verify-checksums, scan, diff, verify-logits."""
 
 from typing import Annotated
 
@@ -76,6 +76,24 @@ def verify(
     if force and not write:
         raise typer.BadParameter("it goes with --write", param_hint="--force")
     show(track(verifying(path, deep, write, force), json, no_color), json, no_color)
+
+
+@app.command(rich_help_panel=PANEL, epilog="Example: llamainspect scan downloads/adapter_model.bin")
+def scan(path: Path = ".", json: Json = False, no_color: NoColor = False) -> None:
+    """What would a .pth, .pt or .bin do if it were unpickled in the ordinary way?
+
+    Lists each global that its pickles name, which unpickling would
+    import and may call, with its place in the stream. Looks into
+    every file below a directory, archives in any form and pickles
+    within pickles. Nothing is unpickled.
+
+    Ends with 0 when only known constructs of tensors are named, and
+    with 1 when a global is unknown or dangerous, or a file cannot be
+    followed to its end.
+    """
+    from llamainspect.scan import scan_files
+
+    show(scan_files(path), json, no_color)
 
 
 @app.command(rich_help_panel=PANEL, epilog="Example: llamainspect diff Llama-3.1-8B my-merge")

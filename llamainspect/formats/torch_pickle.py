@@ -100,7 +100,7 @@ def read_pickle(data: bytes) -> Contents:
     foreign = [
         (pair, position)
         for pair, position in reader.globals.items()
-        if pair not in _CALLS and pair not in _INERT
+        if not is_tensor_construct(*pair)
     ]
     return Contents(
         tensors=tuple(names.items()),
@@ -114,6 +114,11 @@ def read_pickle(data: bytes) -> Contents:
         repeated=tuple(repeated),
         without_data=tuple(without_data),
     )
+
+
+def is_tensor_construct(module: str, name: str) -> bool:
+    """Whether a global is one that ordinary checkpoints name, by its exact spelling."""
+    return (module, name) in _CALLS or (module, name) in _INERT
 
 
 class _Storages:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from llamainspect.errors import CorruptFile, UnsupportedFile
 from llamainspect.formats.signatures import HEAD_NBYTES, LFS_POINTER, describe_stand_in
-from llamainspect.sources import Source
+from llamainspect.sources import Readable
 
 END = struct.Struct("<4s4H2LH")  # end of central directory
 END64_LOCATOR = struct.Struct("<4sLQL")
@@ -50,7 +50,7 @@ class Record(NamedTuple):
     crc32: int = 0  # 0 on a record with bytes: not computed
 
 
-def read_directory(source: Source, file: str) -> dict[str, Record]:
+def read_directory(source: Readable, file: str) -> dict[str, Record]:
     """Records by name without the root folder: "data.pkl", "data/0", ...
 
     Two or three reads at the end of the file, whatever its length. Raises CorruptFile or
@@ -59,7 +59,7 @@ def read_directory(source: Source, file: str) -> dict[str, Record]:
     return read_directory_and_start(source, file)[0]
 
 
-def read_directory_and_start(source: Source, file: str) -> tuple[dict[str, Record], int]:
+def read_directory_and_start(source: Readable, file: str) -> tuple[dict[str, Record], int]:
     """The same, and where the directory begins: behind the last record."""
     size = source.nbytes(file)
     head = source.read(file, 0, min(size, HEAD_NBYTES))
@@ -72,7 +72,7 @@ def read_directory_and_start(source: Source, file: str) -> tuple[dict[str, Recor
     return _parse_directory(file, source.read(file, start, nbytes), count, start), start
 
 
-def locate_record(source: Source, file: str, name: str, record: Record) -> int:
+def locate_record(source: Readable, file: str, name: str, record: Record) -> int:
     """Offset of a record's first byte; reads its local header, which only then is needed.
 
     The local header's sizes are zero in torch's files; only the lengths of its name and of its
@@ -95,7 +95,7 @@ def locate_record(source: Source, file: str, name: str, record: Record) -> int:
     return offset
 
 
-def read_root(source: Source, file: str) -> str:
+def read_root(source: Readable, file: str) -> str:
     """The folder that all records lie in: the stem of the name under which torch saved the file."""
     head = source.read(file, 0, min(512, source.nbytes(file)))
     name_length = LOCAL.unpack_from(head)[-2]
@@ -103,7 +103,9 @@ def read_root(source: Source, file: str) -> str:
     return name.partition(b"/")[0].decode("utf-8", "replace")
 
 
-def _not_a_zip(source: Source, file: str, size: int, head: bytes) -> CorruptFile | UnsupportedFile:
+def _not_a_zip(
+    source: Readable, file: str, size: int, head: bytes
+) -> CorruptFile | UnsupportedFile:
     if stand_in := describe_stand_in(head, size):
         kind = UnsupportedFile if head.startswith(LFS_POINTER) else CorruptFile
         return kind(f"{file}: {stand_in}")

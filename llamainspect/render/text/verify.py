@@ -1,11 +1,11 @@
-"""Views of the Verify panel: verify-checksums, verify-logits."""
+"""Views of the Verify panel: verify-checksums, scan, verify-logits."""
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from llamainspect.names import counted
+from llamainspect.names import counted, listing
 from llamainspect.render.numbers import difference_text, nbytes_text
 from llamainspect.render.printable import printable
 from llamainspect.render.text.common import (
@@ -24,7 +24,11 @@ from llamainspect.reports import (
     ChecksumReport,
     FileChecksum,
     LogitsComparison,
+    Oddity,
     PositionDifference,
+    ScannedFile,
+    ScannedPickle,
+    ScanReport,
 )
 
 STATUS_STYLES = {
@@ -110,6 +114,95 @@ def _wrong(rows: list[FileChecksum]) -> RenderableType:
             text.append(f"\nactual   {row.actual}", style="dim")
         parts += [safe(row.file, "bold"), Padding(text, (0, 0, 0, 2))]
     return section(f"Wrong: {len(rows)}", Group(*parts))
+
+
+# --- scan -----------------------------------------------------------------------------------------
+
+VERDICTS = {
+    "known": ("only known tensor constructs", "bold green"),
+    "unknown": ("unknown globals, or what cannot be followed", "bold yellow"),
+    "dangerous": ("dangerous", "bold red"),
+}
+STATUSES = {"known": "green", "unknown": "yellow", "dangerous": "bold red"}
+ADVICE = {
+    "known": "Nothing was unpickled here. These names are all that unpickling would import.",
+    "unknown": "Nothing was unpickled here. Unpickling would import what is listed, known or not: "
+    "load such a file with torch.load(..., weights_only=True), which refuses unknown names.",
+    "dangerous": "Nothing was unpickled here. Do not load this with pickle, nor with "
+    "torch.load(..., weights_only=False).",
+}
+FILE_KINDS = {
+    "torch": "torch zip",
+    "zip": "zip, not as torch writes it",
+    "legacy": "torch before 1.6",
+    "tar": "tar of torch before 0.1.10",
+    "pickle": "pickle",
+    "none": "no pickle",
+}
+LISTED_GLOBALS = 40  # of one pickle; --json has all
+
+
+@view.register
+def _(report: ScanReport, terminal: bool) -> RenderableType:
+    line = safe(report.path, "bold")
+    if not report.files:
+        others = counted(report.others, "file")
+        line.append(f"  no pickle in {others}", style="bold green")
+        return Group(line, Text("Nothing here is loaded by unpickling it."))
+    text, style = VERDICTS[report.verdict]
+    line.append("  ").append(text, style=style)
+    others = f", {report.others:,} others beside them" if report.others else ""
+    parts: list[RenderableType] = [line]
+    parts.append(Text(f"{counted(len(report.files), 'pickled file')}{others}", style="dim"))
+    groups: dict[object, list[ScannedFile]] = {}
+    for scanned in report.files:  # shards of one model usually carry the same pickle
+        groups.setdefault((scanned.kind, scanned.pickles, scanned.oddities), []).append(scanned)
+    for same in groups.values():
+        parts += _scanned(same[0], [scanned.file for scanned in same])
+    parts.append(Text(f"\n{ADVICE[report.verdict]}"))
+    return Group(*parts)
+
+
+def _scanned(scanned: ScannedFile, names: list[str]) -> list[RenderableType]:
+    """One file, or several that are the same but for their tensors."""
+    title = Text("\n").append(printable(listing(names)), style="bold")
+    title.append(f"  {FILE_KINDS[scanned.kind]}")
+    if scanned.kind != "none":
+        title.append(f", {counted(len(scanned.pickles), 'pickle')}")
+    parts: list[RenderableType] = [title]
+    for pickle in scanned.pickles:
+        about = f"{pickle.nbytes:,} bytes, {counted(pickle.operations, 'operation')}"
+        named = f"{printable(pickle.where)}: {about}" if pickle.where else about
+        parts.append(Text(named if pickle.globals else f"{named}, no globals", style="dim"))
+        if pickle.globals:
+            parts.append(_globals(pickle))
+    parts += [_oddity(odd) for odd in scanned.oddities]
+    return parts
+
+
+def _globals(pickle: ScannedPickle) -> RenderableType:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("at byte", justify="right", no_wrap=True)
+    table.add_column("global", overflow="fold")
+    table.add_column("calls", justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    worst_first = sorted(pickle.globals, key=lambda entry: entry.status == "known")
+    listed = set(worst_first[:LISTED_GLOBALS])
+    for entry in pickle.globals:
+        if entry in listed:
+            status = Text(entry.status, style=STATUSES[entry.status])
+            status.append(f": {entry.effect}" if entry.effect else "", style="not bold")
+            table.add_row(f"{entry.position:,}", safe(entry.name), f"{entry.calls:,}", status)
+    left = len(pickle.globals) + pickle.more_globals - len(listed)
+    return Group(table, Text(f"and {left:,} more", style="dim")) if left else table
+
+
+def _oddity(odd: Oddity) -> Text:
+    line = Text(odd.status, style=STATUSES[odd.status])
+    place = [printable(odd.where)] if odd.where else []
+    place += [] if odd.position is None else [f"byte {odd.position:,}"]
+    line.append(f"  {', '.join(place)}: " if place else "  ", style="not bold")
+    return line.append(printable(odd.message, limit=MAX_MESSAGE), style="not bold")
 
 
 # --- verify-logits --------------------------------------------------------------------------------

@@ -1,0 +1,437 @@
+"""Which globals a pickle names and calls, whatever program it is: for telling, not for reading.
+
+Where symbolic_pickle refuses what torch never writes, this goes on as CPython would, up to where
+CPython must stop, since all before that point would have been run. Only texts, globals and the
+depth of the stack are kept, which is what decides over names: one may come out of the memo, from
+under a mark or of a call. Bytes are read as they are needed; long constants are skipped.
+
+Opcodes, their arguments and what they take from the stack: CPython's `pickletools`, and
+`Modules/_pickle.c` for marks and the memo.
+"""
+
+import codecs
+import pickletools
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from llamainspect.formats.symbolic_pickle import (
+    MAX_GLOBAL_NAME,
+    MAX_OBJECTS,
+    MAX_OPERATIONS,
+    Global,
+)
+from llamainspect.formats.views import View
+
+WINDOW_NBYTES = 2**16
+MAX_LINE = 2**24  # of the text opcodes
+MAX_NESTED = 1_000  # constants that may be pickles themselves
+MAX_KEPT = 2**24  # bytes of those that had to be decoded
+HIGHEST_PROTOCOL = 5
+# How a pickle of protocol 2 or later begins, an archive, and the globals of protocols 0 and 1.
+NESTED = re.compile(rb"\x80[\x02-\x05]|PK\x03\x04|\(*(?:c[A-Za-z_][\w.]{0,99}\n[A-Za-z_]|i[a-z_])")
+HEAD_NBYTES = 128  # looked at by that
+
+
+@dataclass(slots=True)
+class Use:
+    """One global: where it is first named, and how many calls of it are written down."""
+
+    position: int
+    calls: int = 0
+
+
+@dataclass(slots=True)
+class PickleScan:
+    """What one pickle names. Positions count from the start of the view that it stands in."""
+
+    start: int
+    end: int = 0  # behind the last operation that was followed
+    operations: int = 0
+    uses: dict[tuple[str, str], Use] = field(default_factory=dict)  # by (module, name)
+    computed: list[int] = field(default_factory=list)  # where a global's name is no constant
+    extensions: list[tuple[int, int]] = field(default_factory=list)  # position and number
+    altered: list[tuple[int, Global]] = field(default_factory=list)  # globals that get attributes
+    torn: list[int] = field(default_factory=list)  # operations across the end of a frame
+    nested: list[tuple[int, View]] = field(default_factory=list)  # constants that may be pickles
+    unseen: int = 0  # more of these
+    broken: str | None = None  # why CPython stops at `end`, without a result
+
+    @property
+    def is_no_chance(self) -> bool:
+        """Whether bytes that only might be a pickle are one: it ends well, or it calls."""
+        return self.broken is None or any(use.calls for use in self.uses.values())
+
+    @property
+    def says_something(self) -> bool:
+        """Whether it names anything, or is a pickle from its start to its end."""
+        return self.broken is None or bool(self.computed or self.extensions or self.uses)
+
+
+def scan_pickle(view: View, start: int = 0, budget: int = MAX_OPERATIONS) -> PickleScan:
+    """Follow the pickle that begins at `start`, for at most `budget` operations. Never raises for
+    what the stream holds; a file that cannot be read raises as its source does."""
+    machine = _Machine(view, start)
+    scan = machine.scan
+    try:
+        while not machine.follow(min(budget - scan.operations, WINDOW_NBYTES)):
+            if scan.operations >= budget:
+                raise _Broken(f"it has more than {budget:,} operations, which are not followed")
+            if len(machine.stack) + len(machine.memo) + len(scan.uses) > MAX_OBJECTS:
+                raise _Broken(f"it makes more than {MAX_OBJECTS:,} objects")
+    except _Broken as broken:
+        scan.broken = str(broken)
+    scan.end = machine.position
+    return scan
+
+
+class _Broken(Exception):
+    """Where CPython would stop with an error."""
+
+
+_OTHER = object()  # a value that no name is made of
+
+
+class _Machine:
+    def __init__(self, view: View, start: int) -> None:
+        self.view = view
+        self.scan = PickleScan(start)
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+        self.at = start  # of the operation at hand
+        self.frame_end = 0
+        self.keepable = MAX_KEPT
+        self._base, self._window = start, b""
+        self.position = start
+
+    def follow(self, operations: int) -> bool:
+        """Up to so many operations; True when the pickle has ended."""
+        scan = self.scan
+        for _ in range(operations):
+            self.at = self.position
+            code = self.take(1)[0]
+            scan.operations += 1
+            if code == _STOP:
+                self.pop()
+                return True
+            operation = _OPERATIONS.get(code)
+            if operation is None:
+                self.position = self.at
+                raise _Broken(f"0x{code:02x} is no operation of a pickle")
+            operation(self)
+        return False
+
+    # --- the stream ---
+
+    def ahead(self, length: int) -> bytes:
+        """The next bytes, as many as there are, without going on."""
+        offset = self.position - self._base
+        if not 0 <= offset <= offset + length <= len(self._window):
+            self._base, offset = self.position, 0
+            self._window = self.view.read(self.position, max(length, WINDOW_NBYTES))
+        return self._window[offset : offset + length]
+
+    def take(self, length: int) -> bytes:
+        data = self.ahead(length)
+        self.advance(length)
+        return data
+
+    def advance(self, length: int) -> None:
+        end = self.position + length
+        if end > self.view.nbytes:
+            raise _Broken("it ends before its STOP")
+        if self.position < self.frame_end < end:
+            self.scan.torn.append(self.at)
+            self.frame_end = 0  # once is enough
+        self.position = end
+
+    def number(self, width: int) -> int:
+        return int.from_bytes(self.take(width), "little")
+
+    def line(self) -> bytes:
+        """Up to a newline; at the end of the file CPython takes the last byte for one."""
+        length = 256
+        while True:
+            data = self.ahead(length)
+            found = data.find(b"\n")
+            if found >= 0 or len(data) < length:
+                return self.take(found + 1 if found >= 0 else len(data))[:-1]
+            if length >= MAX_LINE:
+                raise _Broken(f"a line has more than {MAX_LINE:,} bytes")
+            length *= 8
+
+    # --- the stack; below the last mark it counts as empty, as in CPython ---
+
+    def pop(self) -> Any:
+        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
+            raise _Broken("its stack is empty")
+        return self.stack.pop()
+
+    def top(self) -> Any:
+        value = self.pop()
+        self.stack.append(value)
+        return value
+
+    def pop_to_mark(self) -> list[Any]:
+        if not self.marks:
+            raise _Broken("a mark is missing")
+        mark = self.marks.pop()
+        values = self.stack[mark:]
+        del self.stack[mark:]
+        return values
+
+    # --- what is told ---
+
+    def name(self, module: str, name: str) -> Global:
+        known = module[:MAX_GLOBAL_NAME], name[:MAX_GLOBAL_NAME]
+        self.scan.uses.setdefault(known, Use(self.at))
+        return Global(*known)
+
+    def called(self, function: Any) -> None:
+        if isinstance(function, Global):
+            self.scan.uses[function.module, function.name].calls += 1
+        self.stack.append(_OTHER)
+
+    def constant(self, length: int, text: bool) -> None:
+        """Texts are kept, as names are made of them; what looks like a pickle is noted."""
+        start = self.position
+        head = self.ahead(HEAD_NBYTES)[:length]
+        value: Any = _OTHER
+        if text and length <= MAX_GLOBAL_NAME:
+            value = _decoded(self.take(length))
+        else:
+            self.advance(length)
+        self.stack.append(value)
+        if NESTED.match(head):
+            self.note(start, self.view.part(start, length), 0)
+        elif text and NESTED.match(_bytes_of(head)):  # bytes, as protocol 2 spells them
+            raw = self.view.read(start, min(length, self.keepable))
+            self.note(start, View.of(_bytes_of(raw)), len(raw))
+
+    def note(self, position: int, inner: View, kept: int) -> None:
+        """A constant that may be a pickle; `kept` of its bytes stay in memory."""
+        if len(self.scan.nested) < MAX_NESTED and kept <= self.keepable:
+            self.keepable -= kept
+            self.scan.nested.append((position, inner))
+        else:
+            self.scan.unseen += 1
+
+
+def _decoded(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _bytes_of(text: bytes) -> bytes:
+    """Latin-1 characters that were written as UTF-8 (`_codecs.encode(text, "latin1")`)."""
+    return text.decode("utf-8", "ignore").encode("latin-1", "replace")
+
+
+# --- the operations that names depend on; of the others only what they take and leave -------------
+
+
+def _constant(width: int, text: bool) -> Callable[[_Machine], None]:
+    return lambda machine: machine.constant(machine.number(width), text)
+
+
+def _text_line(machine: _Machine) -> None:
+    """STRING: in quotes, with escapes; UNICODE: with others."""
+    raw = machine.line()
+    text = _decoded(raw)
+    with suppress(ValueError):
+        if machine.view.read(machine.at, 1) == b"S":
+            text = _decoded(codecs.escape_decode(raw.strip()[1:-1])[0])
+        else:
+            text = raw.decode("raw-unicode-escape")
+    machine.stack.append(text[:MAX_GLOBAL_NAME])
+    with suppress(UnicodeEncodeError):
+        inner = text.encode("latin-1")
+        if NESTED.match(inner):
+            machine.note(machine.at, View.of(inner), len(inner))
+
+
+def _frame(machine: _Machine) -> None:
+    """CPython reads a frame at once. What reaches across its end it reads from there on, without
+    what stood before, so that it sees other names than most readers."""
+    length = machine.number(8)
+    end = machine.position + length
+    if machine.position < machine.frame_end < end:
+        machine.scan.torn.append(machine.at)
+    machine.frame_end = end
+
+
+def _mark(machine: _Machine) -> None:
+    machine.marks.append(len(machine.stack))
+
+
+def _pop(machine: _Machine) -> None:
+    """A mark that nothing stands on goes instead of a value."""
+    if machine.marks and machine.marks[-1] == len(machine.stack):
+        machine.marks.pop()
+    else:
+        machine.pop()
+
+
+def _drop_to_mark(machine: _Machine) -> None:
+    machine.pop_to_mark()
+
+
+def _duplicate(machine: _Machine) -> None:
+    machine.stack.append(machine.top())
+
+
+def _put(key: Callable[[_Machine], int]) -> Callable[[_Machine], None]:
+    def operation(machine: _Machine) -> None:
+        number = key(machine)
+        machine.memo[number] = machine.top()
+
+    return operation
+
+
+def _get(key: Callable[[_Machine], int]) -> Callable[[_Machine], None]:
+    def operation(machine: _Machine) -> None:
+        number = key(machine)
+        if number not in machine.memo:
+            raise _Broken("it takes from its memo what was never put there")
+        machine.stack.append(machine.memo[number])
+
+    return operation
+
+
+def _decimal(machine: _Machine) -> int:
+    try:
+        return int(machine.line()[:20])
+    except ValueError:
+        raise _Broken("a number of its memo is none") from None
+
+
+def _global(machine: _Machine) -> None:
+    module = _decoded(machine.line())
+    machine.stack.append(machine.name(module, _decoded(machine.line())))
+
+
+def _stack_global(machine: _Machine) -> None:
+    name, module = machine.pop(), machine.pop()
+    if isinstance(name, str) and isinstance(module, str):
+        machine.stack.append(machine.name(module, name))
+    else:
+        machine.scan.computed.append(machine.at)
+        machine.stack.append(_OTHER)
+
+
+def _extension(width: int) -> Callable[[_Machine], None]:
+    def operation(machine: _Machine) -> None:
+        machine.scan.extensions.append((machine.at, machine.number(width)))
+        machine.stack.append(_OTHER)
+
+    return operation
+
+
+def _reduce(machine: _Machine) -> None:
+    """REDUCE and NEWOBJ: what stands below the arguments is called."""
+    machine.pop()
+    machine.called(machine.pop())
+
+
+def _new_with_keywords(machine: _Machine) -> None:
+    machine.pop()
+    _reduce(machine)
+
+
+def _instance(machine: _Machine) -> None:
+    """INST: names what it calls; the arguments stand above the mark, where that is not missing."""
+    module = _decoded(machine.line())
+    named = machine.name(module, _decoded(machine.line()))
+    machine.pop_to_mark()
+    machine.called(named)
+
+
+def _object(machine: _Machine) -> None:
+    """OBJ: what it calls is the first above the mark."""
+    values = machine.pop_to_mark()
+    if not values:
+        raise _Broken("its stack is empty")
+    machine.called(values[0])
+
+
+def _build(machine: _Machine) -> None:
+    machine.pop()
+    target = machine.top()
+    if isinstance(target, Global):
+        machine.scan.altered.append((machine.at, target))
+
+
+_STOP = b"."[0]
+_BY_NAME: dict[str, Callable[[_Machine], None]] = {
+    "FRAME": _frame,
+    "MARK": _mark,
+    "POP": _pop,
+    "POP_MARK": _drop_to_mark,
+    "DUP": _duplicate,
+    "STRING": _text_line,
+    "UNICODE": _text_line,
+    "PUT": _put(_decimal),
+    "BINPUT": _put(lambda machine: machine.number(1)),
+    "LONG_BINPUT": _put(lambda machine: machine.number(4)),
+    "MEMOIZE": _put(lambda machine: len(machine.memo)),
+    "GET": _get(_decimal),
+    "BINGET": _get(lambda machine: machine.number(1)),
+    "LONG_BINGET": _get(lambda machine: machine.number(4)),
+    "GLOBAL": _global,
+    "STACK_GLOBAL": _stack_global,
+    "EXT1": _extension(1),
+    "EXT2": _extension(2),
+    "EXT4": _extension(4),
+    "REDUCE": _reduce,
+    "NEWOBJ": _reduce,
+    "NEWOBJ_EX": _new_with_keywords,
+    "INST": _instance,
+    "OBJ": _object,
+    "BUILD": _build,
+    "BINUNICODE": _constant(4, text=True),
+    "SHORT_BINUNICODE": _constant(1, text=True),
+    "BINUNICODE8": _constant(8, text=True),
+    "BINSTRING": _constant(4, text=True),
+    "SHORT_BINSTRING": _constant(1, text=True),
+    "BINBYTES": _constant(4, text=False),
+    "SHORT_BINBYTES": _constant(1, text=False),
+    "BINBYTES8": _constant(8, text=False),
+    "BYTEARRAY8": _constant(8, text=False),
+}
+_LENGTHS_IN_FRONT = {
+    pickletools.TAKEN_FROM_ARGUMENT1: 1,
+    pickletools.TAKEN_FROM_ARGUMENT4: 4,
+    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
+    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
+}
+
+
+def _plain(opcode: pickletools.OpcodeInfo) -> Callable[[_Machine], None]:
+    """An operation as pickletools describes it: its argument, what it takes, what it leaves."""
+    kind = opcode.arg.n if opcode.arg else 0
+    before = opcode.stack_before
+    to_mark = pickletools.stackslice in before
+    taken = before.index(pickletools.markobject) if to_mark else len(before)
+    left = [_OTHER] * len(opcode.stack_after)
+
+    def operation(machine: _Machine) -> None:
+        if kind > 0:
+            machine.advance(kind)
+        elif kind == pickletools.UP_TO_NEWLINE:
+            machine.line()
+        elif kind:
+            machine.advance(machine.number(_LENGTHS_IN_FRONT[kind]))
+        if to_mark:
+            machine.pop_to_mark()
+        for _ in range(taken):
+            machine.pop()
+        machine.stack += left
+
+    return operation
+
+
+_OPERATIONS = {
+    ord(opcode.code): _BY_NAME.get(opcode.name) or _plain(opcode) for opcode in pickletools.opcodes
+}

@@ -1,0 +1,478 @@
+"""Where pickles stand in a file, and what each of them names.
+
+A torch zip has one or more, a file from before torch 1.6 five in a row, a tar from before 0.1.10
+has a row in each of three members, and what a pickle holds as bytes may be a file of these kinds
+again. An archive that the strict reader refuses is looked into all the same, by the standard
+library's reader and by its local headers, since one of the readers that do open it would run it.
+
+Sources: torch's `serialization.py` (`_legacy_load`, `legacy_load`); PKWARE APPNOTE 4.3.7.
+"""
+
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+
+from llamainspect.dtypes import BY_TORCH_STORAGE
+from llamainspect.errors import CorruptFile, LlamaInspectError, UnsupportedFile
+from llamainspect.formats.pickle_scan import NESTED, PickleScan, scan_pickle
+from llamainspect.formats.signatures import HEAD_NBYTES, describe_stand_in
+from llamainspect.formats.symbolic_pickle import MAX_OPERATIONS, PickleReader
+from llamainspect.formats.torch_pickle import MAX_PICKLE_NBYTES, StorageRef, read_pickle
+from llamainspect.formats.torch_zip import (
+    END_SIGN,
+    HEAD_SIGNS,
+    LEGACY_MAGIC,
+    LOCAL,
+    LOCAL_SIGN,
+    PICKLE,
+    STORAGE,
+    Record,
+    locate_record,
+    read_directory,
+)
+from llamainspect.formats.views import View
+
+MAX_LEVELS = 8  # of files within files
+MAX_PICKLES = 10_000
+MAX_MEMBERS = 20_000  # of an archive, beside storages
+MAX_MEMBER_NBYTES = 32 * 2**20  # of a compressed member, once it is unpacked
+MAX_UNPACKED = 128 * 2**20  # of all of them
+MAX_DIRECTORY_NBYTES = 4 * 2**20  # of an archive that torch did not write
+SWEPT_NBYTES = 32 * 2**20  # of it, searched for headers that no directory names
+BLOCK_NBYTES = 2**16
+PICKLE_NAME = re.compile(r".*\.(?:pkl|pickle|p|pck|joblib|dill)", re.IGNORECASE | re.DOTALL)
+TORCHSCRIPT_CODE = "code/"
+ENCRYPTED = 1  # zip flag
+NUMPY_SIGN, NUMPY_OBJECTS = b"\x93NUMPY", re.compile(rb"'descr': *'?\|?O")
+LENGTH16, LENGTH32 = struct.Struct("<H"), struct.Struct("<L")
+MAX_NUMPY_HEADER = 10_000
+TAR_BLOCK, TAR_SIGN, TAR_SIGN_AT = 512, b"ustar", 257
+TAR_FILES, TAR_TYPES = b"0\0", b"0\x005"  # files; and directories
+COUNT = struct.Struct("<q")
+STORAGE_NAME = re.compile(r"(?:[^/]*/)?data/\d+")
+ZIP_END_NBYTES = 65_557  # an end record with the longest comment
+NAME = "archive"  # what torch_zip calls it in a sentence, which is cut off again
+LEGACY_PARTS = ("magic number", "protocol version", "system", "object", "storage keys")
+
+
+class FoundPickle(NamedTuple):
+    """One pickle of a file."""
+
+    where: str  # the way to it: "data.pkl", "data.pkl > byte 104 > pickle 1"
+    scan: PickleScan
+
+
+class Doubt(NamedTuple):
+    """Something that loading the file would meet and that cannot be looked into."""
+
+    where: str
+    message: str
+
+
+class PickledFile:
+    """Takes a file apart; `pickles` and `doubts` are what is found in it."""
+
+    def __init__(self, view: View) -> None:
+        self.pickles: list[FoundPickle] = []
+        self.doubts: list[Doubt] = []
+        self._budget = MAX_OPERATIONS
+        self._unpackable = MAX_UNPACKED
+        self.kind = self._look(view, "", 0)  # torch, zip, legacy, tar, pickle, none
+
+    def _look(self, view: View, where: str, level: int) -> str:
+        """What it is; all that is found in it is kept."""
+        if level > MAX_LEVELS:
+            self._doubt(where, f"files within files, more than {MAX_LEVELS} deep")
+            return "none"
+        head = view.read(0, HEAD_NBYTES)
+        if head.startswith(LOCAL_SIGN):
+            return self._zip(view, where, level)
+        if head.startswith(NUMPY_SIGN):
+            return self._numpy(view, where, level, head)
+        kind = self._tar(view, where, level) if _is_tar(head) else "none"
+        if behind := _members(view):
+            self._doubt(where, "an archive stands in it behind something else")
+            self._search_zip(view, where, level, behind)
+            kind = "zip"
+        first, *_ = [*self._row(view, where, level), "none"]
+        return kind if kind != "none" else first
+
+    def _inside(self, view: View, where: str, level: int) -> None:
+        """What may be a file of these kinds; forgotten when it is not."""
+        pickles, doubts = len(self.pickles), len(self.doubts)
+        kind = self._look(view, where, level)
+        found = self.pickles[pickles:]
+        chance = kind == "pickle" and not any(pickle.scan.is_no_chance for pickle in found)
+        if (kind == "none" or chance) and level <= MAX_LEVELS:
+            del self.pickles[pickles:], self.doubts[doubts:]
+
+    def _doubt(self, where: str, message: str) -> None:
+        if len(self.doubts) < MAX_PICKLES:
+            self.doubts.append(Doubt(where, message))
+
+    # --- pickles, one behind the other ---
+
+    def _pickle(self, view: View, at: int, where: str, level: int) -> PickleScan | None:
+        """The pickle there; None when nothing tells that it is one."""
+        if len(self.pickles) >= MAX_PICKLES or self._budget <= 0:
+            self._doubt(where, "the file holds more pickles, or longer ones, than are followed")
+            return None
+        scan = scan_pickle(view, at, self._budget)
+        self._budget -= scan.operations
+        if not scan.says_something:
+            return None
+        self.pickles.append(FoundPickle(where, scan))
+        for position, inner in scan.nested:
+            self._inside(inner, _below(where, f"byte {position:,}"), level + 1)
+        return scan
+
+    def _row(self, view: View, where: str, level: int) -> Iterator[str]:
+        """Pickles in a row, and behind the five of a legacy file its storages."""
+        at = number = 0
+        while at < view.nbytes:
+            if LEGACY_MAGIC in view.read(at, HEAD_NBYTES)[: len(LEGACY_MAGIC) + 8]:
+                yield "legacy"
+                after = self._legacy(view, where, level, at)
+            else:
+                number += 1
+                name = where if number == 1 else _below(where, f"pickle {number}")
+                scan = self._pickle(view, at, name, level)
+                if scan is not None:
+                    yield "pickle"
+                elif number > 1:
+                    self._doubt(where, f"{view.nbytes - at:,} bytes behind its end are no pickle")
+                after = None if scan is None or scan.broken else scan.end
+            if after is None:
+                return
+            at = after
+
+    def _legacy(self, view: View, where: str, level: int, at: int) -> int | None:
+        """Where a legacy file ends that begins there; None when that cannot be told."""
+        scans: list[PickleScan] = []
+        for part in LEGACY_PARTS:
+            scan = self._pickle(view, at, _below(where, part), level)
+            if scan is None or scan.broken:
+                if scan is None:
+                    self._doubt(_below(where, part), f"at byte {at:,} stands no pickle")
+                return None
+            scans.append(scan)
+            at = scan.end
+        try:
+            described = read_pickle(_bytes_of(view, scans[3])).storages
+            keys = _value(view, scans[4])
+            return _skip_storages(view, at, keys, {ref.key: ref for ref, _ in described})
+        except (LlamaInspectError, LookupError, TypeError, struct.error):
+            self._doubt(where, f"which storages stand behind byte {at:,} cannot be told")
+            return None
+
+    # --- archives ---
+
+    def _zip(self, view: View, where: str, level: int) -> str:
+        """As torch opens it; what torch would never have written is searched as a stranger's."""
+        archive = _Archive(view)
+        try:
+            records = read_directory(archive, NAME)
+        except LlamaInspectError as error:
+            self._doubt(where, str(error).removeprefix(f"{NAME}: "))
+            self._search_zip(view, where, level, _members(view))
+            return "zip"
+        storages: set[str] = set()
+        if PICKLE in records:
+            storages = self._torch_pickle(archive, where, level, records[PICKLE])
+        else:
+            self._doubt(where, f"it holds no {PICKLE}, so torch.load would refuse it")
+        if any(name.startswith(TORCHSCRIPT_CODE) for name in records):
+            message = "it holds a TorchScript program, which torch.load hands to torch.jit.load"
+            self._doubt(_below(where, TORCHSCRIPT_CODE), message)
+        others = [name for name in records if name != PICKLE and name not in storages]
+        for name in others[:MAX_MEMBERS]:
+            with self._doubting(_below(where, name)):
+                start = locate_record(archive, NAME, name, records[name])
+                part = view.part(start, records[name].nbytes)
+                self._member(part, name, _below(where, name), level)
+        if len(others) > MAX_MEMBERS:
+            self._doubt(where, f"{len(others):,} records are no storages; not all were looked at")
+        return "torch"
+
+    def _torch_pickle(
+        self, archive: "_Archive", where: str, level: int, record: Record
+    ) -> set[str]:
+        """Follow data.pkl; the records that it has for storages, which nothing unpickles."""
+        with self._doubting(where):
+            start = locate_record(archive, NAME, PICKLE, record)
+            part = archive.view.part(start, record.nbytes)
+            self._member(part, PICKLE, _below(where, PICKLE), level)
+            if record.nbytes <= MAX_PICKLE_NBYTES:
+                with suppress(LlamaInspectError):  # what is odd in it was found above
+                    contents = read_pickle(part.read(0, part.nbytes))
+                    return {f"{STORAGE}{ref.key}" for ref, _ in contents.storages}
+        return set()
+
+    def _member(self, view: View, name: str, where: str, level: int) -> None:
+        """A record: one with a pickle's name is one, others may be."""
+        if not PICKLE_NAME.fullmatch(name):
+            if may_be_pickled(view.read(0, HEAD_NBYTES)):
+                self._inside(view, where, level + 1)
+            return
+        if not [*self._row(view, where, level)]:
+            self._doubt(where, "it is no pickle, whatever its name says")
+
+    def _search_zip(self, view: View, where: str, level: int, members: list["_Member"]) -> None:
+        """Through the members that the standard library finds, and those that no directory has."""
+        listed = {member.start for member in members}
+        for member in [*members, *_swept(view, listed)][:MAX_MEMBERS]:
+            place = _below(where, member.name)
+            if member.flags & ENCRYPTED:
+                self._doubt(place, "it is encrypted, so what it holds cannot be told")
+                continue
+            part = view.part(member.start, min(member.packed, view.nbytes - member.start))
+            if member.method == zipfile.ZIP_DEFLATED:
+                data, whole = _inflate(part, min(self._unpackable, MAX_MEMBER_NBYTES))
+                self._unpackable -= len(data)
+                part = View.of(data)
+                if not whole:
+                    self._doubt(place, "it is damaged, or too long to be unpacked here")
+            elif member.method != zipfile.ZIP_STORED:
+                self._doubt(place, f"it is compressed in a way (method {member.method}) not read")
+                continue
+            self._member(part, member.name, place, level)
+
+    def _tar(self, view: View, where: str, level: int) -> str:
+        """The members that torch wrote, storages, tensors and pickle, and any others."""
+        at = 0
+        for _ in range(MAX_MEMBERS):
+            header = view.read(at, TAR_BLOCK)
+            if len(header) < TAR_BLOCK or not header.strip(b"\0"):
+                break
+            name = header[:100].partition(b"\0")[0].decode("utf-8", "replace")
+            try:
+                nbytes = int(header[124:136].strip(b" \0") or b"0", 8)
+            except ValueError:
+                nbytes = -1
+            if nbytes < 0 or header[156] not in TAR_TYPES:
+                self._doubt(where, f"at byte {at:,} of the tar stands what torch never wrote")
+                break
+            at += TAR_BLOCK
+            part = view.part(at, min(nbytes, view.nbytes - at))
+            place = _below(where, name)
+            if name in ("storages", "tensors"):
+                with self._doubting(place):
+                    self._tar_row(part, place, level, name)
+            elif header[156] in TAR_FILES:
+                self._member(part, f"{name}.pkl" if name == "pickle" else name, place, level)
+            at += -(-nbytes // TAR_BLOCK) * TAR_BLOCK
+        return "tar"
+
+    def _tar_row(self, view: View, where: str, level: int, member: str) -> None:
+        """A count, and for each a pickle and numbers: the bytes, or the shape and strides."""
+        at = 0
+
+        def pickled(what: str) -> Any:
+            nonlocal at
+            scan = self._pickle(view, at, _below(where, what), level)
+            if scan is None or scan.broken:
+                raise CorruptFile(f"what stands behind byte {at:,} cannot be told")
+            at = scan.end
+            return _value(view, scan)
+
+        try:
+            for number in range(pickled("count")):
+                described = pickled(f"{number}")
+                if member == "storages":
+                    itemsize = BY_TORCH_STORAGE[described[2].name].block_bytes
+                    at += COUNT.size + COUNT.unpack(view.read(at, COUNT.size))[0] * itemsize
+                else:
+                    (rank,) = COUNT.unpack(view.read(at, 4) + bytes(4))
+                    at += 2 * COUNT.size + 2 * COUNT.size * rank
+            if member == "storages":
+                pickled("views")
+        except (LookupError, TypeError, AttributeError, struct.error):
+            self._doubt(where, f"what stands behind byte {at:,} cannot be told")
+
+    def _numpy(self, view: View, where: str, level: int, head: bytes) -> str:
+        """An array of objects is a pickle behind a header."""
+        length = LENGTH16 if head[6:7] == b"\1" else LENGTH32
+        start = 8 + length.size
+        if len(head) >= start:
+            start += length.unpack_from(head, 8)[0]
+            if NUMPY_OBJECTS.search(view.read(0, min(start, MAX_NUMPY_HEADER))):
+                return next(self._row(view.part(start, view.nbytes - start), where, level), "none")
+        return "none"
+
+    @contextmanager
+    def _doubting(self, where: str) -> Iterator[None]:
+        """A place that cannot be read is doubtful, and the others are looked at."""
+        try:
+            yield
+        except LlamaInspectError as error:
+            self._doubt(where, str(error).removeprefix(f"{NAME}: "))
+
+
+def may_be_pickled(head: bytes) -> bool:
+    """Whether a file that begins so may be a pickle, or an archive of some."""
+    return bool(NESTED.match(head)) or head.startswith(NUMPY_SIGN) or _is_tar(head)
+
+
+def describe_other(head: bytes, nbytes: int) -> str:
+    """What a file is that holds no pickle, as far as its first bytes tell."""
+    if stand_in := describe_stand_in(head, nbytes):
+        return stand_in
+    for sign, text in HEAD_SIGNS:
+        if head.startswith(sign):
+            return f"it {text}"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < nbytes:
+        return "it looks like a safetensors file under another name, which holds no pickle"
+    return (
+        f"it is neither a pickle nor an archive (it begins with {head[:8].hex(' ')}), so nothing "
+        "can be told of it"
+    )
+
+
+def _below(where: str, name: str) -> str:
+    return f"{where} > {name[:200]}" if where else name[:200]
+
+
+# --- values of a few small pickles ----------------------------------------------------------------
+
+
+def _bytes_of(view: View, scan: PickleScan) -> bytes:
+    if scan.end - scan.start > MAX_PICKLE_NBYTES:
+        raise UnsupportedFile("the pickle is too long")
+    return view.read(scan.start, scan.end - scan.start)
+
+
+def _value(view: View, scan: PickleScan) -> Any:
+    """What a pickle leaves; calls and persistent ids in it leave None."""
+    data = _bytes_of(view, scan)
+    return PickleReader(data, lambda function, arguments: None, lambda value: None).run()
+
+
+def _skip_storages(view: View, at: int, keys: Any, described: dict[str, StorageRef]) -> int:
+    """Behind the storages of a legacy file: for each key a count and so many elements."""
+    for key in keys:
+        storage = described[key]
+        if COUNT.unpack(view.read(at, COUNT.size))[0] != storage.numel:
+            raise CorruptFile("a storage has another length than the object says")
+        at += COUNT.size + storage.nbytes
+    if at > view.nbytes:
+        raise CorruptFile("a storage runs past the end")
+    return at
+
+
+# --- archives that torch did not write ------------------------------------------------------------
+
+
+class _Member(NamedTuple):
+    name: str
+    start: int  # of its bytes, as they are packed
+    packed: int
+    method: int
+    flags: int
+
+
+class _Archive:
+    """A view as the only file there is, which is what torch_zip reads."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+
+    def nbytes(self, file: str) -> int:
+        return self.view.nbytes
+
+    def read(self, file: str, offset: int, length: int) -> bytes:
+        if offset < 0 or length < 0 or offset + length > self.view.nbytes:
+            raise CorruptFile(f"{file}: it ends before byte {offset + length:,}, which is needed")
+        return self.view.read(offset, length)
+
+
+class _Seekable:
+    """As much of a file object as zipfile needs to find a directory."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.position = 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        start = (0, self.position, self.view.nbytes)[whence]
+        if start + offset < 0:
+            raise OSError("before its start")
+        self.position = start + offset
+        return self.position
+
+    def read(self, length: int = -1) -> bytes:
+        length = self.view.nbytes if length < 0 else length
+        if min(length, self.view.nbytes - self.position) > MAX_DIRECTORY_NBYTES:
+            raise OSError("a directory of that length is not read")
+        data = self.view.read(self.position, length)
+        self.position += len(data)
+        return data
+
+
+def _members(view: View) -> list[_Member]:
+    """The members that the standard library finds; none when it finds no directory."""
+    tail = view.read(max(0, view.nbytes - ZIP_END_NBYTES), ZIP_END_NBYTES)
+    if END_SIGN not in tail:
+        return []
+    try:
+        with zipfile.ZipFile(_Seekable(view)) as archive:
+            found = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):
+        return []
+    members = []
+    for info in found[:MAX_MEMBERS]:
+        if member := _local_member(view, info.header_offset):
+            flags = info.flag_bits | member.flags & ENCRYPTED
+            name, packed, method = info.orig_filename, info.compress_size, info.compress_type
+            members.append(_Member(name, member.start, packed, method, flags))
+    return members
+
+
+def _local_member(view: View, at: int) -> _Member | None:
+    """A member as its local header describes it; without a length it reaches to the end."""
+    header = view.read(at, LOCAL.size) if at >= 0 else b""
+    if len(header) < LOCAL.size or not header.startswith(LOCAL_SIGN):
+        return None
+    _, _, flags, method, *_, packed, _, name_length, extra_length = LOCAL.unpack(header)
+    name = view.read(at + LOCAL.size, name_length).decode("utf-8", "replace")
+    start = at + LOCAL.size + name_length + extra_length
+    rest = max(0, view.nbytes - start)
+    return _Member(name, start, packed if 0 < packed < rest else rest, method, flags)
+
+
+def _swept(view: View, known: set[int]) -> Iterator[_Member]:
+    """Members by their local headers; names in no directory, and files that were cut short."""
+    data = view.read(0, SWEPT_NBYTES)
+    at = data.find(LOCAL_SIGN)
+    while at >= 0:
+        member = _local_member(view, at)
+        if member and member.start not in known and not STORAGE_NAME.fullmatch(member.name):
+            yield member
+        at = data.find(LOCAL_SIGN, at + 1)
+
+
+def _inflate(view: View, limit: int) -> tuple[bytes, bool]:
+    """The bytes of a deflated member, at most so many, and whether that is all of them."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    data = bytearray()
+    for at in range(0, view.nbytes, BLOCK_NBYTES):
+        try:
+            data += inflater.decompress(view.read(at, BLOCK_NBYTES), limit - len(data) + 1)
+        except zlib.error:
+            break
+        if inflater.eof or len(data) > limit:
+            break
+    return bytes(data[:limit]), inflater.eof
+
+
+def _is_tar(head: bytes) -> bool:
+    return head[TAR_SIGN_AT:].startswith(TAR_SIGN)

@@ -1,0 +1,160 @@
+"""What the ordinary way of loading a file would do: each global that its pickles name, judged.
+
+`pickle.load` and `torch.load(weights_only=False)` import every global as they come to it and call
+what the stream tells them to call. Nothing of that happens here. Globals are known by their exact
+spelling; what is not known is not trusted, and whatever could not be followed is not known.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import get_args
+
+from llamainspect.effects import effect_of
+from llamainspect.errors import LlamaInspectError, NotACheckpoint, reason_of
+from llamainspect.formats.pickle_scan import Use
+from llamainspect.formats.pickled_files import (
+    Doubt,
+    FoundPickle,
+    PickledFile,
+    describe_other,
+    may_be_pickled,
+)
+from llamainspect.formats.signatures import HEAD_NBYTES
+from llamainspect.formats.torch_pickle import is_tensor_construct
+from llamainspect.formats.views import View
+from llamainspect.reports import (
+    GlobalStatus,
+    NamedGlobal,
+    Oddity,
+    ScannedFile,
+    ScannedPickle,
+    ScanReport,
+)
+from llamainspect.sources import Folder, open_source
+
+# By name a file for torch.load or pickle; others are when they begin as such files do.
+PICKLED_NAME = re.compile(
+    r".*\.(?:pth|pt|bin|pkl|pickle|ckpt|th|p|dill|joblib|pth\.tar)", re.IGNORECASE | re.DOTALL
+)
+OTHER_NAME = re.compile(r".*\.(?:safetensors|gguf|json|txt|md)", re.IGNORECASE | re.DOTALL)
+MAX_GLOBALS = 1_000  # of one pickle, in a report
+ORDER = get_args(GlobalStatus)  # from good to bad
+
+
+def scan_files(path: str) -> ScanReport:
+    """What unpickling `path`, a file or all files below a directory, would import and call.
+
+    Raises NotACheckpoint when there is no file.
+    """
+    folder = open_source(path)
+    files: list[ScannedFile] = []
+    others = 0
+    for name in [folder.only] if folder.only else folder.walk("."):
+        file = name.removeprefix("./")
+        expected = PICKLED_NAME.fullmatch(file) or (folder.only and not OTHER_NAME.fullmatch(file))
+        scanned = _scan_file(folder, file, bool(expected))
+        if scanned:
+            files.append(scanned)
+        else:
+            others += 1
+    if not files and not others:
+        raise NotACheckpoint(f"{path}: there is no file in it; give a file, or its directory")
+    return ScanReport(
+        path=folder.place,
+        verdict=_worst(scanned.verdict for scanned in files),
+        files=tuple(files),
+        others=others,
+    )
+
+
+def _scan_file(folder: Folder, file: str, expected: bool) -> ScannedFile | None:
+    """The file, if it has a pickle in it or is `expected` to."""
+    if obstacle := folder.obstacle(file):
+        return _closed(file, obstacle) if expected else None
+    try:
+        view = View.of_file(folder, file)
+        head = view.read(0, HEAD_NBYTES)
+        if not expected and not may_be_pickled(head):
+            return None
+        found = PickledFile(view)
+        if folder.has_changed(file):
+            found.doubts.append(Doubt("", "it changed while it was read; scan it again"))
+    except (LlamaInspectError, OSError) as error:
+        return _closed(file, reason_of(error, file)) if expected else None
+    if found.kind == "none":
+        found.doubts.append(Doubt("", describe_other(head, view.nbytes)))
+    if not expected and not found.pickles:
+        return None
+    pickles = tuple(_judge(pickle) for pickle in found.pickles)
+    oddities = [odd for pickle in found.pickles for odd in _oddities(pickle)]
+    oddities += [Oddity(doubt.where, None, "unknown", doubt.message) for doubt in found.doubts]
+    named = (entry.status for pickle in pickles for entry in pickle.globals)
+    return ScannedFile(
+        file=file,
+        nbytes=view.nbytes,
+        kind=found.kind,
+        verdict=_worst([*named, *(odd.status for odd in oddities)]),
+        pickles=pickles,
+        oddities=tuple(oddities),
+    )
+
+
+def _closed(file: str, reason: str) -> ScannedFile:
+    return ScannedFile(file, 0, "none", "unknown", (), (Oddity("", None, "unknown", reason),))
+
+
+def _worst(statuses: Iterable[GlobalStatus]) -> GlobalStatus:
+    return max(statuses, key=ORDER.index, default="known")
+
+
+def _judge(pickle: FoundPickle) -> ScannedPickle:
+    scan = pickle.scan
+    named = [_judge_global(*pair, use) for pair, use in scan.uses.items()]
+    # All of the worst are listed, whatever stands in front of them.
+    named.sort(key=lambda entry: -ORDER.index(entry.status))
+    kept = sorted(named[:MAX_GLOBALS], key=lambda entry: entry.position)
+    return ScannedPickle(
+        where=pickle.where,
+        nbytes=scan.end - scan.start,
+        operations=scan.operations,
+        globals=tuple(kept),
+        more_globals=len(named) - len(kept),
+    )
+
+
+def _judge_global(module: str, name: str, use: Use) -> NamedGlobal:
+    spelled = f"{module}.{name}"
+    if is_tensor_construct(module, name):
+        return NamedGlobal(spelled, use.position, use.calls, "known", None)
+    effect = effect_of(module, name)
+    status: GlobalStatus = "dangerous" if effect else "unknown"
+    return NamedGlobal(spelled, use.position, use.calls, status, effect)
+
+
+def _oddities(pickle: FoundPickle) -> Iterator[Oddity]:
+    """What a pickle does beside naming globals by constants."""
+    scan, where = pickle.scan, pickle.where
+    for at in scan.computed[:MAX_GLOBALS]:
+        message = "it computes the name of a global, and so hides what it imports"
+        yield Oddity(where, at, "dangerous", message)
+    for at, target in scan.altered[:MAX_GLOBALS]:
+        message = (
+            f"it sets attributes of {target.module}.{target.name} itself, for all that use it in "
+            "the program that loads the file"
+        )
+        yield Oddity(where, at, "dangerous", message)
+    for at in scan.torn[:MAX_GLOBALS]:
+        message = (
+            "an operation reaches across the end of its frame, so that CPython reads other names "
+            "there than this listing has"
+        )
+        yield Oddity(where, at, "dangerous", message)
+    for at, number in scan.extensions[:MAX_GLOBALS]:
+        message = f"extension {number}: which global that is, the loading program's copyreg says"
+        yield Oddity(where, at, "unknown", message)
+    if scan.unseen:
+        message = f"{scan.unseen:,} more constants may be pickles and were not looked into"
+        yield Oddity(where, None, "unknown", message)
+    if scan.broken:
+        message = f"{scan.broken}: unpickling fails here, and has done by then all that precedes"
+        yield Oddity(where, scan.end, "unknown", message)
