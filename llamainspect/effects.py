@@ -74,7 +74,8 @@ def effect_of(module: str, name: str) -> str | None:
     inner = range(module.count(".") + 1, len(parts) - 1)  # attributes that may be modules
     for start in (0, *inner):
         for end in range(start + 1, len(parts) + 1):
-            if effect := _BY_NAME.get(".".join(parts[start:end])):
+            reached = ".".join(parts[start:end])
+            if effect := _BY_NAME.get(reached) or _BY_NAME.get(reached.removeprefix("_")):
                 return effect
     special = any(part.startswith("__") and part.endswith("__") for part in parts[1:])
     return REACHES_ALL if special else None  # `dict.__getattribute__`, `f.__globals__`

@@ -26,6 +26,7 @@ from llamainspect import (
     load_tokenizer,
     open_checkpoint,
     parse_gpus,
+    scan_files,
     show_tensor,
     summarize,
     tokenize,
@@ -143,6 +144,7 @@ REPORTS = {
     "tensors": lambda path: list_tensors(open_checkpoint(path), "layers.0.*"),
     "show": lambda path: show_tensor(open_checkpoint(path), "layers.0.attention.wk.weight"),
     "verify-checksums": lambda path: verify_checksums(path),
+    "scan": lambda path: scan_files(path),
     "memory": lambda path: estimate_memory(find_subject(path)),
     "memory-gpu": lambda path: estimate_memory(
         find_subject("llama-4-scout-17b-16e"),

@@ -20,11 +20,12 @@ from typing import Any
 from llamainspect.formats.symbolic_pickle import (
     MAX_GLOBAL_NAME,
     MAX_OBJECTS,
-    MAX_OPERATIONS,
     Global,
 )
 from llamainspect.formats.views import View
 
+MAX_FOLLOWED = 4_000_000  # operations of a file; a 405B shard has 50,000
+CHANCE = 100  # operations that no other file begins with
 WINDOW_NBYTES = 2**16
 MAX_LINE = 2**24  # of the text opcodes
 MAX_NESTED = 1_000  # constants that may be pickles themselves
@@ -66,11 +67,12 @@ class PickleScan:
 
     @property
     def says_something(self) -> bool:
-        """Whether it names anything, or is a pickle from its start to its end."""
-        return self.broken is None or bool(self.computed or self.extensions or self.uses)
+        """Whether it names anything, ends as a pickle does, or is too long to be one by chance."""
+        named = self.computed or self.extensions or self.uses
+        return bool(named) or self.broken is None or self.operations > CHANCE
 
 
-def scan_pickle(view: View, start: int = 0, budget: int = MAX_OPERATIONS) -> PickleScan:
+def scan_pickle(view: View, start: int = 0, budget: int = MAX_FOLLOWED) -> PickleScan:
     """Follow the pickle that begins at `start`, for at most `budget` operations. Never raises for
     what the stream holds; a file that cannot be read raises as its source does."""
     machine = _Machine(view, start)

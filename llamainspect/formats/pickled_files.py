@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 from llamainspect.dtypes import BY_TORCH_STORAGE
 from llamainspect.errors import CorruptFile, LlamaInspectError, UnsupportedFile
-from llamainspect.formats.pickle_scan import NESTED, PickleScan, scan_pickle
+from llamainspect.formats.pickle_scan import MAX_FOLLOWED, NESTED, PickleScan, scan_pickle
 from llamainspect.formats.signatures import HEAD_NBYTES, describe_stand_in
-from llamainspect.formats.symbolic_pickle import MAX_OPERATIONS, PickleReader
+from llamainspect.formats.symbolic_pickle import PickleReader
 from llamainspect.formats.torch_pickle import MAX_PICKLE_NBYTES, StorageRef, read_pickle
 from llamainspect.formats.torch_zip import (
     END_SIGN,
@@ -39,8 +39,8 @@ from llamainspect.formats.views import View
 MAX_LEVELS = 8  # of files within files
 MAX_PICKLES = 10_000
 MAX_MEMBERS = 20_000  # of an archive, beside storages
-MAX_MEMBER_NBYTES = 32 * 2**20  # of a compressed member, once it is unpacked
-MAX_UNPACKED = 128 * 2**20  # of all of them
+MAX_MEMBER_NBYTES = 16 * 2**20  # of a compressed member, once it is unpacked
+MAX_UNPACKED = 64 * 2**20  # of all of them
 MAX_DIRECTORY_NBYTES = 4 * 2**20  # of an archive that torch did not write
 SWEPT_NBYTES = 32 * 2**20  # of it, searched for headers that no directory names
 BLOCK_NBYTES = 2**16
@@ -56,6 +56,7 @@ COUNT = struct.Struct("<q")
 STORAGE_NAME = re.compile(r"(?:[^/]*/)?data/\d+")
 ZIP_END_NBYTES = 65_557  # an end record with the longest comment
 NAME = "archive"  # what torch_zip calls it in a sentence, which is cut off again
+LEGACY_HEAD_NBYTES = 32  # of any protocol
 LEGACY_PARTS = ("magic number", "protocol version", "system", "object", "storage keys")
 
 
@@ -79,7 +80,7 @@ class PickledFile:
     def __init__(self, view: View) -> None:
         self.pickles: list[FoundPickle] = []
         self.doubts: list[Doubt] = []
-        self._budget = MAX_OPERATIONS
+        self._budget = MAX_FOLLOWED
         self._unpackable = MAX_UNPACKED
         self.kind = self._look(view, "", 0)  # torch, zip, legacy, tar, pickle, none
 
@@ -134,11 +135,11 @@ class PickledFile:
         """Pickles in a row, and behind the five of a legacy file its storages."""
         at = number = 0
         while at < view.nbytes:
-            if LEGACY_MAGIC in view.read(at, HEAD_NBYTES)[: len(LEGACY_MAGIC) + 8]:
+            number += 1
+            if LEGACY_MAGIC in view.read(at, LEGACY_HEAD_NBYTES):
                 yield "legacy"
                 after = self._legacy(view, where, level, at)
             else:
-                number += 1
                 name = where if number == 1 else _below(where, f"pickle {number}")
                 scan = self._pickle(view, at, name, level)
                 if scan is not None:
@@ -176,41 +177,23 @@ class PickledFile:
         archive = _Archive(view)
         try:
             records = read_directory(archive, NAME)
+            storages = _storages(archive, records)
+            others = [name for name in records if name not in storages][:MAX_MEMBERS]
+            parts = {name: _record(archive, name, records[name]) for name in others}
         except LlamaInspectError as error:
             self._doubt(where, str(error).removeprefix(f"{NAME}: "))
             self._search_zip(view, where, level, _members(view))
             return "zip"
-        storages: set[str] = set()
-        if PICKLE in records:
-            storages = self._torch_pickle(archive, where, level, records[PICKLE])
-        else:
+        for name, part in parts.items():
+            self._member(part, name, _below(where, name), level)
+        if len(records) > len(storages) + len(parts):
+            self._doubt(where, f"more than {MAX_MEMBERS:,} records are no storages")
+        if PICKLE not in records:
             self._doubt(where, f"it holds no {PICKLE}, so torch.load would refuse it")
         if any(name.startswith(TORCHSCRIPT_CODE) for name in records):
             message = "it holds a TorchScript program, which torch.load hands to torch.jit.load"
             self._doubt(_below(where, TORCHSCRIPT_CODE), message)
-        others = [name for name in records if name != PICKLE and name not in storages]
-        for name in others[:MAX_MEMBERS]:
-            with self._doubting(_below(where, name)):
-                start = locate_record(archive, NAME, name, records[name])
-                part = view.part(start, records[name].nbytes)
-                self._member(part, name, _below(where, name), level)
-        if len(others) > MAX_MEMBERS:
-            self._doubt(where, f"{len(others):,} records are no storages; not all were looked at")
         return "torch"
-
-    def _torch_pickle(
-        self, archive: "_Archive", where: str, level: int, record: Record
-    ) -> set[str]:
-        """Follow data.pkl; the records that it has for storages, which nothing unpickles."""
-        with self._doubting(where):
-            start = locate_record(archive, NAME, PICKLE, record)
-            part = archive.view.part(start, record.nbytes)
-            self._member(part, PICKLE, _below(where, PICKLE), level)
-            if record.nbytes <= MAX_PICKLE_NBYTES:
-                with suppress(LlamaInspectError):  # what is odd in it was found above
-                    contents = read_pickle(part.read(0, part.nbytes))
-                    return {f"{STORAGE}{ref.key}" for ref, _ in contents.storages}
-        return set()
 
     def _member(self, view: View, name: str, where: str, level: int) -> None:
         """A record: one with a pickle's name is one, others may be."""
@@ -364,6 +347,22 @@ def _skip_storages(view: View, at: int, keys: Any, described: dict[str, StorageR
 
 
 # --- archives that torch did not write ------------------------------------------------------------
+
+
+def _record(archive: "_Archive", name: str, record: Record) -> View:
+    return archive.view.part(locate_record(archive, NAME, name, record), record.nbytes)
+
+
+def _storages(archive: "_Archive", records: dict[str, Record]) -> set[str]:
+    """The records that data.pkl has for storages, which nothing unpickles."""
+    record = records.get(PICKLE)
+    if record is None or record.nbytes > MAX_PICKLE_NBYTES:
+        return set()
+    part = _record(archive, PICKLE, record)
+    with suppress(LlamaInspectError):  # what is odd in it will be told
+        contents = read_pickle(part.read(0, part.nbytes))
+        return {f"{STORAGE}{ref.key}" for ref, _ in contents.storages} & records.keys()
+    return set()
 
 
 class _Member(NamedTuple):

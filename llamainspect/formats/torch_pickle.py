@@ -337,6 +337,7 @@ _INERT = {
     ("torch.nn.parameter", "Parameter"),
     ("torch.nn.parameter", "Buffer"),
     ("torch.serialization", "_get_layout"),
+    ("torch._utils", "_rebuild_device_tensor_from_numpy"),
     UNTYPED_STORAGE,
     ("torch.storage", "TypedStorage"),
     ("collections", "Counter"),
@@ -349,6 +350,23 @@ _INERT = {
     ),
     *(("torch", name) for name in BY_TORCH_NAME),
     *(("torch", name) for name in BY_TORCH_STORAGE),
+    *(("torch.cuda", name) for name in BY_TORCH_STORAGE),  # classes of before torch 0.4
+    *(
+        (module, f"{element}Tensor")
+        for module in ("torch", "torch.cuda", "torch.sparse", "torch.cuda.sparse")
+        for element in (
+            "Byte",
+            "Char",
+            "Short",
+            "Int",
+            "Long",
+            "Bool",
+            "Half",
+            "Float",
+            "Double",
+            "BFloat16",
+        )
+    ),
     *(
         ("torch", f"per_{scheme}")
         for scheme in (
