@@ -31,6 +31,7 @@ NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-\d+)?")
 PASSES = "pass: no further apart than rounding allows"
 DAMAGED = "damaged"  # the example with one bit flipped, as the README says
 CONVERTED = "converted"  # the example in Hugging Face's layout
+HARMFUL = "adapter_model.bin"  # a few weights, and a call
 FLIPPED_BYTE, FLIPPED_BIT = 800_001, 1  # of an exponent: the element is 16 times as large
 
 
@@ -49,6 +50,8 @@ def run(command):
         data = bytearray(weights.read_bytes())
         data[FLIPPED_BYTE] ^= 1 << FLIPPED_BIT
         weights.write_bytes(data)
+        if HARMFUL in words:
+            write_harmful(place / HARMFUL)
         if CONVERTED in words:
             write_converted(place / CONVERTED)
         done = subprocess.run(
@@ -60,6 +63,18 @@ def run(command):
             env={**environment, "CUDA_VISIBLE_DEVICES": ""},  # the output shown is that of a CPU
         )
     return done.returncode, done.stdout
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.system, ("echo this could be anything",)
+
+
+def write_harmful(file):
+    """What somebody could share as an adaptor."""
+    import torch
+
+    torch.save({"lora_A": torch.zeros(4, 2), "lora_B": torch.zeros(2, 4), "r": Harmful()}, file)
 
 
 def write_converted(directory):
@@ -81,7 +96,7 @@ def write_converted(directory):
 @pytest.mark.parametrize("block", list(CONSOLE.finditer(TEXT)), ids=lambda m: m["command"])
 def test_the_output_shown_is_what_the_command_prints(block):
     code, output = run(block["command"])
-    assert code == int(DAMAGED in block["command"])
+    assert code == int(DAMAGED in block["command"] or HARMFUL in block["command"])
     if "--reference" in block["command"]:  # rounding alone, which differs between processors
         assert output.split("Logits\n")[0] == block["output"].split("Logits\n")[0]
         assert output.split("\n")[-2] == block["output"].split("\n")[-2] == PASSES
