@@ -24,7 +24,7 @@ from llamainspect.formats.symbolic_pickle import (
 )
 from llamainspect.formats.views import View
 
-MAX_FOLLOWED = 4_000_000  # operations of a file; a 405B shard has 50,000
+MAX_FOLLOWED = 8_000_000  # operations; a 405B shard has 50,000
 CHANCE = 100  # operations that no other file begins with
 WINDOW_NBYTES = 2**16
 MAX_LINE = 2**24  # of the text opcodes
@@ -51,6 +51,7 @@ class PickleScan:
     start: int
     end: int = 0  # behind the last operation that was followed
     operations: int = 0
+    read_nbytes: int = 0
     uses: dict[tuple[str, str], Use] = field(default_factory=dict)  # by (module, name)
     computed: list[int] = field(default_factory=list)  # where a global's name is no constant
     extensions: list[tuple[int, int]] = field(default_factory=list)  # position and number
@@ -134,6 +135,7 @@ class _Machine:
         if not 0 <= offset <= offset + length <= len(self._window):
             self._base, offset = self.position, 0
             self._window = self.view.read(self.position, max(length, WINDOW_NBYTES))
+            self.scan.read_nbytes += len(self._window)
         return self._window[offset : offset + length]
 
     def take(self, length: int) -> bytes:

@@ -14,11 +14,12 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from typing import Any, NamedTuple
 
 from llamainspect.dtypes import BY_TORCH_STORAGE
 from llamainspect.errors import CorruptFile, LlamaInspectError, UnsupportedFile
-from llamainspect.formats.pickle_scan import MAX_FOLLOWED, NESTED, PickleScan, scan_pickle
+from llamainspect.formats.pickle_scan import NESTED, PickleScan, scan_pickle
 from llamainspect.formats.signatures import HEAD_NBYTES, describe_stand_in
 from llamainspect.formats.symbolic_pickle import PickleReader
 from llamainspect.formats.torch_pickle import MAX_PICKLE_NBYTES, StorageRef, read_pickle
@@ -36,11 +37,15 @@ from llamainspect.formats.torch_zip import (
 )
 from llamainspect.formats.views import View
 
+# What is done for one file at most, as bytes read; other work counts as many as cost the same.
+MAX_WORK = 2**30
+OPERATION_NBYTES = 256  # of a pickle
+LOOK_NBYTES = 2**16  # at what may be a file of these kinds
+MEMBER_NBYTES = 2**14  # of an archive
+INFLATING = 4  # times the bytes read and made
 MAX_LEVELS = 8  # of files within files
-MAX_PICKLES = 10_000
 MAX_MEMBERS = 20_000  # of an archive, beside storages
-MAX_MEMBER_NBYTES = 16 * 2**20  # of a compressed member, once it is unpacked
-MAX_UNPACKED = 64 * 2**20  # of all of them
+MAX_MEMBER_NBYTES = 16 * 2**20  # of a compressed member
 MAX_DIRECTORY_NBYTES = 4 * 2**20  # of an archive that torch did not write
 SWEPT_NBYTES = 32 * 2**20  # of it, searched for headers that no directory names
 BLOCK_NBYTES = 2**16
@@ -52,7 +57,7 @@ LENGTH16, LENGTH32 = struct.Struct("<H"), struct.Struct("<L")
 MAX_NUMPY_HEADER = 10_000
 TAR_BLOCK, TAR_SIGN, TAR_SIGN_AT = 512, b"ustar", 257
 TAR_FILES, TAR_TYPES = b"0\0", b"0\x005"  # files; and directories
-COUNT = struct.Struct("<q")
+NUMEL, RANK = struct.Struct("<Q"), struct.Struct("<L4x")
 STORAGE_NAME = re.compile(r"(?:[^/]*/)?data/\d+")
 ZIP_END_NBYTES = 65_557  # an end record with the longest comment
 NAME = "archive"  # what torch_zip calls it in a sentence, which is cut off again
@@ -74,18 +79,31 @@ class Doubt(NamedTuple):
     message: str
 
 
+class _TooMuch(Exception):
+    """The work is at its limit."""
+
+
 class PickledFile:
     """Takes a file apart; `pickles` and `doubts` are what is found in it."""
 
     def __init__(self, view: View) -> None:
         self.pickles: list[FoundPickle] = []
         self.doubts: list[Doubt] = []
-        self._budget = MAX_FOLLOWED
-        self._unpackable = MAX_UNPACKED
-        self.kind = self._look(view, "", 0)  # torch, zip, legacy, tar, pickle, none
+        self._left = MAX_WORK
+        try:
+            self.kind = self._look(view, "", 0)  # torch, zip, legacy, tar, pickle, none
+        except _TooMuch:
+            self._doubt("", "it holds more than is looked into, files within files or operations")
+            self.kind = "pickle"
+
+    def _spend(self, nbytes: int) -> None:
+        self._left -= nbytes
+        if self._left < 0:
+            raise _TooMuch
 
     def _look(self, view: View, where: str, level: int) -> str:
         """What it is; all that is found in it is kept."""
+        self._spend(LOOK_NBYTES)
         if level > MAX_LEVELS:
             self._doubt(where, f"files within files, more than {MAX_LEVELS} deep")
             return "none"
@@ -99,8 +117,8 @@ class PickledFile:
             self._doubt(where, "an archive stands in it behind something else")
             self._search_zip(view, where, level, behind)
             kind = "zip"
-        first, *_ = [*self._row(view, where, level), "none"]
-        return kind if kind != "none" else first
+        row = self._row(view, where, level)
+        return row if kind == "none" else kind
 
     def _inside(self, view: View, where: str, level: int) -> None:
         """What may be a file of these kinds; forgotten when it is not."""
@@ -112,44 +130,43 @@ class PickledFile:
             del self.pickles[pickles:], self.doubts[doubts:]
 
     def _doubt(self, where: str, message: str) -> None:
-        if len(self.doubts) < MAX_PICKLES:
-            self.doubts.append(Doubt(where, message))
+        self.doubts.append(Doubt(where, message))
 
     # --- pickles, one behind the other ---
 
     def _pickle(self, view: View, at: int, where: str, level: int) -> PickleScan | None:
         """The pickle there; None when nothing tells that it is one."""
-        if len(self.pickles) >= MAX_PICKLES or self._budget <= 0:
-            self._doubt(where, "the file holds more pickles, or longer ones, than are followed")
-            return None
-        scan = scan_pickle(view, at, self._budget)
-        self._budget -= scan.operations
+        scan = scan_pickle(view, at, max(1, self._left // OPERATION_NBYTES))
+        if scan.says_something:
+            self.pickles.append(FoundPickle(where, scan))
+        self._spend(scan.operations * OPERATION_NBYTES + scan.read_nbytes)
         if not scan.says_something:
             return None
-        self.pickles.append(FoundPickle(where, scan))
         for position, inner in scan.nested:
             self._inside(inner, _below(where, f"byte {position:,}"), level + 1)
+        scan.nested.clear()
         return scan
 
-    def _row(self, view: View, where: str, level: int) -> Iterator[str]:
+    def _row(self, view: View, where: str, level: int) -> str:
         """Pickles in a row, and behind the five of a legacy file its storages."""
-        at = number = 0
-        while at < view.nbytes:
-            number += 1
+        kind = "none"
+        number, at = 0, 0
+        after: int | None = 0
+        while after is not None and after < view.nbytes:
+            number, at = number + 1, after
             if LEGACY_MAGIC in view.read(at, LEGACY_HEAD_NBYTES):
-                yield "legacy"
+                found = "legacy"
                 after = self._legacy(view, where, level, at)
             else:
                 name = where if number == 1 else _below(where, f"pickle {number}")
                 scan = self._pickle(view, at, name, level)
-                if scan is not None:
-                    yield "pickle"
-                elif number > 1:
-                    self._doubt(where, f"{view.nbytes - at:,} bytes behind its end are no pickle")
+                found = "none" if scan is None else "pickle"
                 after = None if scan is None or scan.broken else scan.end
-            if after is None:
-                return
-            at = after
+            if number == 1:
+                kind = found
+            elif found == "none":
+                self._doubt(where, f"{view.nbytes - at:,} bytes behind its end are no pickle")
+        return kind
 
     def _legacy(self, view: View, where: str, level: int, at: int) -> int | None:
         """Where a legacy file ends that begins there; None when that cannot be told."""
@@ -201,21 +218,23 @@ class PickledFile:
             if may_be_pickled(view.read(0, HEAD_NBYTES)):
                 self._inside(view, where, level + 1)
             return
-        if not [*self._row(view, where, level)]:
+        if self._row(view, where, level) == "none":
             self._doubt(where, "it is no pickle, whatever its name says")
 
     def _search_zip(self, view: View, where: str, level: int, members: list["_Member"]) -> None:
         """Through the members that the standard library finds, and those that no directory has."""
+        self._spend(min(view.nbytes, SWEPT_NBYTES))
         listed = {member.start for member in members}
-        for member in [*members, *_swept(view, listed)][:MAX_MEMBERS]:
+        for member in chain(members, _swept(view, listed)):
+            self._spend(MEMBER_NBYTES)
             place = _below(where, member.name)
             if member.flags & ENCRYPTED:
                 self._doubt(place, "it is encrypted, so what it holds cannot be told")
                 continue
             part = view.part(member.start, min(member.packed, view.nbytes - member.start))
             if member.method == zipfile.ZIP_DEFLATED:
-                data, whole = _inflate(part, min(self._unpackable, MAX_MEMBER_NBYTES))
-                self._unpackable -= len(data)
+                data, taken, whole = _inflate(part)
+                self._spend((taken + len(data)) * INFLATING)
                 part = View.of(data)
                 if not whole:
                     self._doubt(place, "it is damaged, or too long to be unpacked here")
@@ -267,10 +286,10 @@ class PickledFile:
                 described = pickled(f"{number}")
                 if member == "storages":
                     itemsize = BY_TORCH_STORAGE[described[2].name].block_bytes
-                    at += COUNT.size + COUNT.unpack(view.read(at, COUNT.size))[0] * itemsize
+                    at += NUMEL.size + NUMEL.unpack(view.read(at, NUMEL.size))[0] * itemsize
                 else:
-                    (rank,) = COUNT.unpack(view.read(at, 4) + bytes(4))
-                    at += 2 * COUNT.size + 2 * COUNT.size * rank
+                    (rank,) = RANK.unpack(view.read(at, RANK.size))
+                    at += RANK.size + 2 * NUMEL.size * rank + NUMEL.size
             if member == "storages":
                 pickled("views")
         except (LookupError, TypeError, AttributeError, struct.error):
@@ -283,7 +302,7 @@ class PickledFile:
         if len(head) >= start:
             start += length.unpack_from(head, 8)[0]
             if NUMPY_OBJECTS.search(view.read(0, min(start, MAX_NUMPY_HEADER))):
-                return next(self._row(view.part(start, view.nbytes - start), where, level), "none")
+                return self._row(view.part(start, view.nbytes - start), where, level)
         return "none"
 
     @contextmanager
@@ -338,9 +357,9 @@ def _skip_storages(view: View, at: int, keys: Any, described: dict[str, StorageR
     """Behind the storages of a legacy file: for each key a count and so many elements."""
     for key in keys:
         storage = described[key]
-        if COUNT.unpack(view.read(at, COUNT.size))[0] != storage.numel:
+        if NUMEL.unpack(view.read(at, NUMEL.size))[0] != storage.numel:
             raise CorruptFile("a storage has another length than the object says")
-        at += COUNT.size + storage.nbytes
+        at += NUMEL.size + storage.nbytes
     if at > view.nbytes:
         raise CorruptFile("a storage runs past the end")
     return at
@@ -459,18 +478,21 @@ def _swept(view: View, known: set[int]) -> Iterator[_Member]:
         at = data.find(LOCAL_SIGN, at + 1)
 
 
-def _inflate(view: View, limit: int) -> tuple[bytes, bool]:
-    """The bytes of a deflated member, at most so many, and whether that is all of them."""
+def _inflate(view: View) -> tuple[bytes, int, bool]:
+    """The bytes of a deflated member, how many were read for them, and whether that is all."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     data = bytearray()
-    for at in range(0, view.nbytes, BLOCK_NBYTES):
+    taken = 0
+    while taken < view.nbytes and taken < MAX_MEMBER_NBYTES and len(data) < MAX_MEMBER_NBYTES:
+        block = view.read(taken, BLOCK_NBYTES)
+        taken += len(block)
         try:
-            data += inflater.decompress(view.read(at, BLOCK_NBYTES), limit - len(data) + 1)
+            data += inflater.decompress(block, MAX_MEMBER_NBYTES - len(data))
         except zlib.error:
             break
-        if inflater.eof or len(data) > limit:
+        if inflater.eof:
             break
-    return bytes(data[:limit]), inflater.eof
+    return bytes(data), taken, inflater.eof
 
 
 def _is_tar(head: bytes) -> bool:
