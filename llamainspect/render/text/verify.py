@@ -182,17 +182,17 @@ def _scanned(scanned: ScannedFile, names: list[str]) -> list[RenderableType]:
 
 def _globals(pickle: ScannedPickle) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("at byte", justify="right", no_wrap=True)
+    for title in ("at byte", "calls"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     table.add_column("global", overflow="fold")
-    table.add_column("calls", justify="right", no_wrap=True)
-    table.add_column("", overflow="fold")
     worst_first = sorted(pickle.globals, key=lambda entry: entry.status == "known")
     listed = set(worst_first[:LISTED_GLOBALS])
     for entry in pickle.globals:
         if entry in listed:
             status = Text(entry.status, style=STATUSES[entry.status])
-            status.append(f": {entry.effect}" if entry.effect else "", style="not bold")
-            table.add_row(f"{entry.position:,}", safe(entry.name), f"{entry.calls:,}", status)
+            name = safe(entry.name).append(f": {entry.effect}" if entry.effect else "")
+            table.add_row(f"{entry.position:,}", f"{entry.calls:,}", status, name)
     left = len(pickle.globals) + pickle.more_globals - len(listed)
     return Group(table, Text(f"and {left:,} more", style="dim")) if left else table
 
