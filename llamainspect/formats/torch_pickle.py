@@ -14,7 +14,7 @@ from itertools import count as counting
 from itertools import repeat
 from typing import Any, NamedTuple
 
-from llamainspect.dtypes import BY_TORCH_NAME, BY_TORCH_STORAGE, DType
+from llamainspect.dtypes import BY_TORCH_NAME, BY_TORCH_STORAGE, DTYPES, DType
 from llamainspect.errors import CorruptFile, UnsupportedFile
 from llamainspect.formats.symbolic_pickle import Dict, Global, Malformed, Opaque, PickleReader
 from llamainspect.tensors import contiguous_strides, count
@@ -27,20 +27,24 @@ MAX_FOREIGN = 100  # globals that are named one by one
 MAX_RANK = 64
 INT64 = 2**63
 UNTYPED_STORAGE = ("torch.storage", "UntypedStorage")
+# A tensor of bytes and a view of them as FP8 share one storage, to which torch refers once as a
+# ByteStorage and once as an untyped one.
+STORAGES = {("torch", name): dtype for name, dtype in BY_TORCH_STORAGE.items()}
+STORAGES[UNTYPED_STORAGE] = DTYPES["U8"]
 
 
 @dataclass(frozen=True, slots=True)
 class StorageRef:
-    """Persistent id of a storage. `dtype` is None for untyped ones; `numel` counts its blocks."""
+    """Persistent id of a storage; `numel` counts blocks of its dtype, which is U8 if untyped."""
 
     key: str
-    dtype: DType | None
+    dtype: DType
     numel: int
 
     @property
     def nbytes(self) -> int:
         """Bytes the record must have."""
-        return self.numel * (self.dtype.block_bytes if self.dtype else 1)
+        return self.numel * self.dtype.block_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,19 +140,16 @@ class _Storages:
             raise Malformed("a persistent id does not describe a storage")
         if type(numel) is not int or not 0 <= numel < INT64:
             raise Malformed(f"storage {key[:40]!r} has a length that is none")
-        dtype = None
-        if (storage_class.module, storage_class.name) != UNTYPED_STORAGE:
-            dtype = BY_TORCH_STORAGE.get(storage_class.name)
-            if dtype is None or storage_class.module != "torch":
-                raise Malformed(
-                    f"{storage_class.module}.{storage_class.name} is no storage class of torch"
-                )
-        known = self.by_key.get(key)
-        if known is None:
-            known = self.by_key[key] = StorageRef(key, dtype, numel)
-        elif (known.dtype, known.numel) != (dtype, numel):
+        dtype = STORAGES.get((storage_class.module, storage_class.name))
+        if dtype is None:
+            raise Malformed(
+                f"{storage_class.module}.{storage_class.name} is no storage class of torch"
+            )
+        found = StorageRef(key, dtype, numel)
+        known = self.by_key.setdefault(key, found)
+        if found != known and (found.nbytes or known.nbytes):  # none at all may be of any type
             raise Malformed(f"storage {key[:40]!r} is described in two different ways")
-        return known
+        return found
 
 
 def _unused(tensors: Collection[TensorRef]) -> dict[str, int]:
@@ -262,8 +263,6 @@ def _tensor(args: tuple[Any, ...], dtype: DType | None = None, metadata: Any = N
     if not isinstance(storage, StorageRef):
         raise Malformed("a tensor is built from something that is no storage")
     dtype = dtype or storage.dtype
-    if dtype is None:
-        raise Malformed("a tensor over an untyped storage has no dtype")
     shape, strides = _integers(shape, "shape"), _integers(strides, "strides")
     (offset,) = _integers((offset,), "offset")
     if len(shape) != len(strides):

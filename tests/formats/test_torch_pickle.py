@@ -215,6 +215,12 @@ def _lazy() -> dict[str, Any]:
     return {"plain": numbers, "conj": numbers.conj(), "neg": numbers.clone().conj().imag}
 
 
+def _bytes_seen_twice(dtype: torch.dtype) -> dict[str, Any]:
+    """torch writes a ByteStorage for the bytes, and an untyped one for the newer types."""
+    codes = torch.arange(8, dtype=torch.uint8)
+    return {"codes": codes, "values": codes.view(dtype), "last": codes[5:]}
+
+
 VALUES: dict[str, Any] = {
     "a state dict with _metadata": lambda: _module().state_dict(),
     "parameters and buffers": lambda: {
@@ -245,6 +251,8 @@ VALUES: dict[str, Any] = {
     "views of one storage": _views,
     "shared storages": _shared,
     "conjugate and negative views": _lazy,
+    "bytes, and the same bytes as another type": lambda: _bytes_seen_twice(torch.float8_e5m2),
+    "the same the other way round": lambda: dict(reversed(_bytes_seen_twice(torch.uint16).items())),
     "scalars": lambda: {"a": torch.tensor(1.5), "b": torch.tensor(True), "c": torch.tensor(3)},
     "empty tensors": lambda: {"a": torch.empty(0), "b": torch.empty(3, 0, 2, dtype=torch.int64)},
     "one element seen many times": lambda: {"a": torch.ones(1).expand(5, 4), "z": torch.ones(2)},
@@ -535,6 +543,23 @@ def test_a_storage_described_twice_in_two_ways_is_refused() -> None:
     half = tensor(storage(kind="HalfStorage"))
     with pytest.raises(CorruptFile, match=r"model\.pth.*'0'.*two different ways"):
         meta.read_tensors(archive(state_dict(("a", tensor()), ("b", half))), FILE)
+
+
+def test_a_storage_beside_a_tensor_that_views_it_is_no_contradiction() -> None:
+    codes = torch.arange(8, dtype=torch.uint8)
+    source = saved({"storage": codes.untyped_storage(), "codes": codes})
+    assert assert_equal_to_torch(source, loaded(source)) == []
+
+
+def test_a_storage_without_bytes_may_be_of_several_types() -> None:
+    """torch finds no clash there when it saves, and makes two storages of it when it loads."""
+    nothing = torch.empty(0)
+    source = saved({"floats": nothing, "integers": nothing.view(torch.int32)})
+    tensors, findings = meta.read_tensors(source, FILE)
+    assert {info.name: info.dtype.torch for info in tensors} == {
+        name: str(tensor.dtype).removeprefix("torch.") for name, tensor in loaded(source).items()
+    }
+    assert findings == []
 
 
 def test_a_storage_described_twice_in_the_same_way_is_shared() -> None:
