@@ -96,9 +96,12 @@ def read_pickle(data: bytes) -> Contents:
     taken: Counter[str] = Counter()
     for name, value in _walk(root, repeated):
         if isinstance(value, TensorRef):
-            taken[name] += 1
             # {"a.b": x, "a": {"b": y}} has two tensors, and both are called a.b.
-            names[f"{name} ({taken[name]})" if taken[name] > 1 else name] = value
+            spelled = name
+            while spelled in names:  # "a.b (2)" may be somebody's own name, too
+                taken[name] += 1
+                spelled = f"{name} ({taken[name] + 1})"
+            names[spelled] = value
         elif isinstance(value, Opaque) and value.what == META_TENSOR:
             without_data.append(name)
     foreign = [

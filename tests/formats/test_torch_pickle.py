@@ -967,3 +967,19 @@ def test_entries_that_share_a_dotted_name_are_all_listed() -> None:
         "2.5": (5,),
     }
     assert findings == []
+
+
+def test_a_name_that_looks_like_a_numbered_one_hides_no_tensor() -> None:
+    value = {
+        "a": {"b": torch.ones(1)},
+        "a.b": torch.ones(2),
+        "a.b (2)": torch.ones(3),
+        "a.b (2) (2)": torch.ones(4),
+    }
+    tensors, _ = meta.read_tensors(saved(value), FILE)
+    assert {info.name: info.shape for info in tensors} == {
+        "a.b": (1,),
+        "a.b (2)": (2,),
+        "a.b (2) (2)": (3,),
+        "a.b (2) (2) (2)": (4,),
+    }
