@@ -75,3 +75,12 @@ def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
         strides.append(step)
         step *= max(length, 1)
     return tuple(reversed(strides))
+
+
+def is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether the elements stand in order, without gaps: as torch has it, the strides of axes of
+    length 1 mean nothing, and none do where nothing is."""
+    return 0 in shape or all(
+        length == 1 or step == usual
+        for length, step, usual in zip(shape, strides, contiguous_strides(shape), strict=True)
+    )

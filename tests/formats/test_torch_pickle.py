@@ -119,11 +119,12 @@ def leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
 
 
 def as_torch_has_it(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """All that makes two views equal. Strides of at most one element mean nothing."""
+    """All that makes two views equal."""
     return (
         tensor.dtype,
         tuple(tensor.shape),
-        tuple(tensor.stride()) if tensor.numel() > 1 else None,
+        _steps(tuple(tensor.shape), tensor.stride()),
+        tensor.is_contiguous(),
         tensor.storage_offset(),
         tensor.is_conj(),
         tensor.is_neg(),
@@ -137,12 +138,20 @@ def as_read(source: InMemory, info: TensorInfo) -> tuple[Any, ...]:
     return (
         getattr(torch, str(info.dtype.torch)),
         info.shape,
-        (info.strides or contiguous_strides(info.shape)) if info.elements > 1 else None,
+        _steps(info.shape, info.strides or contiguous_strides(info.shape)),
+        info.strides is None,
         info.offset // info.dtype.block_bytes,
         info.conjugate,
         info.negative,
         source.read(info.file, start, info.storage.nbytes),
     )
+
+
+def _steps(shape: tuple[int, ...], strides: tuple[int, ...]) -> list[int]:
+    """The strides that lead from one element to another."""
+    if 0 in shape:
+        return []
+    return [step for length, step in zip(shape, strides, strict=True) if length > 1]
 
 
 def assert_equal_to_torch(source: InMemory, reference: Any) -> list[Finding]:
@@ -201,6 +210,8 @@ def _views() -> dict[str, Any]:
         "empty": base[:0],
         "empty at the end": base[4:],
         "permuted": torch.arange(24.0).reshape(2, 3, 4).permute(2, 0, 1),
+        "one row of every second": base[:3:2][:1, 2:],
+        "one column": base[:, 2:3],
         "channels last": torch.zeros(2, 3, 4, 5).to(memory_format=torch.channels_last),
     }
 
