@@ -183,7 +183,7 @@ class _Maker:
         else:
             base = self.fresh(rng.choice(DTYPES))
             self.bases.append(base)
-        view = self.lazy(self.view(base)) if rng.random() < 0.6 else base
+        view = self.lazy(self.view(base)) if rng.random() < 0.7 else base
         # Nothing is of any type.
         if not view.untyped_storage().nbytes() and not (view.is_conj() or view.is_neg()):
             view = view.view(rng.choice([d for d in DTYPES if d.itemsize == view.dtype.itemsize]))
@@ -191,7 +191,8 @@ class _Maker:
 
     def fresh(self, dtype: torch.dtype) -> torch.Tensor:
         """A tensor of its own storage, with any bits in it."""
-        shape = [self.rng.randint(0, 4) for _ in range(self.rng.choice((0, 1, 1, 2, 2, 2, 3, 4)))]
+        lengths = (0, 1, *(2, 3, 4, 5) * 5)
+        shape = self.rng.choices(lengths, k=self.rng.choice((0, 1, 2, 2, 2, 3, 4)))
         elements = torch.Size(shape).numel()
         if not elements:
             return torch.empty(shape, dtype=dtype)
@@ -228,7 +229,7 @@ class _Maker:
         left = elements - 1 - offset
         shape, strides = [], []
         for _ in range(rng.randint(0, 4)):
-            stride, length = rng.randint(0, 5), rng.choice((0, 1, 2, 2, 3, 4))
+            stride, length = rng.randint(0, 5), rng.choice((0, 1, *(2, 3, 4) * 5))
             if stride and length:
                 length = min(length, left // stride + 1)
                 left -= (length - 1) * stride
@@ -300,7 +301,7 @@ def _sliced(maker: _Maker, base: torch.Tensor) -> torch.Tensor:
     if not base.ndim:
         return base
     axis = maker.rng.randrange(base.ndim)
-    start, step = maker.rng.randint(0, 2), maker.rng.randint(1, 3)
+    start, step = maker.rng.choice((0, 0, 1, 2)), maker.rng.randint(1, 3)
     return base[(slice(None),) * axis + (slice(start, None, step),)]
 
 
@@ -317,11 +318,11 @@ def _permuted(maker: _Maker, base: torch.Tensor) -> torch.Tensor:
 
 
 def _expanded(maker: _Maker, base: torch.Tensor) -> torch.Tensor:
-    return base.unsqueeze(0).expand(maker.rng.randint(0, 3), *base.shape)
+    return base.unsqueeze(0).expand(maker.rng.choice((0, 2, 3, 3)), *base.shape)
 
 
 VIEWS: tuple[Callable[[_Maker, torch.Tensor], torch.Tensor], ...] = (
-    _Maker.strided, _Maker.strided, _sliced, _sliced, _selected, _permuted, _expanded,
+    _Maker.strided, _Maker.strided, _sliced, _sliced, _selected, _permuted, _permuted, _expanded,
     lambda maker, base: base.unsqueeze(-1),
     lambda maker, base: base.diagonal() if base.ndim > 1 else base,
     lambda maker, base: base.flatten() if base.is_contiguous() else base,
