@@ -128,10 +128,10 @@ class _Maker:
     def container(self, depth: int) -> Any:
         kind = self.rng.choice((dict, dict, OrderedDict, OrderedDict, list, tuple))
         length = self.rng.randint(0, 6 if depth == 0 else 3)
-        values = [self.value(depth + 1) for _ in range(length)]
         if kind in (list, tuple):
-            return kind(values)
-        made = kind((self.key(), value) for value in values)
+            return kind(self.value(depth + 1) for _ in range(length))
+        keys = dict.fromkeys(self.key() for _ in range(length))
+        made = kind((key, self.value(depth + 1)) for key in keys)
         if kind is OrderedDict and self.rng.random() < 0.3:
             made._metadata = OrderedDict({"": {"version": 1}})
         return made
