@@ -20,7 +20,7 @@ class SmallFloat(NamedTuple):
 
 
 class DType(NamedTuple):
-    """One element type. `block_bytes` bytes store `block_elements` neighbours of the last axis."""
+    """One element type. `block_bytes` bytes store `block_elements` neighbours."""
 
     name: str
     block_bytes: int
@@ -29,14 +29,19 @@ class DType(NamedTuple):
     storage: str | None = None  # torch's legacy storage class, as torch.save writes it
     numpy: str | None = None  # little-endian numpy type of the stored bits, None: no numeric view
     small_float: SmallFloat | None = None  # set when those bits need decoding
+    own_rows: bool = False  # of packed types: every row begins at a byte of its own
 
     def nbytes(self, shape: tuple[int, ...]) -> int:
-        """Bytes of a contiguous tensor; rows of packed types begin at a byte of their own."""
-        blocks = 1
+        """Bytes of a contiguous tensor."""
+        elements = 1
         for length in shape:
-            blocks *= length
-        if self.block_elements > 1 and shape and shape[-1]:
-            blocks = blocks // shape[-1] * -(-shape[-1] // self.block_elements)
+            elements *= length
+        if self.block_elements == 1:
+            return elements * self.block_bytes
+        if self.own_rows and elements and shape:
+            blocks = elements // shape[-1] * -(-shape[-1] // self.block_elements)
+        else:
+            blocks = -(-elements // self.block_elements)
         return blocks * self.block_bytes
 
 
@@ -87,9 +92,10 @@ _ROWS = (
 )
 
 _PACKED = (
-    DType("QU4X2", 1, 2, torch="quint4x2", storage="QUInt4x2Storage"),
-    DType("QU2X4", 1, 4, torch="quint2x4", storage="QUInt2x4Storage"),
-    # As safetensors packs them; torch has no type that counts their elements in this way.
+    DType("QU4X2", 1, 2, torch="quint4x2", storage="QUInt4x2Storage", own_rows=True),
+    DType("QU2X4", 1, 4, torch="quint2x4", storage="QUInt2x4Storage", own_rows=True),
+    # As safetensors packs them, rows without a gap; torch has no type that counts their elements in
+    # this way.
     DType("F4", 1, 2),
     DType("F6_E2M3", 3, 4),
     DType("F6_E3M2", 3, 4),

@@ -95,6 +95,10 @@ def test_numpy_types_are_as_wide_as_the_elements_and_little_endian(name: str) ->
         ("QU4X2", (3, 5), 9),  # torch begins each row at a byte of its own
         ("QU2X4", (3, 5), 6),
         ("QU4X2", (3, 0), 0),
+        ("QU4X2", (), 1),
+        ("F4", (4, 3), 6),  # safetensors: 12 * 4 bits, whatever the rows
+        ("F6_E2M3", (2, 3, 2), 9),  # 12 * 6 bits
+        ("F6_E3M2", (4, 0), 0),
     ],
 )
 def test_bytes_of_a_shape(name: str, shape: tuple[int, ...], nbytes: int) -> None:
