@@ -90,6 +90,32 @@ PLAIN_VALUES = (
 FOREIGN_VALUES = (argparse.Namespace(lr=0.1), deque([1]), (1).__add__, range(3))
 
 
+def random_tensor(rng: random.Random, dtype: torch.dtype) -> torch.Tensor:
+    """A tensor of its own storage, with any bits in it."""
+    lengths = (0, 1, *(2, 3, 4, 5) * 5)
+    shape = rng.choices(lengths, k=rng.choice((0, 1, 2, 2, 2, 3, 4)))
+    elements = torch.Size(shape).numel()
+    if not elements:
+        return torch.empty(shape, dtype=dtype)
+    raw = b"".join(_element(rng, dtype) for _ in range(elements))
+    return torch.frombuffer(bytearray(raw), dtype=torch.uint8).view(dtype).reshape(shape)
+
+
+def _element(rng: random.Random, dtype: torch.dtype) -> bytes:
+    if dtype is torch.bool:
+        return bytes([rng.randint(0, 1)])
+    if part := COMPLEX.get(dtype):
+        return _element(rng, part) + _element(rng, part)
+    width = dtype.itemsize
+    if rng.random() < 0.5:
+        return rng.randbytes(width)
+    infinity = INFINITIES.get(dtype, 0)
+    sign = rng.choice((0, 1 << (8 * width - 1)))
+    # 0, the smallest subnormal, all bits, infinity, and a NaN that signals.
+    bits = rng.choice((0, 1, (1 << (8 * width - 1)) - 1, infinity, infinity + 1))
+    return (bits | sign).to_bytes(width, "little")
+
+
 class _Maker:
     """Draws one object; `bases` are the tensors that later ones may be views of."""
 
@@ -181,37 +207,13 @@ class _Maker:
             if base.dtype in (torch.uint8, *ONE_BYTE):
                 base = base.view(rng.choice((torch.uint8, *ONE_BYTE)))
         else:
-            base = self.fresh(rng.choice(DTYPES))
+            base = random_tensor(rng, rng.choice(DTYPES))
             self.bases.append(base)
         view = self.lazy(self.view(base)) if rng.random() < 0.7 else base
         # Nothing is of any type.
         if not view.untyped_storage().nbytes() and not (view.is_conj() or view.is_neg()):
             view = view.view(rng.choice([d for d in DTYPES if d.itemsize == view.dtype.itemsize]))
         return self.wrapped(view)
-
-    def fresh(self, dtype: torch.dtype) -> torch.Tensor:
-        """A tensor of its own storage, with any bits in it."""
-        lengths = (0, 1, *(2, 3, 4, 5) * 5)
-        shape = self.rng.choices(lengths, k=self.rng.choice((0, 1, 2, 2, 2, 3, 4)))
-        elements = torch.Size(shape).numel()
-        if not elements:
-            return torch.empty(shape, dtype=dtype)
-        raw = b"".join(self.element(dtype) for _ in range(elements))
-        return torch.frombuffer(bytearray(raw), dtype=torch.uint8).view(dtype).reshape(shape)
-
-    def element(self, dtype: torch.dtype) -> bytes:
-        if dtype is torch.bool:
-            return bytes([self.rng.randint(0, 1)])
-        if part := COMPLEX.get(dtype):
-            return self.element(part) + self.element(part)
-        width = dtype.itemsize
-        if self.rng.random() < 0.5:
-            return self.rng.randbytes(width)
-        infinity = INFINITIES.get(dtype, 0)
-        sign = self.rng.choice((0, 1 << (8 * width - 1)))
-        # 0, the smallest subnormal, all bits, infinity, and a NaN that signals.
-        bits = self.rng.choice((0, 1, (1 << (8 * width - 1)) - 1, infinity, infinity + 1))
-        return (bits | sign).to_bytes(width, "little")
 
     def view(self, base: torch.Tensor) -> torch.Tensor:
         rng = self.rng

@@ -14,14 +14,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors
 import torch
+from random_safetensors import random_safetensors
 from random_states import Saved, random_saved
 from torch.utils.serialization import config as serialization
 
 from llamainspect.arrays import decode, read_elements
 from llamainspect.checkpoint import Checkpoint, open_checkpoint
 from llamainspect.errors import NotACheckpoint
-from llamainspect.formats import meta
+from llamainspect.formats import hf, meta
+from llamainspect.formats.safetensors_header import read_header
 from llamainspect.reports import Finding
 from llamainspect.sources import Folder
 from llamainspect.tensors import TensorInfo
@@ -246,3 +249,46 @@ def test_any_object_is_read_as_torch_reads_it(seeds: range, tmp_path: Path) -> N
 @pytest.mark.parametrize("seeds", blocks(STATES, STATES + MORE_STATES), ids=str)
 def test_any_other_object_is_read_as_torch_reads_it(seeds: range, tmp_path: Path) -> None:
     check_each(check_state, seeds, tmp_path)
+
+
+# --- random safetensors: what safe_open makes of them -----------------------------------------
+
+
+def check_safetensors(seed: int, directory: Path) -> None:
+    """Names, types, shapes and metadata as safe_open has them, and every bit."""
+    data = random_safetensors(seed)
+    path = directory / "model.safetensors"
+    path.write_bytes(data)
+    source = Folder(str(directory))
+    tensors, findings = hf.read_tensors(source, path.name)
+    assert findings == []
+    raw = dict(safetensors.deserialize(data))
+    with safetensors.safe_open(path, "pt") as file:
+        # Of what is empty and stands in one place the reference has no order.
+        assert {info.name for info in tensors} == set(file.keys())
+        order = [name for name in file.offset_keys() if raw[name]["data"]]
+        assert [info.name for info in tensors if info.nbytes] == order
+        assert read_header(source, path.name).metadata == (file.metadata() or {})
+        for info in tensors:
+            name = info.name
+            sliced = file.get_slice(name)
+            assert (info.dtype.name, list(info.shape)) == (sliced.get_dtype(), sliced.get_shape())
+            start = hf.locate(source, info.storage) + info.offset
+            assert source.read(path.name, start, info.nbytes) == bytes(raw[name]["data"]), name
+            if info.dtype.block_elements == 1:
+                elements = read_bits(open_checkpoint(str(path)), info)
+                assert_same_numbers(info, elements, file.get_tensor(name))
+    path.unlink()
+
+
+@pytest.mark.parametrize("seeds", blocks(0, STATES), ids=str)
+def test_any_safetensors_file_is_read_as_safe_open_reads_it(seeds: range, tmp_path: Path) -> None:
+    check_each(check_safetensors, seeds, tmp_path)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("seeds", blocks(STATES, STATES + MORE_STATES), ids=str)
+def test_any_other_safetensors_file_is_read_as_safe_open_reads_it(
+    seeds: range, tmp_path: Path
+) -> None:
+    check_each(check_safetensors, seeds, tmp_path)
