@@ -73,7 +73,7 @@ def read_header(source: Source, file: str) -> Header:
     except CorruptFile as error:
         raise CorruptFile(f"{file}: its header is damaged: {reason_of(error, file)}") from error
     metadata = table.get(METADATA, {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+    if not isinstance(metadata, dict) or not all(map(_is_text, (*metadata, *metadata.values()))):
         raise CorruptFile(f"{file}: {METADATA} in its header is no table of texts")
     entries = [_entry(file, name, item, begin) for name, item in table.items() if name != METADATA]
     entries.sort(key=lambda entry: (entry.start, entry.end))
@@ -106,9 +106,9 @@ def _entry(file: str, name: str, item: Any, begin: int) -> Entry:
     return entry
 
 
-def _is_text(name: str) -> bool:
-    """Whether it is Unicode; JSON can escape half of a surrogate pair."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
+def _is_text(value: Any) -> bool:
+    """Whether it is Unicode text; JSON can escape half of a surrogate pair."""
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _are_sizes(value: Any, count: int | None = None) -> bool:
@@ -128,5 +128,5 @@ def _nbytes(dtype: str, shape: tuple[int, ...]) -> int | None:
     for length in shape:
         elements *= length
         if elements > MAX_ELEMENTS:
-            return 0 if 0 in shape else -1
+            return -1  # even if a 0 follows, as the reference has it
     return -1 if elements * bits % 8 else elements * bits // 8

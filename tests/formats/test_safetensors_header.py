@@ -151,6 +151,7 @@ LIES: dict[str, tuple[Any, int]] = {
     "an offset beyond 64 bits": ({"a": entry(2**64, 2**64 + 4)}, 4),
     "a length beyond 64 bits": ({"a": entry(0, 4, [2**64])}, 4),
     "lengths that overflow 64 bits to the right number": ({"a": entry(0, 4, [2**63, 2, 1])}, 4),
+    "a product that overflows 64 bits before a 0": ({"a": entry(0, 0, [2**62, 2**62, 0])}, 0),
     "a product that overflows 64 bits": ({"a": entry(0, 0, [2**62, 2**62])}, 0),
     "an offset that is a float": ({"a": entry(0.0, 4)}, 4),
     "an offset that is true": ({"a": entry(0, True, [1], "U8")}, 1),
@@ -173,6 +174,8 @@ LIES: dict[str, tuple[Any, int]] = {
     "half a byte": ({"a": entry(0, 1, [3], "F4")}, 1),
     "three quarters of a byte": ({"a": entry(0, 0, [1], "F6_E2M3")}, 0),
     "metadata that is no object": ({"__metadata__": 5, "a": entry()}, 4),
+    "half of a character in the metadata": ({"__metadata__": {"x": "\ud800"}, "a": entry()}, 4),
+    "half of a character in a key of it": ({"__metadata__": {"\ud800": "x"}, "a": entry()}, 4),
     "metadata that is not text": ({"__metadata__": {"a": 1}, "a": entry()}, 4),
 }
 
