@@ -302,8 +302,10 @@ def _reduce(reader: PickleReader) -> None:
         raise Malformed("a call has no tuple of arguments")
     if isinstance(function, Global):
         reader.stack.append(reader.call(function, arguments))
-    else:
+    elif isinstance(function, Opaque):  # what a call returned, such as a method
         reader.stack.append(Opaque("object", (function, arguments)))
+    else:
+        raise Malformed("something is called that is no function")
 
 
 def _build(reader: PickleReader) -> None:
@@ -346,6 +348,8 @@ def _set_pairs(target: Any, flat: list[Any]) -> None:
     if len(flat) % 2:
         raise Malformed("a dictionary gets a key without a value")
     pairs = list(zip(flat[::2], flat[1::2], strict=True))
+    if any(isinstance(key, (list, Dict)) for key, _ in pairs):
+        raise Malformed("a list or a dictionary is used as a key, which Python cannot do")
     if isinstance(target, Opaque):
         table = Dict()
         table.pairs = pairs

@@ -136,9 +136,9 @@ class _Storages:
 
     def refer(self, value: Any) -> StorageRef:
         """('storage', class, key, location, numel), the only persistent id that torch writes."""
-        if type(value) is not tuple or len(value) < 5 or not isinstance(value[0], str):
+        if type(value) is not tuple or len(value) != 5:
             raise Malformed("a persistent id does not describe a storage")
-        kind, storage_class, key, _, numel = value[:5]
+        kind, storage_class, key, _, numel = value
         if kind != "storage" or not isinstance(storage_class, Global) or not isinstance(key, str):
             raise Malformed("a persistent id does not describe a storage")
         if type(numel) is not int or not 0 <= numel < INT64:

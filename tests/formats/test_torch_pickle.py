@@ -613,6 +613,14 @@ LIES: dict[str, bytes] = {
     "a storage class that torch does not have": tensor(storage(kind="FloatStorages")),
     "a storage class that is a function": tensor(storage(kind="load")),
     "a tensor where a storage belongs": tensor(tensor()),
+    "a storage that is described at length": (
+        b"(" + literal("storage") + named("torch", "FloatStorage") + literal("0") + literal("cpu")
+        + literal(4) + b"NtQ"
+    ),
+    "a call of nothing": b"N)R",
+    "a call of a dictionary": b"})R",
+    "a list for a key": b"}]Ns",
+    "a dictionary for a key": b"}}Ns",
     "text where a storage belongs": tensor(literal("0")),
     "a persistent id that is text": literal("0") + b"Q",
     "a tensor without arguments": call("torch._utils", "_rebuild_tensor_v2", b")"),
