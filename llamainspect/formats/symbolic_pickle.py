@@ -309,10 +309,12 @@ def _reduce(reader: PickleReader) -> None:
 
 
 def _build(reader: PickleReader) -> None:
-    """State of an object: attributes of dictionaries and tensors (`_metadata`) are not kept."""
+    """State of an object; the attributes of a dictionary (`_metadata`) are not kept."""
     state, target = reader.pop(), reader.top()
     if isinstance(target, Opaque):
         target.state.append(state)
+    elif not isinstance(target, Dict):  # a tensor's would make another tensor of it
+        raise Malformed("state is set on what has none")
 
 
 def _append(reader: PickleReader) -> None:

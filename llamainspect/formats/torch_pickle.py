@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from llamainspect.dtypes import BY_TORCH_NAME, BY_TORCH_STORAGE, DTYPES, DType
 from llamainspect.errors import CorruptFile, UnsupportedFile
 from llamainspect.formats.symbolic_pickle import Dict, Global, Malformed, Opaque, PickleReader
-from llamainspect.tensors import contiguous_strides, is_contiguous
+from llamainspect.tensors import contiguous_strides, count, is_contiguous
 
 MAX_PICKLE_NBYTES = 64 * 2**20  # a real 405B shard has 136 kB
 MAX_DEPTH = 64
@@ -270,6 +270,8 @@ def _tensor(args: tuple[Any, ...], dtype: DType | None = None, metadata: Any = N
     (offset,) = _integers((offset,), "offset")
     if len(shape) != len(strides):
         raise Malformed(f"a tensor has {len(shape)} dimensions and {len(strides)} strides")
+    if count(shape) >= INT64:  # a stride of 0 needs no bytes for them
+        raise Malformed("a tensor has more elements than can be counted")
     contiguous = strides == contiguous_strides(shape) or is_contiguous(shape, strides)
     if dtype.block_elements > 1 and (offset or not contiguous):
         raise Malformed("a view of a packed tensor, which torch does not make")

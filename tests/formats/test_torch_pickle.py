@@ -592,6 +592,7 @@ LIES: dict[str, bytes] = {
     "a length that is a bool": tensor(shape=(True,)),
     "a length beyond 64 bits": tensor(shape=(HUGE,)),
     "lengths whose product overflows": tensor(shape=(2**32, 2**32), strides=(2**32, 1)),
+    "elements beyond 64 bits, in no bytes": tensor(shape=(2**32, 2**32), strides=(0, 0)),
     "lengths that wrap around to 4": tensor(shape=(2**62 + 1, 4), strides=(4, 1)),
     "a length that is text": tensor(shape=("4",)),
     "a shape that is a number": tensor(shape=4),
@@ -617,6 +618,10 @@ LIES: dict[str, bytes] = {
         b"(" + literal("storage") + named("torch", "FloatStorage") + literal("0") + literal("cpu")
         + literal(4) + b"NtQ"
     ),
+    "state of a tensor, which torch gives to Tensor.set_": (
+        tensor() + b"(" + storage() + literal(2) + literal((2,)) + literal((1,)) + b"tb"
+    ),
+    "state of nothing": b"N}b",
     "a call of nothing": b"N)R",
     "a call of a dictionary": b"})R",
     "a list for a key": b"}]Ns",
