@@ -7,7 +7,7 @@ reason: nothing else may differ, and nothing may stand there that does not.
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 import safetensors
 import torch
+from odd_files import odd_pths, odd_safetensors
 from random_safetensors import random_safetensors
 from random_states import Saved, random_saved
 from torch.utils.serialization import config as serialization
 
 from llamainspect.arrays import decode, read_elements
 from llamainspect.checkpoint import Checkpoint, open_checkpoint
-from llamainspect.errors import NotACheckpoint
+from llamainspect.errors import LlamaInspectError, NotACheckpoint
 from llamainspect.formats import hf, meta
 from llamainspect.formats.safetensors_header import read_header
 from llamainspect.reports import Finding
@@ -150,7 +151,7 @@ def bits_of(tensor: torch.Tensor) -> bytes:
     tensor = as_stored(tensor)
     if tensor.dtype is torch.complex128:  # numpy's order of parts is torch's
         return tensor.contiguous().numpy().tobytes()
-    return tensor.view(AS_INTEGERS[tensor.dtype.itemsize]).contiguous().numpy().tobytes()
+    return tensor.view(AS_INTEGERS[tensor.dtype.itemsize]).flatten().numpy().tobytes()
 
 
 def numbers_of(tensor: torch.Tensor) -> "np.ndarray[Any, Any] | None":
@@ -292,3 +293,293 @@ def test_any_other_safetensors_file_is_read_as_safe_open_reads_it(
     seeds: range, tmp_path: Path
 ) -> None:
     check_each(check_safetensors, seeds, tmp_path)
+
+
+# --- odd and damaged files: who takes them ----------------------------------------------------
+
+# "Takes" of torch is torch.load(weights_only=True, mmap=False); of llamainspect it is a listing in
+# which no error is found. Reasons first, then the files of `odd_files` that they explain.
+
+TORCH_TAKES = {
+    "torch looks names of records up without regard to case and takes the last of several, so what "
+    "it loads depends on more than the name; here a name has one spelling and stands there once.": (
+        "DATA.PKL alone",
+        "DATA.PKL behind data.pkl",
+        "DATA/0 alone",
+        "a second data.pkl",
+        "a second data/0",
+    ),
+    "Names like these can be made to leave a folder or to fool a terminal; torch writes such a "
+    "folder only for a file that is itself called so, as `..pth` is.": (
+        "a folder named .",
+        "a folder with a control character",
+        "a record that climbs",
+        "a record with a backslash",
+        "a record with a control character",
+        "an empty folder",
+    ),
+    "torch finds the zip's end wherever it is; bytes, comments or archives behind it are how one "
+    "file is made to look different to two programs, and torch.save writes none.": (
+        "a comment",
+        "a second archive behind",
+        "bytes behind",
+        "directory entry of data.pkl, disk: one more",
+        "end record, comment length: all bits",
+        "end record, comment length: one more",
+        "end record, directory length: one more",
+    ),
+    "torch.save compresses nothing, and compressed bytes cannot be read piece by piece.": (
+        "deflated",
+    ),
+    "Numbers of the other byte order are not converted.": ("big-endian",),
+    "torch never looks at a CRC-32. Here the one of the pickle is an error as soon as a file is "
+    "opened; those of storages are checked by verify-checksums, which reads them.": (
+        "a flipped bit in a name of data.pkl",
+        "directory entry of data.pkl, CRC: all bits",
+        "directory entry of data.pkl, CRC: one more",
+    ),
+    "torch stops at STOP and takes the uppermost value; a pickle that leaves anything else was not "
+    "written whole, or by somebody else.": (
+        "a second pickle behind STOP",
+        "a tail behind STOP",
+        "operation 1 (EMPTY_DICT) twice",
+        "operation 25 (SETITEMS) left out",
+        "operation 26 (STOP) twice",
+        "two values at STOP",
+    ),
+    "Python unpacks any sequence into the arguments of a call; a pickler writes a tuple.": (
+        "a call with a dictionary of arguments",
+        "a call with a list of arguments",
+    ),
+    "torch hands state that is set on a tensor to Tensor.set_ (legacy, its source says), and so has "
+    "another tensor than the one that was described.": ("state for a tensor",),
+    "Of two descriptions of one storage torch believes the first, so the second tensor would be "
+    "listed with a type that it does not get.": (
+        "one storage as two types",
+        "one storage in two lengths",
+    ),
+    "torch writes the key of a storage as text, and its class as one of torch's for the CPU.": (
+        "a storage class of torch.cuda",
+        "a storage whose key is a number",
+    ),
+    "A bound on the work that a hostile file can ask for; no checkpoint comes near it.": (
+        "a shape of 65 axes",
+        "nesting of 70",
+    ),
+    "A stride counts elements forward, even where it is never taken.": (
+        "a negative stride of one element",
+    ),
+}
+
+TORCH_REFUSES = {
+    "weights_only=True knows the operations of protocol 2 that torch.save needs. People save with "
+    "later protocols, and what those write is followed here, too.": (
+        "a frame of protocol 4",
+        "a frozenset",
+        "a long string of Python 2",
+        "a value that is dropped",
+        "a value that is duplicated",
+        "a value to the mark dropped",
+        "bytes of protocol 3",
+        "short text of protocol 4",
+    ),
+    "What a tensor is built with beside its storage, place, shape and type is of no interest to a "
+    "listing, and is not checked.": (
+        "a conjugate of real numbers",
+        "lazy flags that are no dictionary",
+        "no hooks",
+        "one argument too many",
+        "operation 19 (NEWFALSE) left out",
+        "requires_grad of a type that cannot",
+        "requires_grad that is a number",
+    ),
+    "Values from the file are never hashed, because that can hang or crash a program, so it does "
+    "not show that a key cannot be hashed when that lies deep inside of it.": (
+        "a tuple with a list for a key",
+    ),
+    "State of a plain dictionary is dropped, like the `_metadata` of an ordered one; to tell the "
+    "two apart would serve nobody.": ("state for a dictionary",),
+    "An empty tensor has no bytes, however long its other axes are.": (
+        "lengths whose product overflows before a 0",
+    ),
+    "Records that say nothing of the tensors are not read: a version that torch does not know yet "
+    "would hide a file that can be listed.": (
+        "a version that is text",
+        "an alignment that is text",
+        "m/.storage_alignment is empty",
+        "m/version is empty",
+        "version 99",
+        "without m/version",
+    ),
+}
+
+TORCH_READS_OTHERWISE = {
+    "torch makes an empty parameter of nothing; here nothing is listed.": (
+        "a parameter of no tensor",
+    ),
+    "A key that is neither text nor a number has no name, only a kind, and the kinds have other "
+    "names here.": (
+        "a storage for a key",
+        "a tensor for a key",
+    ),
+}
+
+SAFETENSORS_TAKES = {
+    "A key that stands there twice means one thing to one reader and another to the next.": (
+        "a field of no meaning twice",
+        "a key of the metadata twice",
+        "a tensor twice in two types",
+        "a tensor twice, all the same",
+    ),
+    "The format's page has the header begin with a brace; the reference skips white space.": (
+        "a line end before the header",
+        "a space before the header",
+        "byte 0 ({) with a space before",
+    ),
+    "The reference takes every spelling that its JSON library has for a structure; the format's "
+    "page has one.": (
+        "a type that is an object",
+        "an entry that is a list",
+        "metadata of null",
+    ),
+    "Lengths are signed in torch and numpy, so none of them can hold such a tensor.": (
+        "a length of 2^63 beside a 0",
+    ),
+    "A bound on the memory that a hostile header can ask for; the reference has it at 100 MB.": (
+        "a header of 17 MiB",
+    ),
+}
+
+SAFETENSORS_REFUSES = {
+    "To Python -0 is the whole number 0; the reference reads a fraction.": (
+        "a length of -0",
+        "an offset of -0",
+        "byte 81 (0) with a minus before",
+    ),
+    "Fields that the format does not name are not looked into, if they are JSON to Python.": (
+        "a field of no meaning nested 200 times",
+        "half of a character in a field of no meaning",
+    ),
+}
+
+Outcome = dict[str, tuple[Any, ...]] | None  # the tensors; None: not taken
+
+
+def as_torch_takes_it(path: Path) -> Outcome:
+    try:
+        found = told_apart(leaves(load(path)))
+    except Exception:  # whatever it is
+        return None
+    return {
+        name: (str(tensor.dtype), tuple(tensor.shape), bits_of(tensor))
+        for name, tensor in found.items()
+    }
+
+
+def as_a_pth_is_taken_here(path: Path) -> Outcome:
+    """None when it is refused, and when an error is found."""
+    source = Folder(str(path.parent))
+    try:
+        tensors, findings = meta.read_tensors(source, path.name)
+    except LlamaInspectError:
+        return None
+    if any(finding.severity == "error" for finding in findings):
+        return None
+    found: dict[str, tuple[Any, ...]] = {}
+    for info in tensors:
+        bits = b"".join(read_bits(open_checkpoint(str(path)), info)) if info.elements else b""
+        found[info.name] = (f"torch.{info.dtype.torch}", info.shape, bits)
+    return found
+
+
+def as_safe_open_takes_it(path: Path) -> Outcome:
+    try:
+        raw = dict(safetensors.deserialize(path.read_bytes()))
+        with safetensors.safe_open(path, "pt") as file:
+            slices = {name: file.get_slice(name) for name in raw}
+            metadata = file.metadata() or {}
+    except safetensors.SafetensorError:
+        return None
+    found: dict[str, tuple[Any, ...]] = {
+        name: (part.get_dtype(), tuple(part.get_shape()), bytes(raw[name]["data"]))
+        for name, part in slices.items()
+    }
+    return found | {"__metadata__": tuple(sorted(metadata.items()))}
+
+
+def as_a_safetensors_file_is_taken_here(path: Path) -> Outcome:
+    source = Folder(str(path.parent))
+    try:
+        tensors, findings = hf.read_tensors(source, path.name)
+        metadata = read_header(source, path.name).metadata
+    except LlamaInspectError:
+        return None
+    if findings:
+        return None
+    found: dict[str, tuple[Any, ...]] = {}
+    for info in tensors:
+        start = hf.locate(source, info.storage) + info.offset
+        bits = source.read(path.name, start, info.nbytes)
+        found[info.name] = (info.dtype.name, info.shape, bits)
+    return found | {"__metadata__": tuple(sorted(metadata.items()))}
+
+
+def decided_otherwise(
+    files: dict[str, bytes],
+    path: Path,
+    theirs: Callable[[Path], Outcome],
+    ours: Callable[[Path], Outcome],
+) -> dict[str, str]:
+    """The files that one of the two takes and the other does not, or that they take for another."""
+    found = {}
+    for name, data in files.items():
+        path.write_bytes(data)
+        reference, here = theirs(path), ours(path)
+        if reference is None and here is not None:
+            found[name] = "taken here only"
+        elif reference is not None and here is None:
+            found[name] = "refused here only"
+        elif reference != here:
+            found[name] = "read otherwise"
+    return found
+
+
+def by_case(table: dict[str, tuple[str, ...]], what: str) -> dict[str, str]:
+    return {name: what for names in table.values() for name in names}
+
+
+def test_torch_takes_the_odd_files_that_are_taken_here_and_the_table_names_all_others(
+    tmp_path: Path,
+) -> None:
+    found = decided_otherwise(
+        odd_pths(), tmp_path / "m.pth", as_torch_takes_it, as_a_pth_is_taken_here
+    )
+    assert found == (
+        by_case(TORCH_TAKES, "refused here only")
+        | by_case(TORCH_REFUSES, "taken here only")
+        | by_case(TORCH_READS_OTHERWISE, "read otherwise")
+    )
+
+
+def test_safe_open_takes_the_odd_files_that_are_taken_here_and_the_table_names_all_others(
+    tmp_path: Path,
+) -> None:
+    found = decided_otherwise(
+        odd_safetensors(),
+        tmp_path / "model.safetensors",
+        as_safe_open_takes_it,
+        as_a_safetensors_file_is_taken_here,
+    )
+    assert found == (
+        by_case(SAFETENSORS_TAKES, "refused here only")
+        | by_case(SAFETENSORS_REFUSES, "taken here only")
+    )
+
+
+@pytest.mark.parametrize(
+    "table",
+    [TORCH_TAKES, TORCH_REFUSES, TORCH_READS_OTHERWISE, SAFETENSORS_TAKES, SAFETENSORS_REFUSES],
+)
+def test_every_reason_is_a_sentence(table: dict[str, tuple[str, ...]]) -> None:
+    assert all(reason[0].isalpha() and reason.endswith(".") for reason in table)
+    assert all(names for names in table.values())
