@@ -16,6 +16,7 @@ DEFAULT_ROPE_THETA = 10_000.0  # Llama 1 and 2 do not write it; every Llama 3 an
 SCALARS = (str, int, float, bool, type(None))
 MAX_LENGTH = 2**31  # of any dimension; keeps products and tables bounded on hostile files
 MAX_LAYERS = 1_000  # 405B has 126
+MAX_HEAD_DIM = 2**16  # every Llama has 64 or 128; tables have a row for each pair of its numbers
 MAX_EXPERTS = 4_096
 MAX_NUMBER = 1e12
 
@@ -125,11 +126,13 @@ class ModelConfig(NamedTuple):
         inner = raw.get("model")
         fields = Fields(inner if isinstance(inner, dict) and "dim" in inner else raw, file)
         dim, n_heads = fields.integer("dim"), fields.integer("n_heads")
-        head_dim = fields.optional_integer("head_dim")
+        head_dim = fields.optional_integer("head_dim", MAX_HEAD_DIM)
         if head_dim is None:
             if dim % n_heads:
                 raise fields.wrong("n_heads", f"{n_heads} does not divide dim {dim}")
             head_dim = dim // n_heads
+            if head_dim > MAX_HEAD_DIM:
+                raise fields.wrong("n_heads", f"{n_heads} are too few for dim {dim:,}")
         n_kv_heads = fields.optional_integer("n_kv_heads") or n_heads
         if n_heads % n_kv_heads:
             raise fields.wrong("n_kv_heads", f"{n_kv_heads} does not divide n_heads {n_heads}")

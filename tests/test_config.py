@@ -324,6 +324,8 @@ WRONG: list[tuple[Any, str]] = [
     ),
     *((LLAMA_3_8B | {key: value}, key) for key in GROUPS for value in (1, True, "x", [1], [{}])),
     (LLAMA_3_8B | {"n_heads": 33}, "n_heads"),
+    (LLAMA_3_8B | {"dim": 2**17, "n_heads": 1}, "n_heads"),  # a head of 131,072 numbers
+    (LLAMA_3_8B | {"head_dim": 2**17}, "head_dim"),
     (LLAMA_3_8B | {"n_kv_heads": 5}, "n_kv_heads"),
     (LLAMA_3_8B | {"n_kv_heads": 64}, "n_kv_heads"),
     (LLAMA_3_8B | {"n_layers": 1001}, "n_layers"),
@@ -428,7 +430,7 @@ def test_an_empty_object_names_the_first_thing_that_is_missing(tmp_path: Path) -
 
 
 def test_the_largest_numbers_that_pass_make_no_number_that_overflows(tmp_path: Path) -> None:
-    top = {"dim": 2**31, "n_heads": 1, "n_layers": 1000, "ffn_dim_multiplier": 1e12}
+    top = {"dim": 2**31, "n_heads": 2**15, "n_layers": 1000, "ffn_dim_multiplier": 1e12}
     config = read(top, tmp_path)
     assert config.hidden_dim > 0
     json.dumps(config.hidden_dim, allow_nan=False)
