@@ -9,6 +9,7 @@ from llamainspect.sources import Source
 
 JSON_KINDS = {list: "a list", str: "text", bool: "true or false", type(None): "null"}
 MAX_JSON_NBYTES = 16 * 2**20
+MAX_JSON_VALUES = 500_000  # a file of 16 MiB can hold millions, and each takes a hundred bytes
 
 
 def read_json_object(source: Source, file: str) -> dict[str, Any]:
@@ -37,6 +38,8 @@ def parse_json(data: bytes, file: str, way_out: str = "download it again") -> An
             f"{file}: it is a web page, not JSON: the download was refused or needs a login; "
             f"{way_out}"
         )
+    if sum(map(data.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
+        raise CorruptFile(f"{file}: it holds more than {MAX_JSON_VALUES:,} values; {way_out}")
     try:
         return json.loads(
             data.decode("utf-8-sig"),

@@ -76,6 +76,8 @@ REFUSED: dict[str, tuple[bytes | str, str]] = {
     "100,000 lists in each other": ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "deeply"),
     "100,000 objects in each other": ('{"a": ' * 100_000 + "1" + "}" * 100_000, "deeply"),
     "100,000 brackets that never close": ("[" * 100_000, "deeply"),
+    "a million lists": ('{"a": [' + "[]," * 1_000_000 + "[]]}", "more than 500,000 values"),
+    "a million objects": ('{"a": [' + "{}," * 1_000_000 + "{}]}", "more than 500,000 values"),
 }
 
 
