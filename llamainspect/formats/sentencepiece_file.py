@@ -6,6 +6,7 @@ normaliser's. Read here before the encoder sees it: a damaged file is told by a 
 encoder tells neither types nor settings.
 """
 
+import math
 import re
 import struct
 from collections.abc import Iterator
@@ -105,6 +106,11 @@ def _check_pieces(pieces: tuple[Piece, ...], file: str) -> None:
     for number, piece in enumerate(pieces):
         if not piece.text:
             raise CorruptFile(f"{file}: piece {number:,} has no text; download it again")
+        if not math.isfinite(piece.score):
+            raise CorruptFile(
+                f"{file}: the score of piece {number:,} is {piece.score}, which is no number; "
+                "download it again"
+            )
         if first.setdefault(piece.text, number) != number:
             raise CorruptFile(
                 f"{file}: pieces {first[piece.text]:,} and {number:,} are the same, "

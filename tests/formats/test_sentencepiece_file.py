@@ -174,6 +174,11 @@ DAMAGED = {
         UNKNOWN + A + piece_message("<unk2>", type=2),
         "2 pieces for unknown characters",
     ),
+    "a score that is none": (
+        UNKNOWN + piece_message("a", float("nan")),
+        "the score of piece 1 is nan",
+    ),
+    "a score without end": (UNKNOWN + piece_message("a", float("inf")), "score of piece 1 is inf"),
     "a type that does not exist": (UNKNOWN + piece_message("a", type=9), "is of type 9"),
     "a text that is no UTF-8": (UNKNOWN + b"\x0a\x03\x0a\x01\xff", "utf-8"),
     "a number for a message": (UNKNOWN + b"\x08\x05", "a number stands where a message belongs"),
