@@ -5,6 +5,7 @@ import torch
 from checkpoints import TINY, TINY_HIDDEN, cut, dense_shapes, random_weights, write_native
 
 from llamainspect import list_tensors, open_checkpoint
+from llamainspect.render.text import inspect, to_text
 
 
 def names(report):
@@ -65,3 +66,11 @@ def test_parts_are_where_the_values_are(tiny2):
                 raw = torch.frombuffer(bytearray(file.read(part.nbytes)), dtype=torch.bfloat16)
             assert torch.equal(raw.view(part.shape), shard[entry.name])
             assert part.strides == shard[entry.name].stride()
+
+
+def test_a_page_stops_before_a_million_rows_and_says_so(tiny, monkeypatch):
+    monkeypatch.setattr(inspect, "MAX_ROWS", 5)
+    page = to_text(list_tensors(open_checkpoint(str(tiny))), terminal=False, plain=True)
+    shown = [line for line in page.splitlines() if ".weight" in line]
+    assert len(shown) == 5
+    assert "(16 more; --json has all, and a GLOB chooses)" in page

@@ -40,6 +40,7 @@ from llamainspect.reports import (
 )
 
 MAX_FILES = 4
+MAX_ROWS = 20_000  # of weights and their parts: 405B has 19,300
 
 
 # --- summary --------------------------------------------------------------------------------------
@@ -162,7 +163,12 @@ def _(report: TensorList, terminal: bool) -> RenderableType:
     table.add_column("dtype", no_wrap=True)
     table.add_column("bytes", justify="right", no_wrap=True)
     table.add_column("file and offset" if per_shard else "cut", overflow="fold")
+    rows = left = 0
     for entry in report.tensors:
+        rows += 1 + len(entry.parts)
+        if rows > MAX_ROWS:
+            left += 1
+            continue
         table.add_row(
             safe(entry.name),
             shape_text(entry.shape),
@@ -180,6 +186,8 @@ def _(report: TensorList, terminal: bool) -> RenderableType:
         f"{exact_nbytes_text(report.nbytes)}"
     )
     parts: list[RenderableType] = [table] if report.tensors else []
+    if left:
+        parts.append(Text(f"({left:,} more; --json has all, and a GLOB chooses)", style="dim"))
     parts.append(Text(total.lstrip() if not report.tensors else total, style="bold"))
     if report.findings:
         parts.append(findings_view(report.findings))
