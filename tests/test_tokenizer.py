@@ -1115,6 +1115,14 @@ def test_what_a_tokenizer_json_adds_cuts_and_pads_is_left_out(tmp_path):
     assert here.encode(text) == processor(sentencepiece_file()).encode(text)
 
 
+def test_an_id_far_off_is_no_vocabulary_to_go_through(tmp_path):
+    table = json.loads(byte_level_json(train_ranks(), LLAMA_3_PATTERN, ()))
+    table["model"]["vocab"]["far"] = 2**20
+    (tmp_path / "tokenizer.json").write_text(json.dumps(table))
+    with pytest.raises(CorruptFile, match=r"^tokenizer\.json: 1,048,577 is no size of a vocab"):
+        load_tokenizer(str(tmp_path))
+
+
 def test_a_vocabulary_with_holes_has_unused_ids(tmp_path):
     data = json.loads(byte_level_json(train_ranks(), LLAMA_3_PATTERN, []))
     data["added_tokens"] = [

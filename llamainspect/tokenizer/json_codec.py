@@ -21,7 +21,7 @@ except ImportError as error:
         "pip install 'llamainspect[tokenizers]'"
     ) from error
 
-MAX_TOKENS = 2**24
+MAX_TOKENS = 2**20  # Llama 4 has 202,048; each id may be asked for, whether it has a token or not
 STDERR = 2  # its file descriptor
 _LOCK = Lock()  # the library keeps its settings, and this process its stderr, for all threads
 BEGINNINGS, ENDS = (BEGIN, "<s>"), (END, "</s>")
