@@ -8,6 +8,7 @@ of the blocks and nothing else; QLoRA (arXiv 2305.14314) for NF4 and its double 
 and AWQ files for groups with a 16-bit scale and a 4-bit zero; ggml for Q8_0 and Q4_0.
 """
 
+import math
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -430,14 +431,10 @@ def tensor_splits(config: ModelConfig) -> list[int]:
     """Into how many equal parts a layer can be cut: heads, KV heads and hidden sizes divide, or KV
     heads are repeated the same number of times."""
     widths = {config.hidden_dim} | ({config.moe.hidden_dim} if config.moe else set())
-    kv = config.n_kv_heads
-    return [
-        n
-        for n in range(1, config.n_heads + 1)
-        if config.n_heads % n == 0
-        and (kv % n == 0 or n % kv == 0)
-        and all(width % n == 0 for width in widths)
-    ]
+    common, kv = math.gcd(config.n_heads, *widths), config.n_kv_heads
+    small = [n for n in range(1, math.isqrt(common) + 1) if common % n == 0]
+    divisors = sorted({*small, *(common // n for n in small)})
+    return [n for n in divisors if kv % n == 0 or n % kv == 0]
 
 
 def largest_split(config: ModelConfig, gpus: int) -> int:

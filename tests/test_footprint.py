@@ -334,3 +334,10 @@ def test_a_layer_is_cut_where_heads_kv_heads_and_hidden_sizes_divide():
     # With a hidden size that 24 divides, what is left out are splits that would cut KV heads.
     wide = li.find_subject("llama-3.2-3b").config._replace(hidden_dim=9_216)
     assert tensor_splits(wide) == [1, 2, 4, 8, 24]
+
+
+def test_a_thousand_million_heads_are_not_gone_through():
+    """A config.json may claim them; 2**30 has 31 divisors."""
+    small = li.find_subject("llama-3.1-8b").config
+    config = small._replace(n_heads=2**30, n_kv_heads=2**30, hidden_dim=2**30)
+    assert tensor_splits(config) == [2**power for power in range(31)]
