@@ -36,6 +36,7 @@ from llamainspect import (
 from llamainspect.render.numbers import count_text, nbytes_text
 from llamainspect.render.printable import printable
 from llamainspect.render.text import to_text
+from llamainspect.render.text import verify as verify_view
 from llamainspect.render.text.common import view
 from llamainspect.reports import (
     Candidate,
@@ -278,3 +279,13 @@ def test_what_is_wrong_with_files_stands_below_them(tmp_path, monkeypatch):
         checklist.write(f"{'0' * 32}  consolidated.01.pth\n{'0' * 32}  ../etc/passwd\n\x1b[31m\n")
     page = to_text(verify_checksums("llama"), terminal=True, plain=True, width=100)
     assert page == (PAGES / "verify-checksums-wrong.txt").read_text(encoding="utf-8")
+
+
+def test_a_list_of_very_many_files_is_shown_in_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(verify_view, "MAX_FILES", 3)
+    lines = [f"{'0' * 32}  missing-{number}\n" for number in range(10)]
+    (tmp_path / "checklist.chk").write_text("".join(lines))
+    page = to_text(verify_checksums(str(tmp_path)), terminal=False, plain=True)
+    assert "(7 more files; --json has all)" in page
+    assert "10 of 10 wrong" in page
+    assert page.count("\nmissing  missing-") == page.count("\n  there is no such file") == 3

@@ -40,6 +40,7 @@ STATUS_STYLES = {
     "unchecked": "yellow",
 }
 MAX_MESSAGE = 1_000
+MAX_FILES = 2_000  # a list can name 20,000; --json has all
 MAX_POSITIONS = 8  # --json has all
 MAX_STAGES = 12
 
@@ -49,6 +50,8 @@ def _(report: ChecksumReport, terminal: bool) -> RenderableType:
     parts: list[RenderableType] = [_headline(report), _sources(report), Text()]
     if report.files:
         parts.append(_table(report))
+        if (more := len(report.files) - MAX_FILES) > 0:
+            parts.append(Text(f"({more:,} more files; --json has all)", style="dim"))
     if wrong := [row for row in report.files if row.status in WRONG_STATUSES]:
         parts.append(_wrong(wrong))
     parts.append(Text(f"\n{printable(report.conclusion, limit=MAX_MESSAGE)}."))
@@ -93,7 +96,7 @@ def _table(report: ChecksumReport) -> Table:
     table.add_column("by", no_wrap=True)
     if any(messages):
         table.add_column("", overflow="fold")
-    for row, message in zip(report.files, messages, strict=True):
+    for row, message in list(zip(report.files, messages, strict=True))[:MAX_FILES]:
         table.add_row(
             Text(row.status, style=STATUS_STYLES[row.status]),
             safe(row.file),
@@ -107,7 +110,7 @@ def _table(report: ChecksumReport) -> Table:
 def _wrong(rows: list[FileChecksum]) -> RenderableType:
     """What is wrong with each file, and both digests where they differ."""
     parts: list[RenderableType] = []
-    for row in rows:
+    for row in rows[:MAX_FILES]:
         text = Text(printable(row.message, limit=MAX_MESSAGE))
         if row.status == "mismatch" and row.expected and row.actual != row.expected:
             text.append(f"\nexpected {row.expected}  {printable(row.origin or '')}", style="dim")
