@@ -46,8 +46,8 @@ def windows(tokens: int, window: int, stride: int) -> list[Window]:
 
 
 def default_window(context_length: int | None) -> int:
-    """Tokens: 2,048, or the model's context where that is less."""
-    return min(DEFAULT_WINDOW, context_length or DEFAULT_WINDOW)
+    """Tokens: 2,048, or the model's context where that is less; 2 at least, to predict one."""
+    return max(2, min(DEFAULT_WINDOW, context_length or DEFAULT_WINDOW))
 
 
 def windows_at_once(dim: int, window: int) -> int:
