@@ -138,7 +138,9 @@ def good(tmp_path_factory) -> Path:
 # --- what must hold -------------------------------------------------------------------------------
 
 
-def complaints(command: str, row: Line, as_json: bool, done: dict[str, Any], idle: int) -> list[str]:
+def complaints(
+    command: str, row: Line, as_json: bool, done: dict[str, Any], idle: int
+) -> list[str]:
     """What is not as it must be; `idle`: bytes of a process that has only imported."""
     code, stdout, stderr = done["code"], done["stdout"], done["stderr"]
     out, err = (text.encode("latin-1").decode("utf-8", "replace") for text in (stdout, stderr))
@@ -161,7 +163,7 @@ def complaints(command: str, row: Line, as_json: bool, done: dict[str, Any], idl
     obeyed = CONTROL.search(err if raw else out + err)
     if obeyed:
         found.append(f"a character that is obeyed: {obeyed[0]!r}")
-    if "<script>alert" in out:
+    if command == "report" and not as_json and "<script>alert" in out:
         found.append("a script in the page")
     if as_json and code in (0, EXIT_NO):
         found += _wrong_json(command, code, out)
@@ -231,18 +233,27 @@ READERS = {
 }
 
 
+# What takes a second or more to write or to read, and stands under the mark for thorough tests.
+LARGE = re.compile(r"\d,000|MB|GB|megabyte|bomb|billion|all over|marks|2,000 bits")
+SHARE = 12  # of the other cases one in so many is tried each time
+
+
+def _readers(name: str) -> tuple[str, ...]:
+    return next((READERS[key] for key in READERS if name.startswith(key)), ())
+
+
 def pairs_of(name: str) -> list[Pair]:
     """What is tried on one case: all lines of the commands that read what is wrong in it, and one
     of each other command. Which view is a matter of chance, the same every time, except that
     commands with a file of their own show both."""
     chance = random.Random(name)
-    readers = next((READERS[key] for key in READERS if name.startswith(key)), None)
+    readers = _readers(name)
     found = []
     for command, rows in COMMANDS.items():
-        if readers and command in readers:
+        if command in readers:
             found += [pair for pair in PAIRS if pair.command == command]
             continue
-        chosen = range(len(rows)) if readers is None else [chance.randrange(len(rows))]
+        chosen = [chance.randrange(len(rows))] if readers else range(len(rows))
         found += [Pair(command, i, rows[i].json and chance.random() < 0.5) for i in chosen]
     return found
 
@@ -305,17 +316,40 @@ def test_there_are_many_cases():
     assert len(hostile.CASES) > 300
 
 
-@pytest.mark.parametrize("name", hostile.GOOD)
+@pytest.mark.parametrize("name", ["native", "hub"])
 def test_good_models_pass(name, servers, good, tmp_path):
     wrong = []
     for pair in PAIRS:
-        if pair.command in WITH_TORCH:
+        if pair.command in WITH_TORCH or pair.as_json == bool(pair.row % 2):
             continue
         server = server_of(servers, pair.command)
         argv = pair.argv("model", str(good / "native" / "model"))
         done = server.run(argv, good / name, [good])
         row = COMMANDS[pair.command][pair.row]
         wrong += complaints(pair.command, row, pair.as_json, done, server.nbytes)
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("cases", GROUPS)
+def test_some_commands_on_some_cases(cases, servers, good, tmp_path):
+    chance = random.Random(cases)
+    names = [name for name in GROUPS[cases] if not LARGE.search(name)]
+    wrong = []
+    for name in chance.sample(names, min(len(names), 2 + len(names) // SHARE)):
+        pairs = [pair for pair in pairs_of(name) if pair.command not in WITH_TORCH]
+        readers = [pair for pair in pairs if pair.command in _readers(name)]
+        chosen = [*chance.sample(pairs, 1), *chance.sample(readers or pairs, 1)]
+        wrong += try_case(name, chosen, servers, good, tmp_path)
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("command", WITH_TORCH)
+def test_what_needs_torch_on_some_cases(command, servers, good, tmp_path):
+    chance = random.Random(command)
+    wrong = []
+    for name in chance.sample([name for name in hostile.CASES if not LARGE.search(name)], 8):
+        pairs = [pair for pair in PAIRS if pair.command == command]
+        wrong += try_case(name, chance.sample(pairs, 1), servers, good, tmp_path)
     assert not wrong, "\n".join(wrong)
 
 
@@ -326,3 +360,79 @@ def test_all_commands_on_all_cases(cases, servers, good, tmp_path):
     for name in GROUPS[cases]:
         wrong += try_case(name, pairs_of(name), servers, good, tmp_path)
     assert not wrong, f"{len(wrong)}:\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize("command", ["summary", "tokenize", "verify-checksums"])
+def test_a_process_of_its_own_says_the_same(command, servers, tmp_path):
+    for index, name in enumerate(("shard: half of it", "ranks with: a gap", "pickle: protocol 5")):
+        root = tmp_path / str(index)
+        hostile.write_case(name, root)
+        argv = Pair(command, 0, True).argv("model", "")
+        forked = server_of(servers, command).run(argv, root, [root])
+        reading, writing = os.pipe()
+        alone = subprocess.run(
+            [sys.executable, "-P", AUDITED, "once", str(writing), str(root), "--", *argv],
+            cwd=root, capture_output=True, pass_fds=[writing], text=True,
+        )  # fmt: skip
+        os.close(writing)
+        with open(reading) as told:
+            assert told.read() == ""
+        assert (alone.returncode, alone.stdout, alone.stderr) == tuple(
+            forked[key] for key in ("code", "stdout", "stderr")
+        )
+
+
+# --- the watcher itself ---------------------------------------------------------------------------
+
+FORBIDDEN = {
+    "open '/etc/passwd'": "open('/etc/passwd').close()",
+    "open '/etc/hostname'": "os.close(os.open('/etc/hostname', os.O_RDONLY))",
+    "open '/new' for writing": "open('/proc/new', 'w')",
+    "os.remove": "os.remove('nowhere')",
+    "os.rename": "os.rename('nowhere', 'elsewhere')",
+    "os.mkdir": "os.mkdir('/proc/new')",
+    "os.truncate": "os.truncate('nowhere', 0)",
+    "shutil.rmtree": "shutil.rmtree('nowhere')",
+    "socket.__new__": "socket.socket().close()",
+    "subprocess.Popen": "subprocess.run(['true'])",
+    "os.system": "os.system('true')",
+    "os.posix_spawn": "os.posix_spawn('/bin/true', ['true'], {})",
+    "os.exec": "os.execv('/nowhere', ['x'])",
+    "pickle.find_class": "pickle.loads(b'cbuiltins\\nlen\\n.')",
+    "compile": "compile('1', 'somewhere', 'exec')",
+    "exec '<string>'": "eval('1')",
+    "exec 'somewhere'": "exec(code)",
+}
+
+
+def test_what_must_not_happen_is_seen():
+    program = (
+        "import audited, contextlib, os, pickle, shutil, socket, subprocess\n"
+        "code = compile('1', 'somewhere', 'exec')\n"
+        "audited.watch((), 1)\n"
+    )
+    for number, (_, action) in enumerate(FORBIDDEN.items()):
+        program += f"os.write(1, b'{number}:\\n')\nwith contextlib.suppress(OSError): {action}\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=AUDITED.parent
+    )
+    assert done.stderr == ""
+    parts = re.split(r"^\d+:\n", done.stdout, flags=re.MULTILINE)[1:]
+    for what, told in zip(FORBIDDEN, parts, strict=True):
+        event = f"{what.split(' ')[0]} "
+        assert any(row.startswith(event) for row in told.splitlines()), (what, told)
+
+
+def test_reading_the_input_and_the_installation_is_allowed(tmp_path):
+    (tmp_path / "x").write_text("x")
+    program = (
+        "import audited, os\n"
+        f"audited.watch(({str(tmp_path)!r},), 1)\n"
+        f"open({str(tmp_path / 'x')!r}).close()\n"
+        "open(os.__file__).close(); open('/proc/self/status').close()\n"
+        "import graphlib; open('/dev/null', 'w').close()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=AUDITED.parent
+    )
+    assert (done.stdout, done.stderr) == ("", "")

@@ -819,3 +819,15 @@ def test_a_long_prompt_passes_a_layer_in_pieces(sane, monkeypatch):
     pieces = li.predict_logits(model_of(sane), list(range(100)))
     for a, b in zip(whole.top, pieces.top, strict=True):
         assert (a.id, a.logit) == (b.id, pytest.approx(b.logit, abs=1e-5))
+
+
+def test_a_window_of_a_tiny_context_still_predicts_a_token():
+    from llamainspect.model.evaluate import default_window
+
+    assert [default_window(length) for length in (1, 2, 100, 10**6, None)] == [
+        2,
+        2,
+        100,
+        2048,
+        2048,
+    ]
