@@ -6,6 +6,7 @@ not is said in words.
 """
 
 import posixpath
+from bisect import bisect_left
 from collections.abc import Generator
 from dataclasses import replace
 
@@ -77,12 +78,35 @@ def verifying(path: str, deep: bool = False, write: bool = False, force: bool = 
 # --- judging --------------------------------------------------------------------------------------
 
 
+class _Others:
+    """What else is there or listed, looked up once for all files: there may be ten thousand."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.files = sorted(plan.examinations)
+        self.weights: dict[str, list[str]] = {}  # by directory
+        for file in filter(WEIGHTS.fullmatch, self.files):
+            self.weights.setdefault(posixpath.dirname(file), []).append(posixpath.basename(file))
+        self.listed: dict[str, list[Digest]] = {}  # by digest
+        for digest in plan.known.digests:
+            self.listed.setdefault(digest.digest, []).append(digest)
+
+    def longer(self, file: str) -> str | None:
+        """The first whose name goes on where that of an absent file ends."""
+        after = self.files[bisect_left(self.files, file) :][:1]
+        return after[0] if after and after[0].startswith(file) else None
+
+    def with_digest(self, digest: str, file: str) -> Digest | None:
+        """The first other file that should have it."""
+        return next((d for d in self.listed.get(digest, ()) if d.file != file), None)
+
+
 def _report(folder: Folder, plan: Plan) -> ChecksumReport:
     rows: list[FileChecksum] = []
+    others = _Others(plan)
     for file in sorted(plan.expected):
-        rows += _judge(folder, plan, file)
+        rows += _judge(folder, plan, others, file)
     rows += [
-        _row(file, None, "missing", f"{_missing(plan, file, None)}; {reason}")
+        _row(file, None, "missing", f"{_missing(others, file, None)}; {reason}")
         for file, reason in plan.absent.items()
     ]
     rows += [_row(name, None, "unreadable", reason) for name, reason in plan.closed.items()]
@@ -105,13 +129,13 @@ def _report(folder: Folder, plan: Plan) -> ChecksumReport:
     )
 
 
-def _judge(folder: Folder, plan: Plan, file: str) -> list[FileChecksum]:
+def _judge(folder: Folder, plan: Plan, others: _Others, file: str) -> list[FileChecksum]:
     """A row for each digest of the file, or one row where there is none."""
     expected = plan.expected[file]
     if file in plan.obstacles:
         first = expected[0] if expected else None
         if plan.obstacles[file] == ABSENT:
-            return [_row(file, None, "missing", _missing(plan, file, first), first)]
+            return [_row(file, None, "missing", _missing(others, file, first), first)]
         return [_row(file, None, "unreadable", plan.obstacles[file], first)]
     examination = plan.examinations[file]
     nbytes = folder.nbytes(file)
@@ -120,28 +144,23 @@ def _judge(folder: Folder, plan: Plan, file: str) -> list[FileChecksum]:
         return [_row(file, nbytes, "unreadable", examination.problem, first)]
     if not expected:
         return [_judge_without_digest(folder, plan, file, examination)]
-    return [_judge_digest(folder, plan, examination, digest) for digest in expected]
+    return [_judge_digest(folder, others, examination, digest) for digest in expected]
 
 
-def _missing(plan: Plan, file: str, digest: Digest | None) -> str:
+def _missing(others: _Others, file: str, digest: Digest | None) -> str:
     """Who names an absent file, and which of its kind are there."""
     message = f"{ABSENT}; {digest.origin} names it" if digest else ABSENT
-    directory = posixpath.dirname(file)
-    there = [
-        posixpath.basename(other)
-        for other in sorted(plan.examinations)
-        if WEIGHTS.fullmatch(other) and posixpath.dirname(other) == directory
-    ]
+    there = others.weights.get(posixpath.dirname(file))
     if there and WEIGHTS.fullmatch(file):
         message = f"{message}; of the weights there are {listing(there, 8)}"
-    longer = [other for other in sorted(plan.examinations) if other.startswith(file)]
+    longer = others.longer(file)
     if longer and digest:
-        message = f"{message}; {longer[0]} is there, so the list may have been cut short"
+        message = f"{message}; {longer} is there, so the list may have been cut short"
     return message
 
 
 def _judge_digest(
-    folder: Folder, plan: Plan, examination: Examination, digest: Digest
+    folder: Folder, others: _Others, examination: Examination, digest: Digest
 ) -> FileChecksum:
     file, verdict = examination.file, examination.verdict
     actual = examination.digests[digest.algorithm]
@@ -153,16 +172,16 @@ def _judge_digest(
             message = f"as listed, yet {verdict.message}: it was damaged before it was listed"
             return _row(file, nbytes, "mismatch", message, digest, actual, examination)
         return _row(file, nbytes, "ok", verdict.message, digest, actual)
-    message = _explain(folder, plan, examination, digest, actual)
+    message = _explain(folder, others, examination, digest, actual)
     return _row(file, nbytes, "mismatch", message, digest, actual, examination)
 
 
 def _explain(
-    folder: Folder, plan: Plan, examination: Examination, digest: Digest, actual: str
+    folder: Folder, others: _Others, examination: Examination, digest: Digest, actual: str
 ) -> str:
     """Why a file has not the digest it should have, as far as that can be known."""
     file, verdict = examination.file, examination.verdict
-    other = next((d for d in plan.known.digests if d.digest == actual and d.file != file), None)
+    other = others.with_digest(actual, file)
     official = next((row for row in PUBLISHED if row.digest == actual), None)
     if instead := stand_in(folder, file):
         return instead
