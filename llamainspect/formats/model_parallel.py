@@ -19,6 +19,7 @@ WEIGHT_FILE = re.compile(r"consolidated(?:\.(\d+))?\.pth")
 SCALES_FILE = re.compile(r"fp8_scales_(\d+)\.pt")  # beside the shards, one for each
 # Their matrices are cut in every model-parallel set; routers and position embeddings are not.
 CUT_COMPONENTS = {"attention", "feed_forward", "experts", "shared_experts", "output"}
+MAX_RANKS = 2**16  # the largest release has 16; a made-up vocab_size must not ask for a billion
 COMPARE_NBYTES = 256 * 2**10  # copies without a checksum are read when all of them fit in this
 
 Locate = Callable[[Source, Storage], int]
@@ -105,7 +106,8 @@ class _Joiner:
                 elif (axis := _cut_axis(shape, spec.shape)) is not None:
                     votes[spec.shape[axis] // shape[axis]] += 1
         ratio, agreeing = votes.most_common(1)[0] if votes else (0, 0)
-        return ratio if 2 * agreeing > matrices else len(self.shards)
+        believed = 2 * agreeing > matrices and ratio <= MAX_RANKS
+        return ratio if believed else len(self.shards)
 
     def _check_ranks(self) -> None:
         """Of two files for one rank (consolidated.3.pth beside consolidated.03.pth) one counts."""
@@ -265,11 +267,15 @@ class _Joiner:
     def _check_duplicates(self, weights: dict[str, Weight]) -> None:
         """A shard whose cut parts all have the checksums of another's is that other one."""
         cut = [weight.parts for weight in weights.values() if weight.axis is not None]
+        if not cut or not cut[0][0].storage.crc32:
+            return
+        sums_of: dict[str, list[int]] = {file: [] for file in self.shards}
+        for parts in cut:
+            for part in parts:
+                sums_of[part.file].append(part.storage.crc32 or 0)
         first: dict[tuple[int, ...], str] = {}
-        for file in self.shards if cut and cut[0][0].storage.crc32 else ():
-            sums = tuple(
-                part.storage.crc32 or 0 for parts in cut for part in parts if part.file == file
-            )
+        for file, found in sums_of.items():
+            sums = tuple(found)
             if sums and 0 not in sums and first.setdefault(sums, file) != file:
                 message = (
                     f"it holds the same weights as {first[sums]} (all checksums are equal): one "
