@@ -202,14 +202,18 @@ def _look_at_sets(
         for file, reason in _named_by_index(folder, inside):
             absent[posixpath.join(directory, file)] = reason
         there = set(folder.names(directory))
-        shards = [posixpath.join(directory, n) for n in there if WEIGHT_FILE.fullmatch(n)]
+        shards = {posixpath.join(directory, n) for n in there if WEIGHT_FILE.fullmatch(n)}
         if "consolidated.pth" in there or not shards:
             continue
         try:
             checkpoint = open_checkpoint(posixpath.join(folder.directory, directory))
         except (LlamaInspectError, OSError):
             continue
+        # However many digits a number is written with: 3.pth and 03.pth are of the same rank.
+        ranks = {int(found[1]) for n in there if (found := WEIGHT_FILE.fullmatch(n)) and found[1]}
         for rank in range(checkpoint.shards):
+            if rank in ranks:
+                continue
             name = f"consolidated.{rank:02d}.pth"
             reason = f"the weights are cut into {counted(checkpoint.shards, 'shard')}"
             absent[posixpath.join(directory, name)] = reason
