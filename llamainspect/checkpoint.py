@@ -18,7 +18,15 @@ from llamainspect.formats.model_parallel import WEIGHT_FILE
 from llamainspect.hub_names import to_hub
 from llamainspect.names import component_of, layer_of, listing
 from llamainspect.reports import FileEntry, Finding, TensorEntry, TensorPart
-from llamainspect.sources import ABSENT, NATIVE_SUBFOLDER, Folder, Source, open_source
+from llamainspect.sources import (
+    ABSENT,
+    CHANGED,
+    NATIVE_SUBFOLDER,
+    SHRANK,
+    Folder,
+    Source,
+    open_source,
+)
 from llamainspect.tensors import TensorInfo, contiguous_strides
 from llamainspect.weights import Weight
 
@@ -78,9 +86,8 @@ def open_checkpoint(path: str, config: ModelConfig | None = None) -> Checkpoint:
     whole = reader.assemble(source, shards, unreadable, found or config)
     changed = source.changed() if isinstance(source, Folder) else []
     findings += whole.findings
-    findings += [
-        Finding("error", file, "it changed while it was read; try again") for file in changed
-    ]
+    said = {finding.where for finding in findings if finding.message in (CHANGED, SHRANK)}
+    findings += [Finding("error", file, CHANGED) for file in changed if file not in said]
     return Checkpoint(
         source,
         name,

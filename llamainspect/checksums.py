@@ -138,10 +138,9 @@ def _judge(folder: Folder, plan: Plan, others: _Others, file: str) -> list[FileC
             return [_row(file, None, "missing", _missing(others, file, first), first)]
         return [_row(file, None, "unreadable", plan.obstacles[file], first)]
     examination = plan.examinations[file]
-    nbytes = folder.nbytes(file)
     if examination.problem:
         first = expected[0] if expected else None
-        return [_row(file, nbytes, "unreadable", examination.problem, first)]
+        return [_row(file, examination.size, "unreadable", examination.problem, first)]
     if not expected:
         return [_judge_without_digest(folder, plan, file, examination)]
     return [_judge_digest(folder, others, examination, digest) for digest in expected]

@@ -49,7 +49,7 @@ from llamainspect.reports import (
     worst_first,
 )
 from llamainspect.rope import LINEAR, choose_rope
-from llamainspect.sources import Folder
+from llamainspect.sources import CHANGED, Folder
 from llamainspect.subject import Subject, find_subject, subject_of
 from llamainspect.verdicts import Compared, find_likeness
 from llamainspect.weights import Weight, rows_of
@@ -363,8 +363,7 @@ class _Comparison:
         for half in (self.a, self.b):
             source = half.checkpoint.source
             for file in source.changed() if isinstance(source, Folder) else ():
-                message = "it changed while it was read; try again"
-                self.findings.append(Finding("error", f"{half.path}: {file}", message))
+                self.findings.append(Finding("error", f"{half.path}: {file}", CHANGED))
 
     # --- the report ---
 

@@ -28,14 +28,15 @@ class Examination:
     def __init__(
         self,
         file: str,
-        nbytes: int,
+        size: int | None,
         algorithms: list[str],
         deep: bool = False,
         search: bool = False,
         expected: dict[str, str] | None = None,
     ) -> None:
         self.file = file
-        self.nbytes = nbytes  # to be read
+        self.size = size  # when it was found; None: it was gone already
+        self.nbytes = size or 0  # to be read
         self.algorithms = algorithms
         self.deep = deep  # compare what the file says of itself too, in the same pass
         self.search = search  # when a digest is not the expected one, look for the damage

@@ -19,7 +19,7 @@ from llamainspect.checklists import (
     read_lists,
 )
 from llamainspect.checkpoint import open_checkpoint
-from llamainspect.errors import LlamaInspectError
+from llamainspect.errors import LlamaInspectError, MissingFile
 from llamainspect.examination import Examination
 from llamainspect.formats import meta
 from llamainspect.formats.model_parallel import WEIGHT_FILE
@@ -127,9 +127,13 @@ def _set_up(
     algorithms = {d.algorithm for d in digests} | {row.algorithm for row in candidates}
     algorithms |= {"md5"} if write else set()
     is_weights = WEIGHTS.fullmatch(file) is not None
+    try:
+        size = folder.nbytes(file)
+    except MissingFile:  # it was here a moment ago; reading it will tell
+        size = None
     return Examination(
         file,
-        folder.nbytes(file),
+        size,
         sorted(algorithms),
         deep=is_weights and (deep or write or not digests),
         search=is_weights,

@@ -2,6 +2,7 @@
 
 Files are read, never mapped: a mapped file that shrinks kills the process, a short read can be
 reported. Only regular files are opened, and without blocking, so a FIFO cannot hang the program.
+What is read of a file is all of one state of it, that of the first look, or an error.
 """
 
 import os
@@ -14,7 +15,8 @@ from llamainspect.errors import CorruptFile, MissingFile, NotACheckpoint
 
 ABSENT = "there is no such file"
 NATIVE_SUBFOLDER = "original"  # where a hub download keeps Meta's files
-_SHRANK = "{}: it became shorter while it was read; try again"
+SHRANK = "it became shorter while it was read; try again"
+CHANGED = "it changed while it was read; try again"
 _NOT_REGULAR = (
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a FIFO"),
@@ -32,7 +34,7 @@ class Readable(Protocol):
         ...
 
     def read(self, file: str, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes. Raises CorruptFile when the file ends before that."""
+        """Exactly `length` bytes. Raises CorruptFile when the file ends before that or changed."""
         ...
 
 
@@ -58,7 +60,7 @@ class Source(Readable, Protocol):
     ) -> None:
         """Fill `buffer`, with all from `offset` or with runs of `run` bytes, one every `step`.
 
-        Raises CorruptFile when the file ends before that.
+        Raises CorruptFile when the file ends before that or changed.
         """
         ...
 
@@ -141,8 +143,7 @@ class Folder:
                 length -= len(part)
         finally:
             os.close(descriptor)
-        if length:
-            raise CorruptFile(_SHRANK.format(file))
+        self._check_state(file, length)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def read_into(
@@ -153,14 +154,15 @@ class Folder:
         length = len(buffer) if run is None else run
         runs = len(buffer) // max(length, 1)
         self._check_range(file, offset, max(runs - 1, 0) * step + length)
+        missing = 0
         with open(self.open(file), "rb", buffering=0) as opened:
             for number in range(runs):
                 opened.seek(offset + number * step)
                 rest = buffer[number * length : (number + 1) * length]
                 while rest and (got := opened.readinto(rest)):
                     rest = rest[got:]
-                if rest:
-                    raise CorruptFile(_SHRANK.format(file))
+                missing += len(rest)
+        self._check_state(file, missing)
 
     def obstacle(self, file: str) -> str | None:
         """Why `file` cannot be read as a file ("it is a FIFO"); None when it can."""
@@ -220,6 +222,13 @@ class Folder:
                 f"{file}: bytes {offset:,} to {offset + length:,} are needed and the file has "
                 f"{size:,}; it is cut short or damaged, download it again"
             )
+
+    def _check_state(self, file: str, missing: int) -> None:
+        """After a read: whether it was of the file as it was first looked at."""
+        if missing:
+            raise CorruptFile(f"{file}: {SHRANK}")
+        if self.has_changed(file):
+            raise CorruptFile(f"{file}: {CHANGED}")
 
     def _signature(self, file: str) -> tuple[int, int, int]:
         if file not in self._stat:

@@ -38,7 +38,7 @@ from llamainspect.reports import (
     WeightStats,
     worst_first,
 )
-from llamainspect.sources import Folder
+from llamainspect.sources import CHANGED, Folder
 from llamainspect.tally import (
     MAX_PLACES,
     MAX_ROW_ELEMENTS,
@@ -408,7 +408,7 @@ class _Scan:
         findings += grouped("note", notes)
         source = self.checkpoint.source
         for file in source.changed() if isinstance(source, Folder) else ():
-            findings.append(Finding("error", file, "it changed while it was read; try again"))
+            findings.append(Finding("error", file, CHANGED))
         return findings
 
     def _has_no_trip(self, weight: Weight) -> bool:

@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from threading import Thread
 
 from llamainspect.errors import CorruptFile
-from llamainspect.sources import Folder
+from llamainspect.sources import CHANGED, Folder
 
 BLOCK_NBYTES = 2**18  # of a stream: hashing finds it in the processor's cache
 PROBE_NBYTES = 4 * 2**20  # between two pages of a window that are asked for
@@ -34,7 +34,7 @@ def stream(folder: Folder, file: str, ahead: bool = False) -> Iterator[memoryvie
     finally:
         os.close(descriptor)
     if done != nbytes or folder.has_changed(file):
-        raise CorruptFile(f"{file}: it changed while it was read; try again")
+        raise CorruptFile(f"{file}: {CHANGED}")
 
 
 def _blocks(descriptor: int, nbytes: int) -> Iterator[memoryview]:

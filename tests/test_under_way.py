@@ -8,20 +8,208 @@ import cProfile
 import json
 import os
 import pstats
+import re
+import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from checkpoints import write_native
+from checkpoints import TINY, TINY_HIDDEN, write_native
+from conftest import tiny_weights
+from hub_layout import hub_config, to_hub, write_hub
 from in_process import run as run_here
+from safetensors.torch import load, save
+from test_cli import EXAMPLE
 
 import llamainspect as li
 from llamainspect.sources import Folder
+
+# --- files that change ----------------------------------------------------------------------------
+
+SHARD, HUB_FILE = "consolidated.00.pth", "model.safetensors"
+LONG_AGO = 1_700_000_000  # a clock may not tell two writes of one moment apart
+GONE = re.compile("No such file|[Tt]here is no such|there is none|does not exist")
+CHANGED_SENTENCE = "while it was read; try again"
+
+
+def write_again(path: Path, factor: float) -> None:
+    """The weights in a file with other values, and as many bytes."""
+    data = path.read_bytes()
+    if path.suffix == ".pth":
+        weights = {n: (w.float() * factor).bfloat16() for n, w in torch.load(path).items()}
+        torch.save(OrderedDict(weights), path)
+    elif path.suffix == ".npz":
+        recording = dict(np.load(path))
+        np.savez(path, **recording | {"logits": recording["logits"] * np.float32(factor)})
+    elif path.suffix == ".safetensors":
+        weights = {n: w * factor if w.is_floating_point() else w for n, w in load(data).items()}
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        path.write_bytes(save(weights, header["__metadata__"]))
+    else:  # a tokenizer or a configuration
+        path.write_bytes(data[:-9] + data[-9:].replace(b"1", b"2"))
+    assert len(path.read_bytes()) == len(data)
+
+
+def replace_it(path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parents[1]) as elsewhere:
+        other = Path(shutil.copy2(path, elsewhere))
+        write_again(other, 2)
+        os.replace(other, path)
+
+
+def grow_it(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(bytes(1000))
+
+
+CHANGES = {
+    "truncated": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "emptied": lambda path: os.truncate(path, 0),
+    "grown": grow_it,
+    "replaced": replace_it,
+    "written over": lambda path: write_again(path, 0.5),
+    "removed": os.remove,
+}
+# Which file changes, and what is asked of the directory {} meanwhile.
+ASKED = {
+    "summary": (SHARD, ["summary", "{}"]),
+    "summary of safetensors": (HUB_FILE, ["summary", "{}/hub"]),
+    "tensors": (SHARD, ["tensors", "{}", "--per-shard"]),
+    "show": (SHARD, ["show", "{}", "output.weight"]),
+    "show of safetensors": (HUB_FILE, ["show", "{}/hub", "output.weight"]),
+    "stats": (SHARD, ["stats", "{}"]),
+    "report": (SHARD, ["report", "{}"]),
+    "verify-checksums": (SHARD, ["verify-checksums", "{}", "--deep"]),
+    "diff": (SHARD, ["diff", "{}", "{}/hub"]),
+    "logits": (SHARD, ["logits", "{}", "--ids", "1 2"]),
+    "logits streamed": (SHARD, ["logits", "{}", "--ids", "1 2", "--stream"]),
+    "explain": ("params.json", ["explain", "{}"]),
+    "memory": ("params.json", ["memory", "{}"]),
+    "tokenize": ("tokenizer.model", ["tokenize", "a b", "-m", "{}"]),
+    "a recording": ("logits.safetensors",
+                    ["verify-logits", "{}", "--reference", "{}/logits.safetensors"]),
+    "a numpy archive": ("logits.npz", ["verify-logits", "{}", "--reference", "{}/logits.npz"]),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory) -> Path:
+    """A model in both layouts, its tokenizer, a list, and its logits as two programs keep them."""
+    path = tmp_path_factory.mktemp("pristine") / "model"
+    # Of a size that a trained model's weights have.
+    weights = {name: (weight.float() * 0.08).bfloat16() for name, weight in tiny_weights().items()}
+    params = TINY | {"vocab_size": 512}
+    for name in ("tok_embeddings.weight", "output.weight"):
+        weights[name] = weights[name].repeat(4, 1)
+    write_native(path, params, [OrderedDict(weights)])
+    hub = to_hub(weights, params, TINY_HIDDEN)
+    write_hub(path / "hub", hub, hub_config(params, TINY_HIDDEN))
+    shutil.copy(Path(EXAMPLE, "tokenizer.model"), path)
+    target = path / "logits.safetensors"
+    assert run_here("logits", path, "--ids", "5 100 3", "--save", target).returncode == 0
+    recorded = load(target.read_bytes())
+    np.savez(path / "logits.npz", **{name: value.numpy() for name, value in recorded.items()})
+    for file in (path, path / "hub"):
+        assert run_here("verify-checksums", file, "--write").returncode == 0
+    for file in path.rglob("*"):
+        os.utime(file, (LONG_AGO, LONG_AGO))
+    return path
+
+
+class Moments:
+    """Does something at one of the moments in which a file is opened or has just been."""
+
+    def __init__(self, monkeypatch, name: str) -> None:
+        self.number, self.action = 0, (-1, lambda: None)
+        opened = Folder.open
+
+        def counting(folder, file):
+            watched = os.path.basename(file) == name
+            if watched:
+                self.passes()
+            descriptor = opened(folder, file)
+            if watched:
+                self.passes()
+            return descriptor
+
+        monkeypatch.setattr(Folder, "open", counting)
+
+    def passes(self) -> None:
+        at, action = self.action
+        self.number += 1
+        if self.number - 1 == at:
+            action()
+
+
+def answer(arguments, path: Path) -> str:
+    """What a person sees, but for what is never twice the same."""
+    command = [argument.replace("{}", str(path)) for argument in arguments]
+    json_option = ["--json"]
+    done = run_here(*command, *json_option)
+    assert done.returncode in (0, 1, 3), done.stderr
+    assert done.returncode != 3 or (done.stdout, done.stderr.count("\n")) == ("", 1)
+    assert "Traceback" not in done.stderr
+    unsteady = r'"(seconds|peak_nbytes|created|available_nbytes|\w*mtime)": [^,}]+'
+    return re.sub(unsteady, "", done.stdout) + done.stderr
+
+
+def check_changes(monkeypatch, pristine: Path, tmp_path: Path, asked: str, limit: int) -> set[str]:
+    """Each kind of change at the moments of a command; returns how they were answered."""
+    name, arguments = ASKED[asked]
+    path = tmp_path / "model"
+    where = path / "hub" / name if name == HUB_FILE else path / name
+
+    def restore() -> None:
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(pristine, path)
+
+    restore()
+    moments = Moments(monkeypatch, name)
+    before = answer(arguments, path)
+    count = moments.number
+    outcomes = set()
+    for kind, change in CHANGES.items():
+        restore()
+        change(where)
+        after = answer(arguments, path)
+        step = max(1, count // limit)
+        for moment in range(0, count, step):
+            restore()
+            moments.number = 0
+            moments.action = (moment, lambda change=change: change(where))
+            found = answer(arguments, path)
+            moments.action = (-1, None)
+            outcomes.add(
+                "changed" if CHANGED_SENTENCE in found
+                else "gone" if kind == "removed" and GONE.search(found)
+                else "as before" if found == before
+                else "as after" if found == after
+                else f"mixed: {kind} at {moment} of {count}: {found[-300:]}"
+            )  # fmt: skip
+    return outcomes
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_a_file_that_changes_is_read_in_one_state_or_said_to_change(
+    monkeypatch, pristine, tmp_path, asked
+):
+    outcomes = check_changes(monkeypatch, pristine, tmp_path, asked, limit=3)
+    assert outcomes <= {"changed", "gone", "as before", "as after"}, outcomes
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("asked", ASKED)
+def test_at_every_moment(monkeypatch, pristine, tmp_path, asked):
+    outcomes = check_changes(monkeypatch, pristine, tmp_path, asked, limit=10_000)
+    assert outcomes <= {"changed", "gone", "as before", "as after"}, outcomes
+
 
 # --- very many files and tensors ------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ from llamainspect.readahead import (
     read_parts,
     start_reading,
 )
-from llamainspect.sources import Folder
+from llamainspect.sources import CHANGED, Folder
 from llamainspect.tensors import contiguous_strides
 from llamainspect.text_path import EXPERTS, ROUTER
 from llamainspect.weights import Weight, rows_of, with_beside
@@ -167,7 +167,7 @@ class Weights:
         """Raises CorruptFile when a file is not the one any more whose header was read."""
         source = self.checkpoint.source
         if isinstance(source, Folder) and (changed := source.changed()):
-            raise CorruptFile(f"{changed[0]}: it changed while it was read; try again")
+            raise CorruptFile(f"{changed[0]}: {CHANGED}")
 
     def _read(self, weight: Weight) -> Tensor:
         return read_whole(weight, self._read_parts)

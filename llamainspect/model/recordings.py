@@ -24,7 +24,7 @@ from llamainspect.errors import (
 from llamainspect.formats.safetensors_header import read_header
 from llamainspect.model.load import as_tensor
 from llamainspect.readahead import RawPart
-from llamainspect.sources import Folder, open_source
+from llamainspect.sources import CHANGED, Folder, open_source
 from llamainspect.targets import check_target
 from llamainspect.tensors import Storage, TensorInfo
 
@@ -99,7 +99,7 @@ def load(file: str) -> Recording:
         )
     metadata: dict[str, str] = {}
     if file.endswith(".npz"):
-        found = {name: torch.from_numpy(array) for name, array in read_npz(file, NAMES).items()}
+        found = _read_npz(source, source.only, file)
     elif file.endswith(SUFFIX):
         found, metadata = _read_safetensors(source, source.only)
     else:
@@ -110,6 +110,15 @@ def load(file: str) -> Recording:
                 f"{file}: it has no {name!r}; a recording has tokens, logits and perhaps positions"
             )
     return _check(file, found, metadata)
+
+
+def _read_npz(source: Folder, file: str, path: str) -> dict[str, Tensor]:
+    source.nbytes(file)  # the state that counts
+    try:
+        return {name: torch.from_numpy(array) for name, array in read_npz(path, NAMES).items()}
+    finally:
+        if source.has_changed(file):  # whatever numpy made of it
+            raise CorruptFile(f"{path}: {CHANGED}")
 
 
 def _read_safetensors(source: Folder, file: str) -> tuple[dict[str, Tensor], dict[str, str]]:
