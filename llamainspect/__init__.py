@@ -1,10 +1,10 @@
 """llamainspect: what is in a Llama checkpoint, and is it what it claims to be?
 
-Public names are imported on first use, so that the command line starts quickly.
+Public names are imported on first use, so that the command line starts quickly. Nothing else is
+imported here, not even from the standard library: Ctrl-C before `main` is met by nobody.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # as type checkers know it
 
 __version__ = "0.1.0"
 
@@ -101,13 +101,17 @@ _HOME = {
 __all__ = ["__version__", *_HOME]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
+    from importlib import import_module
+
     if name not in _HOME:
         raise AttributeError(f"module 'llamainspect' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
 
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from llamainspect.architecture import count_parameters as count_parameters
     from llamainspect.architecture import expected_weights as expected_weights
     from llamainspect.catalog import OFFICIAL_MODELS as OFFICIAL_MODELS

@@ -1,15 +1,15 @@
 """The program: `llamainspect` and `python -m llamainspect`."""
 
-import sys
-from typing import NoReturn
-
-from llamainspect.processes import share_here
+TYPE_CHECKING = False  # as type checkers know it
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
-def main() -> NoReturn:
+def main() -> "NoReturn":
     """Run the command line. An interrupt ends it quietly, even while it is still being loaded."""
+    # Whatever is imported is imported in here.
     try:
         from llamainspect.cli import main as run
 
@@ -18,6 +18,18 @@ def main() -> NoReturn:
         code = INTERRUPTED
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    leave(code)
+
+
+def leave(code: int) -> "NoReturn":
+    """End the process; from here on Ctrl-C ends it at once, since Python would say where it was."""
+    import signal
+    import sys
+
+    from llamainspect.processes import share_here
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     if share_here().ranks > 1:
         from llamainspect.cli import leave_others
 

@@ -160,4 +160,5 @@ def examine(
     finally:
         stop.set()
         for thread in threads:
-            thread.join()
+            if thread.is_alive():  # not all have begun when an interrupt came early
+                thread.join()

@@ -10,10 +10,12 @@ import os
 import pstats
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import OrderedDict
 from pathlib import Path
@@ -209,6 +211,94 @@ def test_a_file_that_changes_is_read_in_one_state_or_said_to_change(
 def test_at_every_moment(monkeypatch, pristine, tmp_path, asked):
     outcomes = check_changes(monkeypatch, pristine, tmp_path, asked, limit=10_000)
     assert outcomes <= {"changed", "gone", "as before", "as after"}, outcomes
+
+
+# --- interrupts -----------------------------------------------------------------------------------
+
+# From the first line that is ours; what Python does before that is its own.
+OURS = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from llamainspect.__main__ import main; "
+    "sys.stderr.write('.'); sys.stderr.flush(); main()"
+)
+INTERRUPTED = {
+    "summary": ["summary", "{}"],
+    "stats": ["stats", "{}"],
+    "a list": ["verify-checksums", "{}", "--write", "--force"],
+    "a page": ["report", "{}", "--stats", "-o", "{}/report.html"],
+    "diff": ["diff", "{}", EXAMPLE],
+    "a recording": ["logits", "{}", "--prompt", "a", "--save", "{}/logits.safetensors"],
+    "a text": ["generate", "{}", "--prompt", "a", "-n", "9"],
+}
+
+
+def test_before_its_first_line_the_program_imports_nothing():
+    """What Ctrl-C meets there is a traceback that nobody can catch."""
+    script = (
+        "import sys; before = set(sys.modules); import llamainspect.__main__; "
+        "print(sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "['llamainspect', 'llamainspect.__main__']\n"
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_an_interrupt_while_threads_begin_is_not_lost(tmp_path, monkeypatch, number):
+    for name in ("a.pth", "b.pth", "c.pth"):
+        (tmp_path / name).write_bytes(b"x")
+    begun, start = [], threading.Thread.start
+
+    def interrupted(thread):
+        if len(begun) == number:
+            raise KeyboardInterrupt
+        begun.append(thread)
+        start(thread)
+
+    monkeypatch.setattr("llamainspect.examination.usable_cores", lambda: 3)
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        li.verify_checksums(str(tmp_path))
+    assert not any(thread.is_alive() for thread in begun)
+
+
+def check_interrupt(arguments, path: Path, delay: float | None) -> float:
+    """Interrupts a command after so long, or never; returns how long it took."""
+    before = {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
+    command = [sys.executable, "-c", OURS, *(a.replace("{}", str(path)) for a in arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stderr.read(1) == b"."
+    begin = time.monotonic()
+    if delay is not None:
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode in (0, 130, -signal.SIGINT), (delay, error)
+    assert b"Traceback" not in error, delay
+    left = {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
+    assert not [name for name in left if name.endswith(".tmp")]
+    for name, data in left.items():
+        if before.get(name, data) != data and process.returncode:
+            assert name in ("checklist.chk", "logits.safetensors", "report.html")
+            assert len(data) >= len(before[name]) // 2  # a whole one, new or old
+    return time.monotonic() - begin
+
+
+def model_to_interrupt(tmp_path: Path) -> Path:
+    return shutil.copytree(EXAMPLE, tmp_path / "model")
+
+
+@pytest.mark.parametrize("part", [0.0, 0.1, 0.4, 0.8, 0.97])
+def test_ctrl_c_ends_a_command_without_a_word(tmp_path, part):
+    check_interrupt(INTERRUPTED["a list"], model_to_interrupt(tmp_path), 0.3 * part)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("command", INTERRUPTED)
+def test_ctrl_c_at_forty_moments(tmp_path, command):
+    path = model_to_interrupt(tmp_path)
+    took = check_interrupt(INTERRUPTED[command], path, None)
+    for step in range(40):
+        check_interrupt(INTERRUPTED[command], path, took * step / 38)
 
 
 # --- very many files and tensors ------------------------------------------------------------------
