@@ -3,6 +3,7 @@
 Shards are joined here and small floats decoded. Only the bytes that are asked for are read.
 """
 
+import errno
 import math
 from itertools import product
 from typing import Any
@@ -33,9 +34,9 @@ def read_npz(file: str, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
         try:
             with np.load(opened, allow_pickle=False) as archive:
                 found = {name: archive[name] for name in names if name in archive}
-        except OSError:
-            raise
         except Exception as error:  # zip, header and data each fail in ways of their own
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:
+                raise  # the disk; a place before the file's begin is where a directory can lead
             raise CorruptFile(f"{file}: {_npz_reason(error)}; record it anew") from error
     return {name: _as_numbers(file, name, array) for name, array in found.items()}
 

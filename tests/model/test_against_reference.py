@@ -563,6 +563,13 @@ def header(path: Path, data: bytes, **entries: tuple[str, list[int], int, int]) 
     return written(path, struct.pack("<Q", len(text)) + text + data, "r.safetensors")
 
 
+def lacking_bytes(file: str) -> str:
+    """Its directory now leads to a place before the first byte."""
+    data = Path(file).read_bytes()
+    Path(file).write_bytes(data[:40] + data[240:])
+    return file
+
+
 def cut_short(file: str, nbytes: int) -> str:
     Path(file).write_bytes(Path(file).read_bytes()[:nbytes])
     return file
@@ -757,6 +764,9 @@ BAD: dict[str, Any] = {
     ),
     "safetensors, empty": lambda p: written(p, b"", "r.safetensors"),
     # files that are something else
+    "an archive that lacks bytes of its middle": lambda p: lacking_bytes(
+        npz(p, tokens=TOKENS, logits=LOGITS)
+    ),
     "not there": lambda p: str(p / "nothing.npz"),
     "a folder": lambda p: str(p),
     "an archive with the other name": lambda p: renamed(
