@@ -19,7 +19,7 @@ from llamainspect.formats.torch_zip import (
     STORAGE,
     Record,
     locate_record,
-    read_directory_and_start,
+    read_archive,
 )
 from llamainspect.names import compress, counted, layer_of, listing
 from llamainspect.reports import Damage, DamageState
@@ -130,13 +130,13 @@ class _TorchArchive:
         self.trouble = ""  # why headers or pickle cannot be followed
         self.early: Verdict | None = None
         try:
-            records, end = read_directory_and_start(source, file)
+            records, end, root = read_archive(source, file)
         except LlamaInspectError as error:
             if not is_zip:
                 raise
             self._follow_from_the_front(error)
             return
-        self.scan = ZipScan(records, end)
+        self.scan = ZipScan(records, end, root)
         self._hold_against_pickle(records)
         storages = [record for name, record in records.items() if name.startswith(STORAGE)]
         if any(record.nbytes for record in storages) and not any(r.crc32 for r in storages):
@@ -183,7 +183,7 @@ class _TorchArchive:
             raise CorruptFile(f"{self.file}: {message}") from second
         self.lost = found
         self._name(found.contents)
-        self.scan = ZipScan(found.records, found.end, found.seams)
+        self.scan = ZipScan(found.records, found.end, found.root, found.seams)
         end = self.source.nbytes(self.file)
         self.missing += [
             self._damage(name, *place, "differs") for name, place in found.broken.items()

@@ -58,13 +58,17 @@ class ScannedRecord(NamedTuple):
 class ZipScan:
     """Takes the blocks of a torch zip in order, from the first to the last."""
 
-    def __init__(self, records: dict[str, Record], end: int, seams: Iterable[int] = ()) -> None:
+    def __init__(
+        self, records: dict[str, Record], end: int, root: bytes, seams: Iterable[int] = ()
+    ) -> None:
         """`end`: where the last record must have ended, the start of the directory.
 
-        `seams`: other places where something begins that is none of the records.
+        `root`: the folder of all records, with its slash. `seams`: other places where something
+        begins that is none of the records.
         """
         self.records = sorted(records.items(), key=lambda item: item[1].start)
         self.bounds = sorted({end, *seams, *(record.start for record in records.values())})
+        self.root = root
         self.scanned: list[ScannedRecord] = []
         self.oddities: list[tuple[int, str]] = []  # position and what is wrong there
         self._position = 0
@@ -158,14 +162,14 @@ class ZipScan:
             leads = behind in (DESCRIPTOR.size, DESCRIPTOR64.size)
         else:
             leads = behind >= 0 if record.nbytes else behind == 0
-        leads = leads and name_length > len(name.encode())  # zeros may lead somewhere, too
+        leads = leads and name_length >= len(self.root + name.encode())  # zeros may lead there, too
         if header[:4] != LOCAL_SIGN or not leads:
             self._odd(f"the header of {name}", before=LOCAL.size)
             tail = DESCRIPTOR.size if record.nbytes else 0
             yield "skip", max(0, room - tail)
             return
         written: bytes = yield "take", name_length
-        if not written.endswith(b"/" + name.encode()):
+        if written != self.root + name.encode():
             self._odd(f"the name in the header of {name}", before=name_length)
         extra: bytes = yield "take", extra_length
         if extra.startswith(PADDING_FIELD) and extra[4:].strip(b"Z"):
@@ -193,6 +197,7 @@ class Salvage(NamedTuple):
     contents: Contents
     records: dict[str, Record]  # those that are there from the first byte to the last
     end: int  # of the last of them
+    root: bytes  # the folder of all of them, with its slash
     seams: tuple[int, ...]  # where others begin, and where nothing begins that must
     broken: dict[str, tuple[int, int]]  # where they stand, of those that do not end as they must
     cut: dict[str, int]  # storages that begin and do not end: bytes that are there
@@ -255,6 +260,7 @@ class _Salvager:
             contents,
             self.records,
             position,
+            self.root,
             tuple(self.seams),
             self.broken,
             self.cut,
@@ -272,7 +278,8 @@ class _Salvager:
         name = self._read(LOCAL.size, name_length)
         if len(name) < max(name_length, 1):
             raise CorruptFile(f"{self.file}: only {self.nbytes:,} bytes are there")
-        self.root, _, inner = name.partition(b"/")
+        root, slash, inner = name.partition(b"/")
+        self.root = root + slash
         if inner != PICKLE.encode():
             raise UnsupportedFile(
                 f"{self.file}: it does not begin with {PICKLE}, as torch.save does"
@@ -299,7 +306,7 @@ class _Salvager:
         raw = self._read(position + LOCAL.size, name_length)
         if len(raw) < name_length:  # whose record it was is not known
             return None
-        name = raw.removeprefix(self.root + b"/").decode("utf-8", "replace")
+        name = raw.removeprefix(self.root).decode("utf-8", "replace")
         start = position + LOCAL.size + name_length + extra_length
         if method != STORED:
             raise UnsupportedFile(f"{self.file}: record {name[:80]!r} is compressed")

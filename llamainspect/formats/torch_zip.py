@@ -50,17 +50,25 @@ class Record(NamedTuple):
     crc32: int = 0  # 0 on a record with bytes: not computed
 
 
+class Archive(NamedTuple):
+    """All that the directory says."""
+
+    records: dict[str, Record]  # by name without the root folder
+    end: int  # of the last record, where the directory begins
+    root: bytes  # the folder of all records, with its slash
+
+
 def read_directory(source: Readable, file: str) -> dict[str, Record]:
     """Records by name without the root folder: "data.pkl", "data/0", ...
 
     Two or three reads at the end of the file, whatever its length. Raises CorruptFile or
     UnsupportedFile with a sentence for everything that is not a torch zip.
     """
-    return read_directory_and_start(source, file)[0]
+    return read_archive(source, file).records
 
 
-def read_directory_and_start(source: Readable, file: str) -> tuple[dict[str, Record], int]:
-    """The same, and where the directory begins: behind the last record."""
+def read_archive(source: Readable, file: str) -> Archive:
+    """The same, with what else the directory says."""
     size = source.nbytes(file)
     head = source.read(file, 0, min(size, HEAD_NBYTES))
     if not head.startswith(LOCAL_SIGN):
@@ -69,7 +77,9 @@ def read_directory_and_start(source: Readable, file: str) -> tuple[dict[str, Rec
     start, nbytes, count = _locate_directory(file, size, tail)
     if nbytes > MAX_DIRECTORY_NBYTES:
         raise UnsupportedFile(f"{file}: its zip directory has {nbytes:,} bytes; that is not read")
-    return _parse_directory(file, source.read(file, start, nbytes), count, start), start
+    data = source.read(file, start, nbytes)
+    root = _root(file, data)
+    return Archive(_parse_directory(file, data, count, start, root), start, root)
 
 
 def locate_record(source: Readable, file: str, name: str, record: Record) -> int:
@@ -175,9 +185,10 @@ def _locate_directory(file: str, size: int, tail: bytes) -> tuple[int, int, int]
     return start, nbytes, count
 
 
-def _parse_directory(file: str, data: bytes, count: int, directory: int) -> dict[str, Record]:
+def _parse_directory(
+    file: str, data: bytes, count: int, directory: int, root: bytes
+) -> dict[str, Record]:
     """Every record, checked; a large set has ten thousand, so the usual case goes straight."""
-    root = _root(file, data)
     records: dict[str, Record] = {}
     folded: set[str] = set()  # torch looks names up without case, so DATA.PKL would hide data.pkl
     position, expected_start = 0, 0
@@ -242,7 +253,8 @@ def _root(file: str, data: bytes) -> bytes:
     name = data[CENTRAL.size : CENTRAL.size + int.from_bytes(data[28:30], "little")]
     root, slash, _ = name.partition(b"/")
     text = root.decode("utf-8", "replace")
-    if not slash or text in ("", ".", "..") or not text.isprintable() or "\\" in text:
+    strange = not text.isprintable() or "\\" in text or "\ufffd" in text  # no UTF-8: zipfile fails
+    if not slash or text in ("", ".", "..") or strange:
         raise _lies(file, f"its first record is called {name[:80]!r}, which torch never writes")
     return root + slash
 

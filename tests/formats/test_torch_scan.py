@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from llamainspect.errors import CorruptFile, LlamaInspectError
 from llamainspect.formats import torch_scan
 from llamainspect.formats.torch_scan import Salvage, ZipScan, salvage
-from llamainspect.formats.torch_zip import read_directory_and_start
+from llamainspect.formats.torch_zip import read_archive
 from llamainspect.sources import Folder
 
 FILE = "consolidated.00.pth"
@@ -78,7 +78,7 @@ def write(directory: Path, data: bytes) -> Folder:
 
 
 def scan(folder: Folder, data: bytes, block_nbytes: int = 2**20) -> ZipScan:
-    result = ZipScan(*read_directory_and_start(folder, FILE))
+    result = ZipScan(*read_archive(folder, FILE))
     feed(result, data, block_nbytes)
     return result
 
@@ -156,7 +156,7 @@ def test_blocks_of_any_length_give_the_same(block_nbytes: int, tmp_path: Path) -
 )
 @given(cuts=st.lists(st.integers(0, len(GOOD)), max_size=30))
 def test_blocks_of_different_lengths_give_the_same(cuts: list[int], tmp_path: Path) -> None:
-    found = ZipScan(*read_directory_and_start(write(tmp_path, GOOD), FILE))
+    found = ZipScan(*read_archive(write(tmp_path, GOOD), FILE))
     ends = [*sorted(cuts), len(GOOD)]
     for start, end in zip([0, *ends], ends, strict=False):
         found.update(memoryview(GOOD)[start:end])
@@ -167,7 +167,7 @@ def test_blocks_of_different_lengths_give_the_same(cuts: list[int], tmp_path: Pa
 def test_the_scan_is_done_when_the_last_record_has_gone_by_and_ignores_the_rest(
     tmp_path: Path,
 ) -> None:
-    found = ZipScan(*read_directory_and_start(write(tmp_path, GOOD), FILE))
+    found = ZipScan(*read_archive(write(tmp_path, GOOD), FILE))
     end = directory_of(GOOD)
     feed(found, GOOD[: end - 1])
     assert not found.done
@@ -186,7 +186,7 @@ def test_each_flipped_bit_in_a_record_is_found_in_that_record_alone(
     part: Part, tmp_path: Path
 ) -> None:
     folder = write(tmp_path, GOOD)
-    records = read_directory_and_start(folder, FILE)
+    records = read_archive(folder, FILE)
     for position in range(part.start, part.end):
         for bit in range(8) if part.name.startswith("data/") else [position % 8]:
             found = ZipScan(*records)
@@ -247,7 +247,7 @@ def _between(part: Part) -> Iterator[tuple[int, str]]:
     name_end = part.header + LOCAL_NBYTES + name_length
     assert name_end + extra_length == part.start
     yield from ((part.header + offset, "header") for offset in SIGNATURE)
-    yield from ((position, "name") for position in range(name_end - len(part.name), name_end))
+    yield from ((position, "name") for position in range(name_end - name_length, name_end))
     yield from ((position, "padding") for position in range(name_end + 4, part.start))
     if part.nbytes:
         descriptor = range(part.end, part.end + DESCRIPTOR_NBYTES)
@@ -258,7 +258,7 @@ def _between(part: Part) -> Iterator[tuple[int, str]]:
 def test_damage_between_the_records_is_an_oddity_near_it_and_blamed_on_no_record(
     part: Part, tmp_path: Path
 ) -> None:
-    records = read_directory_and_start(write(tmp_path, GOOD), FILE)
+    records = read_archive(write(tmp_path, GOOD), FILE)
     for position, word in _between(part):
         found = ZipScan(*records)
         feed(found, flipped(GOOD, position))
@@ -275,7 +275,7 @@ def test_damage_between_the_records_is_an_oddity_near_it_and_blamed_on_no_record
 def test_a_header_with_a_wrong_length_is_noticed_and_every_record_found_in_its_place(
     length: int, field: int, tmp_path: Path
 ) -> None:
-    records = read_directory_and_start(write(tmp_path, GOOD), FILE)
+    records = read_archive(write(tmp_path, GOOD), FILE)
     for part in PARTS:
         changed = bytearray(GOOD)
         struct.pack_into("<H", changed, part.header + field, length)
@@ -358,7 +358,7 @@ def test_a_record_whose_second_sum_is_cut_off_has_none(tmp_path: Path) -> None:
         found = salvage(write(tmp_path, data), FILE)
         assert found.records[part.name].crc32 == 0
         assert found.cut == {}
-        scanned = ZipScan(found.records, found.end)
+        scanned = ZipScan(found.records, found.end, found.root)
         feed(scanned, data)
         assert [(row[0], row[3]) for row in differing(scanned)] == [(part.name, "unrecorded")]
 
@@ -503,7 +503,7 @@ def test_whatever_is_left_of_a_file_it_is_salvaged_or_refused(
     except LlamaInspectError:
         return
     _assert_inside(found, len(data))
-    scanned = ZipScan(found.records, found.end)
+    scanned = ZipScan(found.records, found.end, found.root)
     feed(scanned, data, 100)
     assert len(scanned.scanned) == len(found.records)
 

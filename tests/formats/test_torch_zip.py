@@ -344,6 +344,7 @@ MADE_TO_MISLEAD: dict[str, Callable[[], bytes]] = {
     "an ESC in a name": lambda: _renamed("x/data/0", "x/da\x1b[0m"),
     "a line end in a name": lambda: _renamed("x/data/0", "x/data\n0"),
     "a name that is not UTF-8": lambda: zipped(*GOOD).replace(b"x/data/0", b"x/data/\xff"),
+    "a folder that is not UTF-8": lambda: zipped(*GOOD).replace(b"x/", b"\xff/"),
     "a name without a folder": lambda: zipped(("data.pkl", b"\x80\x02}."), ("version", b"3")),
     "two folders": lambda: zipped(*GOOD, ("y/data.pkl", b"\x80\x02].")),
     "a directory entry": lambda: zipped(*GOOD, ("x/data/", b"")),
