@@ -268,7 +268,8 @@ def _zip64_fields(
         kind, length = EXTRA.unpack_from(extra, position)
         position += EXTRA.size
         if kind == ZIP64_EXTRA:
-            wide = iter(WIDE.iter_unpack(extra[position : position + length // 8 * 8]))
+            whole = min(length, len(extra) - position) // WIDE.size * WIDE.size
+            wide = WIDE.iter_unpack(extra[position : position + whole])
             values = [next(wide, (-1,))[0] if v == MASK32 else v for v in (nbytes, packed, start)]
             if -1 in values:
                 break

@@ -427,11 +427,14 @@ def test_a_wrong_number_in_the_zip64_locator_is_refused(
         read_directory(write(tmp_path, wrong), FILE)
 
 
-def _zip64_extra(start: int, nbytes: int, directory: int) -> bytes:
-    """One stored record whose directory entry keeps its numbers in a zip64 extra field."""
+def _zip64_extra(start: int, nbytes: int, directory: int, there: int = 28) -> bytes:
+    """One stored record whose directory entry keeps its numbers in a zip64 extra field.
+
+    `there`: bytes of the 28 that the field claims to have.
+    """
     name, data = b"x/data.pkl", b"\x80\x02}."
     local = struct.pack("<4s5H3L2H", b"PK\x03\x04", 45, 0, 0, 0, 0, 0, 4, 4, len(name), 0) + name
-    extra = struct.pack("<2H3Q", 1, 24, nbytes, nbytes, start)
+    extra = struct.pack("<2H3Q", 1, 24, nbytes, nbytes, start)[:there]
     entry = struct.pack(
         "<4s2B5H3L5H2L", b"PK\x01\x02", 45, 0, 45, 0, 0, 0, 0, 0, *(0xFFFFFFFF,) * 2, len(name),
         len(extra), 0, 0, 0, 0, 0xFFFFFFFF,
@@ -461,6 +464,13 @@ def test_a_zip64_extra_field_that_lies_is_refused(
 ) -> None:
     folder = write(tmp_path, _zip64_extra(start, nbytes, directory))
     with pytest.raises(CorruptFile, match=r"^consolidated\.00\.pth: "):
+        read_directory(folder, FILE)
+
+
+@pytest.mark.parametrize("there", range(28))
+def test_a_zip64_extra_field_that_is_cut_short_is_refused(there: int, tmp_path: Path) -> None:
+    folder = write(tmp_path, _zip64_extra(0, 4, 0, there))
+    with pytest.raises(CorruptFile, match="a zip64 size is missing"):
         read_directory(folder, FILE)
 
 
