@@ -108,7 +108,9 @@ def _entry(file: str, name: str, item: Any, begin: int) -> Entry:
 
 def _is_text(value: Any) -> bool:
     """Whether it is Unicode text; JSON can escape half of a surrogate pair."""
-    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+    if not isinstance(value, str):
+        return False
+    return value.isascii() or not any("\ud800" <= one <= "\udfff" for one in value)
 
 
 def _are_sizes(value: Any, count: int | None = None) -> bool:

@@ -193,6 +193,8 @@ A = b'{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
 STRICTER = {
     "a key twice": (b'{"a":' + A + b',"a":' + A + b"}", 4),
     "a field twice": (b'{"a":{"shape":[1],' + A[1:] + b"}", 4),
+    "half of a character in the metadata": (b'{"__metadata__":{"x":"\\ud800"},"a":' + A + b"}", 4),
+    "half of a character in a key of it": (b'{"__metadata__":{"\\ud800":"x"},"a":' + A + b"}", 4),
     "NaN in the metadata": (b'{"__metadata__":{"x":NaN},"a":' + A + b"}", 4),
     "NaN for a length": (b'{"a":{"dtype":"F32","shape":[NaN],"data_offsets":[0,4]}}', 4),
     "Infinity for an offset": (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,Infinity]}}', 4),
