@@ -111,13 +111,14 @@ def read_list(folder: Folder, file: str) -> Digests:
             bad.append((number, line))
             continue
         name, digest = parsed
-        problem = _leads_away(folder, base, name)
+        stripped = name.strip(" \t") or name
+        problem = _leads_away(folder, base, name) or _leads_away(folder, base, stripped)
         if problem:
             message = f"line {number} names {name[:200]!r}, {problem}; it was not opened"
             findings.append(Finding("error", file, message))
             continue
         if folder.obstacle(posixpath.join(base, name)) == ABSENT:
-            name = name.strip(" \t") or name  # blanks at either end are seldom part of a name
+            name = stripped  # blanks at either end are seldom part of a name
         path = posixpath.normpath(posixpath.join(base, name))
         if path == posixpath.normpath(file):
             message = f"line {number} names the list itself, which no list can hold; passed over"

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from changes import any_change
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -441,6 +442,9 @@ def test_a_name_longer_than_any_file_has_is_no_checksum(tmp_path: Path) -> None:
 AWAY = {
     "the folder above": "../secret",
     "two folders above": "../../secret",
+    "the folder above, behind blanks": "  ../secret",
+    "the folder above, before blanks": "../secret \t",
+    "an absolute path behind a blank": " /etc/passwd",
     "above by a detour": "7B/../../secret",
     "the folder above itself": "..",
     "an absolute path": "/etc/passwd",
@@ -696,3 +700,6 @@ def test_whatever_stands_in_a_list_nothing_leads_away_and_nothing_is_raised(
         Folder(str(tmp_path)).obstacle(row.file)  # must be able to look for it
     if not found.digests:
         assert found.findings
+
+
+test_any_change_to_a_list_is_answered = any_change("checklist", 60)
