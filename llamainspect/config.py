@@ -16,8 +16,8 @@ DEFAULT_ROPE_THETA = 10_000.0  # Llama 1 and 2 do not write it; every Llama 3 an
 SCALARS = (str, int, float, bool, type(None))
 MAX_LENGTH = 2**31  # of any dimension; keeps products and tables bounded on hostile files
 MAX_LAYERS = 1_000  # 405B has 126
-MAX_HEAD_DIM = 2**16  # every Llama has 64 or 128; tables have a row for each pair of its numbers
 MAX_EXPERTS = 4_096
+MAX_HEAD_DIM = 2**16  # releases have 64 to 128; RoPE has a wavelength for every two
 MAX_NUMBER = 1e12
 
 
@@ -126,13 +126,7 @@ class ModelConfig(NamedTuple):
         inner = raw.get("model")
         fields = Fields(inner if isinstance(inner, dict) and "dim" in inner else raw, file)
         dim, n_heads = fields.integer("dim"), fields.integer("n_heads")
-        head_dim = fields.optional_integer("head_dim", MAX_HEAD_DIM)
-        if head_dim is None:
-            if dim % n_heads:
-                raise fields.wrong("n_heads", f"{n_heads} does not divide dim {dim}")
-            head_dim = dim // n_heads
-            if head_dim > MAX_HEAD_DIM:
-                raise fields.wrong("n_heads", f"{n_heads} are too few for dim {dim:,}")
+        head_dim = read_head_dim(fields, "dim", "n_heads")
         n_kv_heads = fields.optional_integer("n_kv_heads") or n_heads
         if n_heads % n_kv_heads:
             raise fields.wrong("n_kv_heads", f"{n_kv_heads} does not divide n_heads {n_heads}")
@@ -170,6 +164,19 @@ class ModelConfig(NamedTuple):
             lora=_lora(fields.group("lora_args")),
             unknown=fields.unread() or None,  # last: by now everything known has been asked for
         )
+
+
+def read_head_dim(fields: "Fields", dim: str, heads: str, default: int | None = None) -> int:
+    """Numbers in one head: as it is written, `default`, or an equal part of the field `dim`."""
+    head_dim = fields.optional_integer("head_dim", MAX_HEAD_DIM) or default
+    if head_dim is not None:
+        return head_dim
+    whole, parts = fields.integer(dim), fields.integer(heads)
+    if whole % parts:
+        raise fields.wrong(heads, f"{parts} does not divide {dim} {whole}")
+    if whole // parts > MAX_HEAD_DIM:
+        raise fields.wrong(heads, f"{parts} for {dim} {whole} is out of range")
+    return whole // parts
 
 
 def ffn_hidden_dim(

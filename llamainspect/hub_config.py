@@ -12,7 +12,6 @@ from llamainspect.config import (
     DEFAULT_ROPE_THETA,
     HUB_CONFIG_FILE,
     MAX_EXPERTS,
-    MAX_HEAD_DIM,
     MAX_LAYERS,
     CrossAttentionConfig,
     Fields,
@@ -20,6 +19,7 @@ from llamainspect.config import (
     MoEConfig,
     QuantizationConfig,
     VisionConfig,
+    read_head_dim,
 )
 from llamainspect.errors import UnsupportedFile
 
@@ -59,14 +59,8 @@ def config_from_hub(raw: dict[str, Any], file: str = HUB_CONFIG_FILE) -> ModelCo
     fields.ignore(*IGNORED)
     vision = fields.group("vision_config")
     dim, n_heads = text.integer("hidden_size"), text.integer("num_attention_heads")
-    head_dim = text.optional_integer("head_dim", MAX_HEAD_DIM)
-    if head_dim is None and routed:
-        head_dim = DEFAULT_LLAMA_4_HEAD_DIM
-    if head_dim is None and dim % n_heads:
-        raise text.wrong("num_attention_heads", f"{n_heads} does not divide hidden_size {dim}")
-    head_dim = head_dim or dim // n_heads
-    if head_dim > MAX_HEAD_DIM:
-        raise text.wrong("num_attention_heads", f"{n_heads} are too few for hidden_size {dim:,}")
+    default = DEFAULT_LLAMA_4_HEAD_DIM if routed else None
+    head_dim = read_head_dim(text, "hidden_size", "num_attention_heads", default)
     n_kv_heads = text.optional_integer("num_key_value_heads") or n_heads
     if n_heads % n_kv_heads:
         what = f"{n_kv_heads} does not divide num_attention_heads {n_heads}"

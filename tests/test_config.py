@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from changes import any_change
 
 from llamainspect.config import ModelConfig, ffn_hidden_dim
 from llamainspect.errors import CorruptFile
@@ -324,8 +325,8 @@ WRONG: list[tuple[Any, str]] = [
     ),
     *((LLAMA_3_8B | {key: value}, key) for key in GROUPS for value in (1, True, "x", [1], [{}])),
     (LLAMA_3_8B | {"n_heads": 33}, "n_heads"),
-    (LLAMA_3_8B | {"dim": 2**17, "n_heads": 1}, "n_heads"),  # a head of 131,072 numbers
-    (LLAMA_3_8B | {"head_dim": 2**17}, "head_dim"),
+    (LLAMA_3_8B | {"dim": 2**17, "n_heads": 1}, "n_heads"),
+    (LLAMA_3_8B | {"head_dim": 2**16 + 1}, "head_dim"),
     (LLAMA_3_8B | {"n_kv_heads": 5}, "n_kv_heads"),
     (LLAMA_3_8B | {"n_kv_heads": 64}, "n_kv_heads"),
     (LLAMA_3_8B | {"n_layers": 1001}, "n_layers"),
@@ -439,3 +440,6 @@ def test_the_largest_numbers_that_pass_make_no_number_that_overflows(tmp_path: P
 def test_the_file_in_the_sentence_is_the_one_that_was_read() -> None:
     with pytest.raises(CorruptFile, match=r"^other\.json: dim: "):
         ModelConfig.from_params({}, "other.json")
+
+
+test_any_change_to_params_json_is_described_or_refused = any_change("params", 60)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from changes import any_change
 from checkpoints import TINY, TINY_HIDDEN, TINY_MOE, dense_shapes, random_weights
 from hub_layout import SCALED, hub_config, hub_config_moe, to_hub, write_hub
 from hypothesis import given, settings
@@ -238,6 +239,9 @@ def test_a_value_of_the_wrong_type_is_named(key, value):
         ({"head_dim": 2**17}, "head_dim: 131,072 is out of range"),
         ({"num_key_value_heads": 3}, "3 does not divide num_attention_heads 4"),
         ({"num_hidden_layers": 1001}, "1,001 is out of range"),
+        ({"head_dim": 2**31}, "head_dim: 2,147,483,648 is out of range"),
+        ({"hidden_size": 2**31, "num_attention_heads": 1, "num_key_value_heads": None},
+         "num_attention_heads: 1 for hidden_size 2147483648 is out of range"),
         ({"rope_scaling": {"rope_type": 3}}, "rope_scaling.rope_type: a text is needed, it is 3"),
         ({"rope_scaling": {"rope_type": "linear", "factor": "8"}}, "rope_scaling.factor: a number"),
         ({"rope_parameters": {"rope_type": "llama3", "original_max_position_embeddings": "x"}},
@@ -569,3 +573,6 @@ def test_the_file_may_lie_beside_one_weight_file(tmp_path: Path):
     assert (report.ok, report.config) == (True, None)
     assert [(f.severity, f.where) for f in report.findings] == [("warning", "config.json")]
     assert not summarize(open_checkpoint(str(tmp_path))).ok
+
+
+test_any_change_to_config_json_is_described_or_refused = any_change("config", 60)
