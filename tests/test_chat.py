@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from changes import any_change
 from checkpoints import TINY
 from small_tokenizers import (
     LLAMA_3_PATTERN,
@@ -649,3 +650,6 @@ def test_a_link_to_a_base_model_is_one(tmp_path):
 def test_the_other_file_is_needed_for_a_check(tmp_path):
     with pytest.raises(MissingFile, match=r"there is no tokenizer\.json"):
         tokenize_dialogue(load(tmp_path, rank_file()), messages(USER), check=True)
+
+
+test_any_change_to_a_dialogue_is_laid_out_or_refused = any_change("dialogue", 150)

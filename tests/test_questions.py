@@ -3,6 +3,9 @@
 import json
 
 import pytest
+from changes import any_change, examples
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llamainspect import CorruptFile, Question, read_questions
 
@@ -105,3 +108,25 @@ def test_what_is_wrong_is_a_sentence(line, kind, sentence):
     with pytest.raises(CorruptFile) as caught:
         read_questions(line, "q.jsonl", kind)
     assert sentence in str(caught.value)
+
+
+ROWS = st.lists(
+    st.tuples(
+        st.text(),
+        st.lists(st.text(min_size=1).filter(str.strip), min_size=2, max_size=5),
+        st.integers(0, 1),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@examples(60)
+@given(rows=ROWS)
+def test_any_choices_are_taken_as_they_are(rows):
+    data = lines(*({"context": c, "endings": e, "label": n} for c, e, n in rows))
+    found = read_questions(data, "q.jsonl")
+    assert [(q.context, list(q.endings), q.label) for q in found] == rows
+
+
+test_any_change_to_a_file_is_read_or_refused = any_change("questions", 150)

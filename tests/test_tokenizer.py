@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import tokenizers
+from changes import any_change
 from checkpoints import TINY, TINY_HIDDEN, cut, dense_shapes, random_weights, write_native
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -1368,3 +1369,6 @@ def test_settings_of_pieces_are_shown(small):
         "add_dummy_prefix": True,
         "remove_extra_whitespaces": True,
     }
+
+
+test_any_change_to_tokenizer_json_is_read_or_refused = any_change("tokenizer-json", 40)

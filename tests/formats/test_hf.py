@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from changes import any_change
 from checkpoints import (
     TINY,
     TINY_HIDDEN,
@@ -676,3 +677,7 @@ def test_any_fields_in_a_header_are_answered(tmp_path, changes, renamed):
     data = len(text).to_bytes(8, "little") + text + whole[8 + length :]
     (path / "model.safetensors").write_bytes(data)
     answers(path)
+
+
+test_any_change_to_a_file_is_described_or_refused = any_change("hub", 40)
+test_any_change_to_an_index_is_described_or_refused = any_change("index", 40)

@@ -5,6 +5,9 @@ import random
 import re
 
 import pytest
+from changes import any_change, examples
+from hypothesis import given
+from hypothesis import strategies as st
 from small_tokenizers import rank_file, rank_lines, train_ranks
 
 from llamainspect.errors import CorruptFile
@@ -206,3 +209,27 @@ def test_changed_bytes_are_refused_or_read_as_the_referee_reads_them():
         if ranks != referee(bytes(data)) or sorted(ranks.values()) != list(range(len(ranks))):
             wrong.append((bytes(data), "other ranks"))
     assert wrong == []
+
+
+# --- anything at all ------------------------------------------------------------------------------
+
+
+@examples(40)
+@given(
+    longer=st.lists(st.binary(min_size=2, max_size=6), unique=True, max_size=20),
+    random=st.randoms(use_true_random=False),
+    ending=st.sampled_from([b"\n", b"\r\n", b"\n\n"]),
+)
+def test_any_tokens_in_lines_of_any_order_are_read_as_the_referee_reads_them(
+    longer, random, ending
+):
+    tokens = [bytes((byte,)) for byte in range(256)] + longer
+    random.shuffle(tokens)
+    lines = [line(token, rank) for rank, token in enumerate(tokens)]
+    random.shuffle(lines)
+    data = b"".join(row + ending for row in lines)
+    assert parse_ranks(data, FILE) == referee(data)
+    assert list(parse_ranks(data, FILE)) == tokens
+
+
+test_any_change_to_a_file_is_read_or_refused = any_change("tiktoken", 40)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import safetensors
 import torch
+from changes import any_change, examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -360,3 +361,37 @@ def test_no_whole_file_is_accepted_that_the_reference_refuses(
         assert sorted(name for name, _ in safetensors.deserialize(data)) == sorted(
             row.name for row in found.entries
         )
+
+
+UNPACKED = [name for name in TYPES if name != "float4_e2m1fn_x2"]
+WRITTEN = st.tuples(st.sampled_from(UNPACKED), st.lists(st.integers(0, 4), max_size=4))
+
+
+@examples(60)
+@given(
+    # Of no tensors and empty metadata safetensors 0.8 writes a header that is no JSON.
+    kinds=st.dictionaries(st.text(max_size=6), WRITTEN, min_size=1, max_size=6),
+    metadata=st.none() | st.dictionaries(st.text(max_size=4), st.text(max_size=4), max_size=3),
+)
+def test_any_tensors_that_safetensors_writes_are_found_in_their_places(
+    kinds: dict[str, tuple[str, list[int]]], metadata: dict[str, str] | None, tmp_path: Path
+) -> None:
+    generator = torch.Generator().manual_seed(len(kinds))
+    values = {}
+    for name, (kind, shape) in kinds.items():
+        dtype = getattr(torch, kind)
+        raw = torch.randint(0, 256, (*shape, dtype.itemsize), generator=generator)
+        raw = raw.to(torch.uint8) % 2 if dtype == torch.bool else raw.to(torch.uint8)
+        values[name] = raw.view(dtype).reshape(shape)
+    save_file(values, tmp_path / FILE, metadata)
+    data = (tmp_path / FILE).read_bytes()
+    header = read_header(Folder(str(tmp_path)), FILE)
+    assert {row.name: data[row.start : row.end] for row in header.entries} == {
+        name: bytes_of(value) for name, value in values.items()
+    }
+    for row in header.entries:
+        assert (DTYPES[row.dtype].torch, list(row.shape)) == kinds[row.name]
+    assert (header.end, header.metadata) == (len(data), metadata or {})
+
+
+test_any_change_to_a_file_is_read_or_refused = any_change("safetensors", 150)

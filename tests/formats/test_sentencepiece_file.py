@@ -4,6 +4,9 @@ import random
 
 import pytest
 import sentencepiece
+from changes import any_change, examples
+from hypothesis import given
+from hypothesis import strategies as st
 from small_tokenizers import (
     NFKC,
     NO_BYTES,
@@ -299,3 +302,32 @@ CHANGED = {
 @pytest.mark.parametrize("name", CHANGED)
 def test_a_piece_changed_on_purpose_is_refused_or_read(name, tmp_path):
     assert failures(tmp_path, [(name, CHANGED[name])]) == []
+
+
+# --- anything at all ------------------------------------------------------------------------------
+
+TEXTS = st.text(min_size=1, max_size=20)
+SCORES = st.floats(width=32, allow_nan=False)
+ADDED = st.lists(st.tuples(TEXTS, SCORES, st.sampled_from([1, 3, 4, 5])), min_size=1, max_size=5)
+
+
+@examples(40)
+@given(added=ADDED)
+def test_any_pieces_are_those_of_googles_reader_or_refused_by_both(added):
+    """Pieces of any text put before those of a whole file."""
+    whole = sentencepiece_file()
+    data = b"".join(piece_message(*piece) for piece in added) + whole
+    try:
+        parsed = parse_sentencepiece(data, FILE)
+    except CorruptFile:
+        with pytest.raises(RuntimeError):
+            processor(data)
+        return
+    model = processor(data)
+    assert [(p.text, p.score) for p in parsed.pieces] == [
+        (model.id_to_piece(id), model.get_score(id)) for id in range(model.vocab_size())
+    ]
+    assert count_pieces(data) == model.vocab_size()
+
+
+test_any_change_to_a_file_is_read_or_refused = any_change("sentencepiece", 80)

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from changes import changed, examples
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llamainspect.errors import CorruptFile, MissingFile
-from llamainspect.formats.strict_json import read_json_object
+from llamainspect.formats.strict_json import parse_json, read_json_object
 from llamainspect.sources import Folder
 
 FILE = "params.json"
@@ -128,3 +131,34 @@ def test_one_key_twice_among_very_many_is_found_within_seconds(tmp_path: Path) -
         [sys.executable, "-c", GUARDED, str(tmp_path)], capture_output=True, check=False
     )
     assert b"'199999'" in child.stdout, f"exit code {child.returncode}"
+
+
+# --- anything at all ------------------------------------------------------------------------------
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+)
+VALUES = st.recursive(
+    SCALARS | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@examples(100)
+@given(value=VALUES, ascii=st.booleans(), indent=st.none() | st.integers(0, 2))
+def test_any_value_comes_back_as_it_was_written(
+    value: Any, ascii: bool, indent: int | None
+) -> None:
+    data = json.dumps(value, ensure_ascii=ascii, indent=indent).encode()
+    assert parse_json(data, FILE) == value
+
+
+@examples(100)
+@given(data=changed("config"))
+def test_any_change_is_read_as_python_reads_it_or_refused(data: bytes) -> None:
+    try:
+        value = parse_json(data, FILE)
+    except CorruptFile:
+        return
+    assert value == json.loads(data.decode("utf-8-sig"), parse_constant=pytest.fail)

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from changes import any_change, examples
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -108,7 +109,7 @@ def leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
     if isinstance(value, torch.Tensor):
         return [(path, value)]
     if isinstance(value, dict):
-        children = [(k if isinstance(k, str) else str(int(k)), v) for k, v in value.items()]
+        children = [(key_text(key), child) for key, child in value.items()]
     elif isinstance(value, (list, tuple)):
         children = [(str(index), child) for index, child in enumerate(value)]
     else:
@@ -116,6 +117,27 @@ def leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
     return [
         leaf for key, child in children for leaf in leaves(child, f"{path}.{key}" if path else key)
     ]
+
+
+def key_text(key: Any) -> str:
+    """How a key that is no text stands in a dotted name."""
+    if isinstance(key, str):
+        return key
+    if isinstance(key, float) and key != int(key):
+        return repr(key)
+    if isinstance(key, (int, float)):
+        return str(int(key)) if abs(key) < 2**63 else "<number>"
+    return f"<{type(key).__name__}>"
+
+
+def numbered_names(names: list[str]) -> list[str]:
+    """{"a.b": x, "a": {"b": y}} has two tensors that would be called a.b: the second gets a 2."""
+    before: Counter[str] = Counter()
+    found = []
+    for name in names:
+        before[name] += 1
+        found.append(f"{name} ({before[name]})" if before[name] > 1 else name)
+    return found
 
 
 def as_torch_has_it(tensor: torch.Tensor) -> tuple[Any, ...]:
@@ -158,7 +180,9 @@ def assert_equal_to_torch(source: InMemory, reference: Any) -> list[Finding]:
     """Names, order, dtypes, shapes, strides, offsets, bytes and sharing as torch has them."""
     tensors, findings = meta.read_tensors(source, FILE)
     expected = leaves(reference)
-    assert [info.name for info in tensors] == [name for name, _ in expected]
+    names = numbered_names([name for name, _ in expected])
+    assert [info.name for info in tensors] == names
+    expected = [(name, tensor) for name, (_, tensor) in zip(names, expected, strict=True)]
     for info, (name, tensor) in zip(tensors, expected, strict=True):
         assert as_read(source, info) == as_torch_has_it(tensor), name
     ours, theirs = (
@@ -435,7 +459,12 @@ def test_a_foreign_object_that_holds_itself_does_not_hide_the_tensors_beside_it(
     assert any("argparse.Namespace" in finding.message for finding in findings)
 
 
-KEYS = st.text("abcxyz_", min_size=1, max_size=3) | st.integers(-3, 300) | st.booleans()
+KEYS = (
+    st.text("abxyz_.01", min_size=1, max_size=3)
+    | st.integers(-3, 300)
+    | st.booleans()
+    | st.sampled_from([None, (), (1, 2), 0.5, -0.25, 2.0, 1e300])
+)
 
 
 @st.composite
@@ -450,14 +479,16 @@ def views(draw: st.DrawFn) -> torch.Tensor:
     view = base.as_strided(shape, strides, offset)
     if dtype.is_complex and draw(st.booleans()):
         view = view.conj()
-    return view
+    return nn.Parameter(view, requires_grad=False) if draw(st.booleans()) else view
 
 
 def _containers(children: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return st.dictionaries(KEYS, children, max_size=4) | st.lists(children, max_size=3)
+    tables = st.dictionaries(KEYS, children, max_size=4)
+    rows = st.lists(children, max_size=3)
+    return tables | tables.map(OrderedDict) | rows | rows.map(tuple)
 
 
-@settings(max_examples=200, deadline=None, database=None)
+@examples(200)
 @given(
     value=st.dictionaries(
         KEYS, st.recursive(views() | st.none() | st.floats(), _containers, max_leaves=6), max_size=4
@@ -468,7 +499,7 @@ def test_any_state_dict_is_read_as_torch_reads_it(value: Any, protocol: int) -> 
     assert_equal_to_torch(saved(value, protocol), loaded(saved(value)))
 
 
-@settings(max_examples=50, deadline=None, database=None)
+@examples(50)
 @given(base=views(), rows=st.lists(st.integers(0, 3), min_size=2, max_size=5))
 def test_views_of_one_tensor_share_its_storage(base: torch.Tensor, rows: list[int]) -> None:
     value = {f"w{i}": base[n:] if base.ndim else base for i, n in enumerate(rows)}
@@ -1007,3 +1038,9 @@ def test_a_name_that_looks_like_a_numbered_one_hides_no_tensor() -> None:
         "a.b (2) (2)": (3,),
         "a.b (2) (2) (2)": (4,),
     }
+
+
+# --- anything at all ------------------------------------------------------------------------------
+
+test_any_change_to_a_stream_is_read_or_refused = any_change("pickle", 150)
+test_any_change_to_a_file_is_described_or_refused = any_change("pth", 40)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from changes import any_change
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -525,3 +526,8 @@ def test_following_a_file_without_its_directory_reads_its_headers_alone(tmp_path
     found = salvage(folder, FILE)
     assert len(found.records) == len(parts_of(data))
     assert folder.total < 2**19
+
+
+# --- anything at all ------------------------------------------------------------------------------
+
+test_any_change_to_an_archive_is_followed_or_refused = any_change("salvage")

@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 import torch
+from changes import any_change, examples
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llamainspect.errors import CorruptFile, UnsupportedFile
 from llamainspect.formats import meta
@@ -502,3 +505,33 @@ def test_a_local_header_with_another_name_than_the_directory_is_refused(tmp_path
         archive.read("x/data.pkl")
     with pytest.raises(CorruptFile, match=r"^consolidated\.00\.pth: "):
         meta.read_tensors(folder, FILE)
+
+
+# --- anything at all ------------------------------------------------------------------------------
+
+NAMES = st.sampled_from(["byteorder", "data.pkl", "a_b", "x/y/z", "n" * 300])
+RECORDS = st.dictionaries(
+    NAMES | st.integers(0, 99).map("data/{}".format), st.binary(max_size=200), max_size=6
+)
+
+
+@examples(60)
+@given(records=RECORDS)
+def test_any_records_that_torch_writes_are_those_that_zipfile_finds(
+    records: dict[str, bytes], tmp_path: Path
+) -> None:
+    buffer = io.BytesIO()
+    writer = torch._C.PyTorchFileWriter(buffer)
+    for name, data in records.items():
+        writer.write_record(name, data, len(data))
+    writer.write_end_of_file()
+    folder = write(tmp_path, buffer.getvalue())
+    found = read_directory(folder, FILE)
+    with zipfile.ZipFile(buffer) as archive:
+        assert [f"archive/{name}" for name in found] == archive.namelist()
+        for name, record in found.items():
+            at = locate_record(folder, FILE, name, record)
+            assert folder.read(FILE, at, record.nbytes) == archive.read(f"archive/{name}")
+
+
+test_any_change_to_an_archive_is_read_or_refused = any_change("zip")

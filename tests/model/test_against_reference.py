@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from changes import any_change, examples
 from checkpoints import TINY, TINY_HIDDEN, dense_shapes, random_weights, write_native
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -827,3 +828,27 @@ def test_a_position_that_stands_there_twice(tmp_path):
     file = npz(tmp_path, tokens=TOKENS, logits=LOGITS[:3], positions=np.array([0, 0, 2]))
     with pytest.raises(CorruptFile, match="a position stands there twice"):
         recordings.load(file)
+
+
+# --- anything at all ----------------------------------------------------------------------------
+
+
+@examples(30)
+@given(
+    tokens=st.lists(st.integers(0, 2**31), min_size=2, max_size=5),
+    vocab_size=st.integers(1, 6),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    metadata=st.dictionaries(st.text("abc", min_size=1), st.text(), max_size=2),
+)
+def test_any_recording_comes_back(tokens, vocab_size, dtype, metadata, tmp_path):
+    file = str(tmp_path / "any.safetensors")
+    logits = torch.randn(len(tokens), vocab_size).to(dtype)
+    assert recordings.save(file, tuple(tokens), logits, metadata) == Path(file).stat().st_size
+    found = recordings.load(file)
+    assert (found.tokens, found.positions) == (tuple(tokens), tuple(range(len(tokens))))
+    assert torch.equal(found.logits, logits.float())
+    assert found.metadata == {"format": recordings.KIND, **metadata}
+
+
+test_any_change_to_a_recording_is_read_or_refused = any_change("recording", 60)
+test_any_change_to_an_archive_of_numpy_is_read_or_refused = any_change("recording-npz", 60)
