@@ -135,7 +135,7 @@ def change_json(data: bytes, random: Random) -> bytes:
     _find_holders(value, holders)
     if not holders:
         return json.dumps(random.choice(VALUES)).encode()
-    holder = random.choice(holders)
+    holder = random.choice(holders[: random.choice((1, 4, len(holders)))])  # outer ones matter more
     key: Any = random.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
     action = random.randrange(6)
     raw = b""
