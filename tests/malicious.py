@@ -446,13 +446,14 @@ FILES: dict[str, Callable[[Path], None]] = {
 }  # fmt: skip
 
 
-def _writer(pickled: bytes) -> Callable[[Path], object]:
+def as_file(pickled: bytes) -> Callable[[Path], object]:
+    """What writes a pickle as it is."""
     return lambda path: path.write_bytes(pickled)
 
 
 CONSTRUCTIONS: dict[str, Callable[[Path], None]] = {
-    **{f"call of {f'{module}.{name}'!r}": _writer(plain(module, name)) for module, name in CALLED},
-    **{name: _writer(pickled) for name, pickled in PICKLES.items()},
+    **{f"call of {f'{module}.{name}'!r}": as_file(plain(module, name)) for module, name in CALLED},
+    **{name: as_file(pickled) for name, pickled in PICKLES.items()},
     **FILES,
 }
 

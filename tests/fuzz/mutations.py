@@ -355,6 +355,13 @@ def change_zip(data: bytes, random: Random) -> bytes:
     return torch_zip(records, zip64=random.random() < 0.9)
 
 
+def change_pickled(data: bytes, random: Random) -> bytes:
+    """A zip or a pickle in its own terms, and now and then its bytes."""
+    if random.random() < 0.3:
+        return change_bytes(data, random)
+    return (change_zip if data.startswith(b"PK") else change_pickle)(data, random)
+
+
 def change_zip_field(data: bytes, random: Random) -> bytes:
     """A number in a header, descriptor, directory entry or end record."""
     sign = random.choice(list(_FIELDS))

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import sys
+import tempfile
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache
@@ -25,6 +26,7 @@ from checkpoints import TINY_MOE, dense_shapes, random_weights
 from fuzz.mutations import records_of
 from fuzz.targets import HUB_CONFIG, HUB_SHARDS, PARAMS, WEIGHTS
 from hub_layout import hub_config, hub_config_moe
+from malicious import FILES, PICKLES, as_file
 from small_tokenizers import (
     LLAMA_3_PATTERN,
     byte_level_json,
@@ -87,6 +89,16 @@ def _pickles() -> list[bytes]:
     for data in [*_pth(), saved(various), saved(various, protocol=5)]:
         found += [content for name, content in records_of(data) or () if name.endswith(b".pkl")]
     return found
+
+
+def _malicious() -> list[bytes]:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "file"
+        written = []
+        for write in [*FILES.values(), *map(as_file, PICKLES.values())]:
+            write(path)
+            written.append(path.read_bytes())
+    return [data for data in written if len(data) < 2**13]
 
 
 def _damaged() -> list[bytes]:
@@ -198,6 +210,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "salvage": _damaged,
     "pickle": _pickles,
     "pth": _pth,
+    "scan": lambda: [*_pth(), *_pickles(), *_malicious()],
     "safetensors": _safetensors,
     "hub": _safetensors,
     "index": _index,

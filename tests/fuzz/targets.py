@@ -14,6 +14,7 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -262,6 +263,24 @@ def _put(directory: Path, file: str, data: bytes) -> None:
     (directory / file).write_bytes(data)
 
 
+def _scan(data: bytes, directory: Path) -> None:
+    (directory / "strange.bin").write_bytes(data)
+    report = ask(li.scan_files, str(directory / "strange.bin"))
+    assert report is not None
+    assert_report(report, zlib.crc32(data))
+    (scanned,) = report.files
+    for pickle in scanned.pickles:
+        positions = [entry.position for entry in pickle.globals]
+        assert positions == sorted(positions)
+        assert all(" > " in pickle.where or at < len(data) for at in positions)
+    if data.startswith(b"\x80"):
+        named = {entry.name for pickle in scanned.pickles for entry in pickle.globals}
+        with suppress(AssertionError):  # no pickle to pickletools
+            assert {
+                f"{module}.{name}" for module, name in _globals(data)
+            } <= named or scanned.oddities
+
+
 # --- Hugging Face's layout ------------------------------------------------------------------------
 
 SAFETENSORS = "model.safetensors"
@@ -475,6 +494,7 @@ TARGETS: dict[str, Target] = {
     "salvage": Target(_salvage, change.change_zip),
     "pickle": Target(_pickle, change.change_pickle),
     "pth": Target(_pth, change.change_zip),
+    "scan": Target(_scan, change.change_pickled),
     "safetensors": Target(_safetensors_header, change.change_safetensors),
     "hub": Target(_hub, change.change_safetensors),
     "index": Target(_index, change.change_json),
