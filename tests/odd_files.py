@@ -534,7 +534,7 @@ HEADERS: dict[str, tuple[bytes, int]] = {
         b'{"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},' + one("U8", "[0]", "[5,5]")[1:],
         4,
     ),
-    "half a byte of F4": (one("F4", "[3]", "[0,2]"), 2),
+    "half a byte of F4": (one("F4", "[3]", "[0,1]"), 1),
     "a scalar of F4": (one("F4", "[]", "[0,1]"), 1),
     "rows of F4 that end within a byte": (one("F4", "[2,3]", "[0,3]"), 3),
     "a header of 17 MiB": (b'{"__metadata__":{"a":"' + b"x" * (17 * 2**20) + b'"}}', 0),
