@@ -351,8 +351,8 @@ TORCH_TAKES = {
         "a call with a dictionary of arguments",
         "a call with a list of arguments",
     ),
-    "torch hands state that is set on a tensor to Tensor.set_ (legacy, its source says), and so has "
-    "another tensor than the one that was described.": ("state for a tensor",),
+    "torch hands state that is set on a tensor to Tensor.set_ (legacy, its source says), and so it "
+    "has another tensor than the one that was described.": ("state for a tensor",),
     "Of two descriptions of one storage torch believes the first, so the second tensor would be "
     "listed with a type that it does not get.": (
         "one storage as two types",
