@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from llamainspect.checklists import CHECKLIST, Digest, format_line, read_list
 from llamainspect.config import PARAMS_FILE
-from llamainspect.errors import LlamaInspectError, MissingFile, reason_of
+from llamainspect.errors import LlamaInspectError, MissingFile, UnsupportedFile, reason_of
 from llamainspect.examination import Examination, examine
 from llamainspect.expectations import (
     INDEX,
@@ -420,7 +420,15 @@ def _write(folder: Folder, plan: Plan, report: ChecksumReport) -> ChecksumReport
         for d in read_list(folder, CHECKLIST).digests
         if d.algorithm == "md5" and d.digest != digests.get(d.file)
     ]
-    folder.write(CHECKLIST, "".join(format_line(digest, file) for file, digest in digests.items()))
+    text = "".join(format_line(digest, file) for file, digest in digests.items())
+    try:
+        folder.write(CHECKLIST, text)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UnsupportedFile(
+            f"{posixpath.join(folder.place, CHECKLIST)}: it cannot be written: {reason}; make room "
+            "and try again"
+        ) from error
     conclusion = f"{CHECKLIST} was written: MD5 of {counted(len(files), 'file')}"
     findings = (*report.findings, *replaced)
     return replace(report, written=CHECKLIST, conclusion=conclusion, findings=findings)

@@ -235,6 +235,14 @@ class Folder:
             found = self._look(file)
             if found is None:
                 path = os.path.join(self.directory, file)
+                try:
+                    os.stat(path)
+                except PermissionError as error:  # of its directory
+                    raise MissingFile(
+                        f"{path}: {error.strerror}; check the permissions of its directory"
+                    ) from error
+                except OSError:
+                    pass
                 raise MissingFile(f"{path}: there is no such regular file; check the path")
             self._stat[file] = found
         return self._stat[file]
