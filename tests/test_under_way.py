@@ -9,8 +9,10 @@ import json
 import os
 import pstats
 import re
+import shlex
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +31,7 @@ from conftest import tiny_weights
 from hub_layout import hub_config, to_hub, write_hub
 from in_process import run as run_here
 from safetensors.torch import load, save
-from test_cli import EXAMPLE
+from test_cli import EXAMPLE, in_terminal
 
 import llamainspect as li
 from llamainspect.sources import Folder
@@ -107,9 +110,9 @@ def pristine(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("pristine") / "model"
     # Of a size that a trained model's weights have.
     weights = {name: (weight.float() * 0.08).bfloat16() for name, weight in tiny_weights().items()}
-    params = TINY | {"vocab_size": 512}
+    params = TINY | {"vocab_size": 1024}
     for name in ("tok_embeddings.weight", "output.weight"):
-        weights[name] = weights[name].repeat(4, 1)
+        weights[name] = weights[name].repeat(8, 1)[:1024]
     write_native(path, params, [OrderedDict(weights)])
     hub = to_hub(weights, params, TINY_HIDDEN)
     write_hub(path / "hub", hub, hub_config(params, TINY_HIDDEN))
@@ -121,6 +124,7 @@ def pristine(tmp_path_factory) -> Path:
     for file in (path, path / "hub"):
         assert run_here("verify-checksums", file, "--write").returncode == 0
     for file in path.rglob("*"):
+        file.chmod(0o755 if file.is_dir() else 0o644)
         os.utime(file, (LONG_AGO, LONG_AGO))
     return path
 
@@ -202,7 +206,7 @@ def check_changes(monkeypatch, pristine: Path, tmp_path: Path, asked: str, limit
 def test_a_file_that_changes_is_read_in_one_state_or_said_to_change(
     monkeypatch, pristine, tmp_path, asked
 ):
-    outcomes = check_changes(monkeypatch, pristine, tmp_path, asked, limit=3)
+    outcomes = check_changes(monkeypatch, pristine, tmp_path, asked, limit=2)
     assert outcomes <= {"changed", "gone", "as before", "as after"}, outcomes
 
 
@@ -211,6 +215,43 @@ def test_a_file_that_changes_is_read_in_one_state_or_said_to_change(
 def test_at_every_moment(monkeypatch, pristine, tmp_path, asked):
     outcomes = check_changes(monkeypatch, pristine, tmp_path, asked, limit=10_000)
     assert outcomes <= {"changed", "gone", "as before", "as after"}, outcomes
+
+
+RESTLESS = """
+import os, sys, time
+path = sys.argv[1]
+with open(path, "rb") as file:
+    data = file.read()
+end = time.monotonic() + float(sys.argv[2])
+while time.monotonic() < end:
+    os.truncate(path, len(data) // 3)
+    time.sleep(0.003)
+    with open(path, "r+b") as file:
+        file.write(data)
+    time.sleep(0.01)
+    with open(path + ".new", "wb") as file:
+        file.write(data[::-1])
+    os.replace(path + ".new", path)
+    time.sleep(0.003)
+    with open(path + ".new", "wb") as file:
+        file.write(data)
+    os.replace(path + ".new", path)
+    time.sleep(0.01)
+"""
+
+
+def test_a_file_that_another_process_never_leaves_alone_ends_in_an_answer(tmp_path):
+    """Mapped, it would kill the reader; half read, it would be called damaged without a word."""
+    path = write_native(tmp_path / "restless", None, [{"w": torch.rand(2**20)}])
+    (path / "checklist.chk").write_text(f"{'0' * 32}  {SHARD}\n")
+    with subprocess.Popen([sys.executable, "-c", RESTLESS, path / SHARD, "2"]) as other:
+        while other.poll() is None:
+            for command in (["summary"], ["show"], ["stats"], ["verify-checksums"]):
+                done = run_here(*command, path, *(["w"] if command == ["show"] else []))
+                assert done.returncode in (0, 1, 3)
+                assert done.returncode != 3 or done.stderr.count("\n") == 1, done.stderr
+    assert other.returncode == 0
+    assert run_here("stats", path).returncode == 0
 
 
 # --- interrupts -----------------------------------------------------------------------------------
@@ -299,6 +340,226 @@ def test_ctrl_c_at_forty_moments(tmp_path, command):
     took = check_interrupt(INTERRUPTED[command], path, None)
     for step in range(40):
         check_interrupt(INTERRUPTED[command], path, took * step / 38)
+
+
+# --- disks and permissions ------------------------------------------------------------------------
+
+WRITING = {
+    "checklist.chk": ["verify-checksums", "{}", "--write", "--force"],
+    "report.html": ["report", "{}", "-o", "{}/report.html"],
+    "logits.safetensors": ["logits", "{}", "--ids", "1 2", "--save", "{}/logits.safetensors"],
+}
+
+
+@pytest.fixture
+def full_disk(monkeypatch, tmp_path):
+    """A model on a disk that takes no more than its older answers; nothing, if none can be made."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(disk)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a file system of its own can be made by root alone")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("target", WRITING)
+def test_on_a_full_disk_nothing_half_is_left_and_the_old_is_kept(full_disk, pristine, target):
+    path = shutil.copytree(pristine, full_disk / "model")
+    arguments = [argument.replace("{}", str(path)) for argument in WRITING[target]]
+    assert run_here(*arguments).returncode == 0
+    old = (path / target).read_bytes()
+    with suppress(OSError), (full_disk / "filler").open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    before = sorted(path.iterdir())
+    done = run_here(*arguments)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
+    assert re.search(f"{target}: it cannot be written: .*No space left on device", done.stderr)
+    assert (path / target).read_bytes() == old
+    assert sorted(path.iterdir()) == before
+
+
+@pytest.fixture
+def nobody():
+    """A directory, and what makes root a user who may not do everything."""
+    directory = Path(tempfile.mkdtemp())
+    directory.chmod(0o755)  # pytest's own is closed to others
+    yield directory, lambda: None if os.geteuid() else os.setresuid(65534, 65534, 0)
+    if os.getresuid()[2] == 0:
+        os.setresuid(0, 0, 0)
+    shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize("target", WRITING)
+def test_where_nothing_may_be_written_it_is_said_before_any_work(nobody, pristine, target):
+    directory, become = nobody
+    path = shutil.copytree(pristine, directory / "model")
+    before = {file: file.read_bytes() for file in path.iterdir() if file.is_file()}
+    path.chmod(0o555)
+    become()
+    done = run_here(*(argument.replace("{}", str(path)) for argument in WRITING[target]))
+    assert done.returncode in (2, 3)
+    assert (done.stdout, done.stderr.count("\n")) == ("", 1)
+    assert {file: file.read_bytes() for file in path.iterdir() if file.is_file()} == before
+
+
+def test_a_directory_that_may_be_listed_and_not_entered_is_not_called_empty(nobody, pristine):
+    directory, become = nobody
+    path = shutil.copytree(pristine, directory / "model")
+    path.chmod(0o444)
+    become()
+    done = run_here("summary", path)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == (
+        f"llamainspect: {path / SHARD}: Permission denied; check the permissions of its directory\n"
+    )
+
+
+# --- streams --------------------------------------------------------------------------------------
+
+# What is asked of the directory {}, of all commands that take no torch.
+EVERY = {
+    "summary": ["{}"], "tensors": ["{}"], "show": ["{}", "norm.weight"], "stats": ["{}"],
+    "explain": ["{}"], "verify-checksums": ["{}"], "diff": ["{}", "{}"], "memory": ["{}"],
+    "compute": ["{}"], "models": [], "tokenize": ["a b", "-m", "{}"],
+    "detokenize": ["300", "-m", "{}"], "vocab": ["-m", "{}"], "report": ["{}"],
+}  # fmt: skip
+SMALL = ("summary", "tokenize")  # enough for what is the same in all
+# How a shell runs it, with what environment, and how it must end.
+STREAMS = {
+    "nobody reads on": ("set -o pipefail; {} | true", {}, 0),
+    "one line is read": ("set -o pipefail; {} | head -n1 > /dev/null", {}, 0),
+    "stdout is closed": ("{} >&-", {}, 0),
+    "stdin is closed": ("{} <&- > /dev/null", {}, 0),
+    "stderr is closed": ("{} 2>&- > /dev/null", {}, 0),
+    "all are closed": ("{} <&- >&- 2>&-", {}, 0),
+    "the disk is full": ("{} > /dev/full", {}, 3),
+    "no locale": ("{}", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, 0),
+    "ASCII": ("{}", {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}, 0),
+    "no width": ("{}", {"COLUMNS": "0", "TERM": "dumb"}, 0),
+    "nonsense for a width": ("{}", {"COLUMNS": "wide", "LINES": "-3", "NO_COLOR": "1"}, 0),
+}
+
+
+def check_stream(line: str, variables: dict[str, str], code: int, arguments: list[str]) -> None:
+    command = shlex.join([sys.executable, "-m", "llamainspect", *arguments])
+    done = subprocess.run(
+        ["bash", "-c", line.replace("{}", command)],
+        env=os.environ | variables, capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert done.stderr.count(b"\n") == (code == 3), done.stderr
+    assert b"Traceback" not in done.stderr
+    if variables.get("PYTHONUTF8") == "0":
+        assert done.stdout.isascii()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("how", STREAMS)
+def test_streams_may_be_closed_full_or_poor(pristine, how):
+    for command in SMALL:
+        arguments = [argument.replace("{}", str(pristine)) for argument in EVERY[command]]
+        check_stream(*STREAMS[how], [command, *arguments])
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("command", EVERY)
+@pytest.mark.parametrize("how", STREAMS)
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
+def test_streams_of_every_command(pristine, tmp_path, command, how, options):
+    arguments = [argument.replace("{}", str(pristine)) for argument in EVERY[command]]
+    if command == "report" and not options:
+        options = ["-o", str(tmp_path / "report.html")]
+    check_stream(*STREAMS[how], [command, *arguments, *options])
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("columns", [20, 40, 300])
+@pytest.mark.parametrize("command", EVERY)
+def test_every_command_fits_a_terminal(pristine, command, columns):
+    arguments = [argument.replace("{}", str(pristine)) for argument in EVERY[command]]
+    options = ["-o", "/dev/null"] if command == "report" else []
+    output = in_terminal(command, *arguments, *options, "--no-color", columns=columns)
+    assert "Traceback" not in output
+    if columns >= 40:
+        assert max(map(len, output.splitlines())) <= columns, output
+
+
+# --- paths ----------------------------------------------------------------------------------------
+
+NAMES = {
+    "a blank": "a b", "a line break": "a\nb", "a tab": "a\tb", "quotes": "it's \"it\"",
+    "no text": os.fsdecode(b"\xff\xfe"), "a dash": "-dash", "255 bytes": "x" * 255,
+    "right to left": "\u202e\u05d0abc", "a pattern": "[a-z]*",
+}  # fmt: skip
+DRIVING = re.compile("[\x00-\x09\x0b-\x1f\x7f\u202e]")  # what a terminal would obey
+
+
+def check_answers(path: str, codes: set[int]) -> None:
+    """Every command answers of the path, or says in one sentence why not."""
+    for command, arguments in EVERY.items():
+        given = [argument.replace("{}", path) for argument in arguments]
+        options = ["--json"] if command == "report" else []
+        end = ["--"] if "-m" not in given else []
+        done = run_here(command, *options, *end, *given)
+        assert done.returncode in codes or command == "models", (command, done.stderr)
+        assert done.returncode < 3 or done.stderr.count("\n") == 1
+        assert not DRIVING.search(done.stdout + done.stderr)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_path_may_have_any_name(pristine, tmp_path, monkeypatch, name):
+    shutil.copytree(pristine, tmp_path / NAMES[name])
+    monkeypatch.chdir(tmp_path)
+    check_answers(NAMES[name], {0})
+
+
+def test_a_path_may_be_very_long(pristine, tmp_path):
+    deep = tmp_path.joinpath(*["d" * 200] * 15, "model")
+    shutil.copytree(pristine, deep)
+    check_answers(str(deep), {0})
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["fifo", "socket", "loop", "dangling", "/dev/null", "/dev/zero", "/dev/stdin", "/proc/cpuinfo",
+     "/proc/self/mem", "", "x" * 300, "x/" * 3000, "a\0b"],
+    ids=lambda path: ascii(path[:20]),
+)  # fmt: skip
+def test_what_is_no_checkpoint_is_said_to_be_none_at_once(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("fifo")
+    os.symlink("loop", "loop")
+    os.symlink("nowhere", "dangling")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("socket")
+        check_answers(path, {2, 3})
+
+
+IRREGULAR = {
+    "a FIFO": os.mkfifo,
+    "a directory": os.mkdir,
+    "a loop": lambda path: os.symlink(path.name, path),
+    "a dangling link": lambda path: os.symlink("nowhere", path),
+    "a device": lambda path: os.symlink("/dev/zero", path),
+    "a file of /proc": lambda path: os.symlink("/proc/cpuinfo", path),
+    "a hole": lambda path: (path.touch(), os.truncate(path, 2**26)),
+}
+
+
+@pytest.mark.parametrize("kind", IRREGULAR)
+@pytest.mark.parametrize(
+    "file",
+    [SHARD, "checklist.chk",
+     pytest.param("params.json", marks=pytest.mark.thorough),
+     pytest.param("tokenizer.model", marks=pytest.mark.thorough)],
+)  # fmt: skip
+def test_irregular_files_in_a_directory_hang_nothing(pristine, tmp_path, kind, file):
+    path = shutil.copytree(pristine, tmp_path / "model")
+    os.remove(path / file)
+    IRREGULAR[kind](path / file)
+    check_answers(str(path), {0, 1, 3})
 
 
 # --- very many files and tensors ------------------------------------------------------------------
