@@ -34,6 +34,7 @@ from safetensors.torch import load, save
 from test_cli import EXAMPLE, in_terminal
 
 import llamainspect as li
+from llamainspect.render.text import to_text
 from llamainspect.sources import Folder
 
 # --- files that change ----------------------------------------------------------------------------
@@ -472,6 +473,15 @@ def test_streams_of_every_command(pristine, tmp_path, command, how, options):
     if command == "report" and not options:
         options = ["-o", str(tmp_path / "report.html")]
     check_stream(*STREAMS[how], [command, *arguments, *options])
+
+
+@pytest.mark.parametrize("columns", range(38, 72, 4))
+def test_counts_are_whole_at_any_width(columns):
+    report = li.summarize(li.open_checkpoint(EXAMPLE))
+    text = to_text(report, terminal=True, plain=True, width=columns)
+    assert max(map(len, text.splitlines())) <= columns
+    for count in (report.parameters.total, *report.parameters.by_component.values()):
+        assert f" {count:,}" in text
 
 
 @pytest.mark.thorough

@@ -51,7 +51,7 @@ def _(report: Summary, terminal: bool) -> RenderableType:
     parts: list[RenderableType] = [_headline(report), _overview(report)]
     if report.config is not None:
         parts.append(section("Configuration", _Config(report.config)))
-    parts.append(section("Parameters", _parameters(report.parameters, terminal)))
+    parts.append(section("Parameters", _Parameters(report.parameters, terminal)))
     parts.append(findings_view(report.findings))
     return Group(*parts)
 
@@ -126,10 +126,23 @@ class _Config:
             yield facts([(label, Text(text)) for label, text in self.long])
 
 
+class _Parameters:
+    """Counts by component; where they would not fit beside them, without bars."""
+
+    def __init__(self, parameters: Parameters, terminal: bool) -> None:
+        self.parameters, self.terminal = parameters, terminal
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = _parameters(self.parameters, self.terminal)
+        if self.terminal and table.__rich_measure__(console, options).minimum > options.max_width:
+            table = _parameters(self.parameters, False)
+        yield table
+
+
 def _parameters(parameters: Parameters, terminal: bool) -> Table:
     total = parameters.total
     table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
+    table.add_column(style="dim", overflow="fold")
     table.add_column(justify="right", no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(no_wrap=True, overflow="crop")
