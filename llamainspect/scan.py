@@ -77,8 +77,6 @@ def _scan_file(folder: Folder, file: str, expected: bool) -> ScannedFile | None:
         if not expected and not may_be_pickled(head):
             return None
         found = PickledFile(view)
-        if folder.has_changed(file):
-            found.doubts.append(Doubt("", "it changed while it was read; scan it again"))
     except (LlamaInspectError, OSError) as error:
         return _closed(file, reason_of(error, file)) if expected else None
     if found.kind == "none":

@@ -512,7 +512,7 @@ def test_what_changes_while_it_is_read_is_not_known(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Folder, "read", changing)
     assert [odd.message for odd in only(path).oddities] == [
-        "it changed while it was read; scan it again"
+        "it changed while it was read; try again"
     ]
 
 

@@ -12,7 +12,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import Any, NamedTuple
@@ -21,8 +21,8 @@ from llamainspect.dtypes import BY_TORCH_STORAGE
 from llamainspect.errors import CorruptFile, LlamaInspectError, UnsupportedFile
 from llamainspect.formats.pickle_scan import NESTED, PickleScan, scan_pickle
 from llamainspect.formats.signatures import HEAD_NBYTES, describe_stand_in
-from llamainspect.formats.symbolic_pickle import PickleReader
-from llamainspect.formats.torch_pickle import MAX_PICKLE_NBYTES, StorageRef, read_pickle
+from llamainspect.formats.symbolic_pickle import Global, Opaque, PickleReader
+from llamainspect.formats.torch_pickle import MAX_PICKLE_NBYTES, read_pickle
 from llamainspect.formats.torch_zip import (
     END_SIGN,
     HEAD_SIGNS,
@@ -180,10 +180,10 @@ class PickledFile:
             scans.append(scan)
             at = scan.end
         try:
-            described = read_pickle(_bytes_of(view, scans[3])).storages
-            keys = _value(view, scans[4])
-            return _skip_storages(view, at, keys, {ref.key: ref for ref, _ in described})
-        except (LlamaInspectError, LookupError, TypeError, struct.error):
+            described: dict[str, tuple[int, int]] = {}
+            _value(view, scans[3], lambda value: _describe_storage(described, *value))
+            return _skip_storages(view, at, _value(view, scans[4]), described)
+        except (LlamaInspectError, LookupError, TypeError, AttributeError, struct.error):
             self._doubt(where, f"which storages stand behind byte {at:,} cannot be told")
             return None
 
@@ -347,19 +347,29 @@ def _bytes_of(view: View, scan: PickleScan) -> bytes:
     return view.read(scan.start, scan.end - scan.start)
 
 
-def _value(view: View, scan: PickleScan) -> Any:
-    """What a pickle leaves; calls and persistent ids in it leave None."""
+def _value(
+    view: View, scan: PickleScan, persistent_id: Callable[[Any], Any] = lambda value: None
+) -> Any:
+    """What a pickle leaves; what it calls leaves a description."""
     data = _bytes_of(view, scan)
-    return PickleReader(data, lambda function, arguments: None, lambda value: None).run()
+    return PickleReader(data, lambda named, given: Opaque(named.name, given), persistent_id).run()
 
 
-def _skip_storages(view: View, at: int, keys: Any, described: dict[str, StorageRef]) -> int:
+def _describe_storage(
+    described: dict[str, tuple[int, int]], kind: str, storage_class: Global, key: str, place: str,
+    numel: int, *view: Any,
+) -> None:  # fmt: skip
+    """A storage as a legacy file refers to it: how many elements, and bytes of each."""
+    described[key] = numel, BY_TORCH_STORAGE[storage_class.name].block_bytes
+
+
+def _skip_storages(view: View, at: int, keys: Any, described: dict[str, tuple[int, int]]) -> int:
     """Behind the storages of a legacy file: for each key a count and so many elements."""
     for key in keys:
-        storage = described[key]
-        if NUMEL.unpack(view.read(at, NUMEL.size))[0] != storage.numel:
+        numel, itemsize = described[key]
+        if NUMEL.unpack(view.read(at, NUMEL.size))[0] != numel:
             raise CorruptFile("a storage has another length than the object says")
-        at += NUMEL.size + storage.nbytes
+        at += NUMEL.size + numel * itemsize
     if at > view.nbytes:
         raise CorruptFile("a storage runs past the end")
     return at

@@ -307,7 +307,7 @@ def test_a_piece_changed_on_purpose_is_refused_or_read(name, tmp_path):
 # --- anything at all ------------------------------------------------------------------------------
 
 TEXTS = st.text(min_size=1, max_size=20)
-SCORES = st.floats(width=32, allow_nan=False)
+SCORES = st.floats(width=32, allow_nan=False, allow_infinity=False)  # which are refused here
 ADDED = st.lists(st.tuples(TEXTS, SCORES, st.sampled_from([1, 3, 4, 5])), min_size=1, max_size=5)
 
 
