@@ -23,6 +23,7 @@ MAX_PICKLE_NBYTES = 64 * 2**20  # a real 405B shard has 136 kB
 MAX_DEPTH = 64
 MAX_VISITS = 2_000_000  # values and pairs seen while naming: bounds a "billion laughs" stream
 MAX_NAME_CHARACTERS = 128 * 2**20  # of all names together, for the same reason
+MAX_TENSORS = 100_000  # 405B has 1,137 in a shard; each takes a kilobyte until it is summed up
 MAX_FOREIGN = 100  # globals that are named one by one
 MAX_RANK = 64
 INT64 = 2**63
@@ -96,6 +97,11 @@ def read_pickle(data: bytes) -> Contents:
     taken: Counter[str] = Counter()
     for name, value in _walk(root, repeated):
         if isinstance(value, TensorRef):
+            if len(names) >= MAX_TENSORS:
+                raise CorruptFile(
+                    f"it describes more than {MAX_TENSORS:,} tensors, as no model does; the file "
+                    "is damaged or made to harm"
+                )
             # {"a.b": x, "a": {"b": y}} has two tensors, and both are called a.b.
             spelled = name
             while spelled in names:  # "a.b (2)" may be somebody's own name, too

@@ -1040,6 +1040,16 @@ def test_a_name_that_looks_like_a_numbered_one_hides_no_tensor() -> None:
     }
 
 
+def test_more_tensors_than_any_model_has_are_refused():
+    """One that is put into a list a hundred thousand times over: 300 kB on disk."""
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+    storage += b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01tQ"
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00K\x01\x85K\x01\x85\x89NtR"
+    assert len(read_pickle(b"\x80\x02](" + tensor + b"2" * 99_999 + b"e.").tensors) == 100_000
+    with pytest.raises(CorruptFile, match="more than 100,000 tensors"):
+        read_pickle(b"\x80\x02](" + tensor + b"2" * 100_000 + b"e.")
+
+
 # --- anything at all ------------------------------------------------------------------------------
 
 test_any_change_to_a_stream_is_read_or_refused = any_change("pickle", 150)
