@@ -19,6 +19,7 @@ MAX_LAYERS = 1_000  # 405B has 126
 MAX_EXPERTS = 4_096
 MAX_HEAD_DIM = 2**16  # releases have 64 to 128; RoPE has a wavelength for every two
 MAX_NUMBER = 1e12
+MAX_UNREAD = 1_000  # keys that are not understood; each of them is listed
 
 
 class MoEConfig(NamedTuple):
@@ -279,6 +280,11 @@ class Fields:
         }
         for group in self.groups:
             unread |= group.unread()
+        if len(unread) > MAX_UNREAD:
+            raise CorruptFile(
+                f"{self.file}: it has {len(unread):,} keys that no configuration has; download it "
+                "again"
+            )
         return unread
 
 

@@ -221,11 +221,11 @@ def _other_fields(a: Subject, b: Subject) -> list[ConfigDifference]:
     raw_a, raw_b = (_flat(read_json_object(s.source, s.config.file)) for s in (a, b) if s.source)
     hub = a.config.file != PARAMS_FILE
     foreign = any(s.config.rope_type not in (None, LINEAR) for s in (a, b))
-    unknown = {*(a.config.unknown or ()), *(b.config.unknown or ())}
+    apart = {*(a.config.unknown or ()), *(b.config.unknown or ()), *OF_SERVING}
     rows = []
     for name in dict.fromkeys((*raw_a, *raw_b)):
         one, other = raw_a.get(name), raw_b.get(name)
-        read = is_compared(name, foreign) if hub else name not in (*unknown, *OF_SERVING)
+        read = is_compared(name, foreign) if hub else name not in apart
         if one != other and not read and not (name == "no_rope_layers" and None in (one, other)):
             harmless = name.partition(".")[0] in (*IGNORED, *OF_SERVING)
             rows.append(ConfigDifference(name, _short(one), _short(other), not harmless))

@@ -425,6 +425,11 @@ def test_of_unknown_lists_and_objects_the_key_is_kept(tmp_path: Path) -> None:
     assert set(unknown) == {"extra", "list"}
 
 
+def test_thousands_of_keys_are_no_configuration(tmp_path: Path) -> None:
+    with pytest.raises(CorruptFile, match=r"^params\.json: it has 1,001 keys that no config"):
+        read(LLAMA_3_8B | {f"key {number}": number for number in range(1_001)}, tmp_path)
+
+
 def test_an_empty_object_names_the_first_thing_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(CorruptFile, match=r"^params\.json: dim: it is missing"):
         read({}, tmp_path)
