@@ -21,7 +21,7 @@ from llamainspect.tensors import contiguous_strides, count, is_contiguous
 
 MAX_PICKLE_NBYTES = 64 * 2**20  # a real 405B shard has 136 kB
 MAX_DEPTH = 64
-MAX_VISITS = 2_000_000  # values and pairs seen while naming: bounds a "billion laughs" stream
+MAX_VISITS = 500_000  # values and pairs seen while naming: bounds a "billion laughs" stream
 MAX_NAME_CHARACTERS = 128 * 2**20  # of all names together, for the same reason
 MAX_TENSORS = 100_000  # 405B has 1,137 in a shard; each takes a kilobyte until it is summed up
 MAX_FOREIGN = 100  # globals that are named one by one
