@@ -106,6 +106,8 @@ def _check_pieces(pieces: tuple[Piece, ...], file: str) -> None:
     for number, piece in enumerate(pieces):
         if not piece.text:
             raise CorruptFile(f"{file}: piece {number:,} has no text; download it again")
+        if "\0" in piece.text:
+            raise CorruptFile(f"{file}: piece {number:,} has a zero in its text; download it again")
         if not math.isfinite(piece.score):
             raise CorruptFile(
                 f"{file}: the score of piece {number:,} is {piece.score}, which is no number; "
