@@ -30,7 +30,6 @@ WINDOW_NBYTES = 2**16
 MAX_LINE = 2**24  # of the text opcodes
 MAX_NESTED = 1_000  # constants that may be pickles themselves
 MAX_KEPT = 2**24  # bytes of those that had to be decoded
-HIGHEST_PROTOCOL = 5
 # How a pickle of protocol 2 or later begins, an archive, and the globals of protocols 0 and 1.
 NESTED = re.compile(rb"\x80[\x02-\x05]|PK\x03\x04|\(*(?:c[A-Za-z_][\w.]{0,99}\n[A-Za-z_]|i[a-z_])")
 HEAD_NBYTES = 128  # looked at by that
@@ -56,6 +55,8 @@ class PickleScan:
     computed: list[int] = field(default_factory=list)  # where a global's name is no constant
     extensions: list[tuple[int, int]] = field(default_factory=list)  # position and number
     altered: list[tuple[int, Global]] = field(default_factory=list)  # globals that get attributes
+    keywords: list[tuple[int, Global]] = field(default_factory=list)  # called with named arguments
+    references: list[int] = field(default_factory=list)  # persistent ids that are no storages
     torn: list[int] = field(default_factory=list)  # operations across the end of a frame
     nested: list[tuple[int, View]] = field(default_factory=list)  # constants that may be pickles
     unseen: int = 0  # more of these
@@ -95,6 +96,7 @@ class _Broken(Exception):
 
 
 _OTHER = object()  # a value that no name is made of
+_STORAGE_ID = object()  # a tuple as torch describes a storage: ("storage", ...)
 
 
 class _Machine:
@@ -119,6 +121,8 @@ class _Machine:
             scan.operations += 1
             if code == _STOP:
                 self.pop()
+                if self.position < self.frame_end:  # where the next one begins for some readers
+                    scan.torn.append(self.at)
                 return True
             operation = _OPERATIONS.get(code)
             if operation is None:
@@ -258,12 +262,14 @@ def _text_line(machine: _Machine) -> None:
 
 def _frame(machine: _Machine) -> None:
     """CPython reads a frame at once. What reaches across its end it reads from there on, without
-    what stood before, so that it sees other names than most readers."""
+    what stood before, so that it sees other names than most readers. A frame within one that was
+    read has no end of its own."""
     length = machine.number(8)
     end = machine.position + length
-    if machine.position < machine.frame_end < end:
+    if machine.position >= machine.frame_end:
+        machine.frame_end = end
+    elif machine.frame_end < end:
         machine.scan.torn.append(machine.at)
-    machine.frame_end = end
 
 
 def _mark(machine: _Machine) -> None:
@@ -305,8 +311,9 @@ def _get(key: Callable[[_Machine], int]) -> Callable[[_Machine], None]:
 
 
 def _decimal(machine: _Machine) -> int:
+    """As C reads numbers, which for it end at a NUL; of any length, as zeros may lead."""
     try:
-        return int(machine.line()[:20])
+        return int(machine.line().partition(b"\0")[0])
     except ValueError:
         raise _Broken("a number of its memo is none") from None
 
@@ -341,7 +348,11 @@ def _reduce(machine: _Machine) -> None:
 
 def _new_with_keywords(machine: _Machine) -> None:
     machine.pop()
-    _reduce(machine)
+    machine.pop()
+    function = machine.pop()
+    if isinstance(function, Global):
+        machine.scan.keywords.append((machine.at, function))
+    machine.called(function)
 
 
 def _instance(machine: _Machine) -> None:
@@ -367,6 +378,19 @@ def _build(machine: _Machine) -> None:
         machine.scan.altered.append((machine.at, target))
 
 
+def _tuple(machine: _Machine) -> None:
+    values = machine.pop_to_mark()
+    machine.stack.append(_STORAGE_ID if values[:1] == ["storage"] else _OTHER)
+
+
+def _persistent(machine: _Machine) -> None:
+    """A storage's description stands for the storage; what other tuples stand for is the loading
+    program's affair. In files from before torch 1.6 it is a class that they hold."""
+    if machine.pop() is not _STORAGE_ID:
+        machine.scan.references.append(machine.at)
+    machine.stack.append(_OTHER)
+
+
 _STOP = b"."[0]
 _BY_NAME: dict[str, Callable[[_Machine], None]] = {
     "FRAME": _frame,
@@ -376,6 +400,8 @@ _BY_NAME: dict[str, Callable[[_Machine], None]] = {
     "DUP": _duplicate,
     "STRING": _text_line,
     "UNICODE": _text_line,
+    "TUPLE": _tuple,
+    "BINPERSID": _persistent,
     "PUT": _put(_decimal),
     "BINPUT": _put(lambda machine: machine.number(1)),
     "LONG_BINPUT": _put(lambda machine: machine.number(4)),
