@@ -10,6 +10,7 @@ Sources: torch's `serialization.py` (`_legacy_load`, `legacy_load`); PKWARE APPN
 
 import re
 import struct
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -44,19 +45,25 @@ LOOK_NBYTES = 2**16  # at what may be a file of these kinds
 MEMBER_NBYTES = 2**14  # of an archive
 INFLATING = 4  # times the bytes read and made
 MAX_LEVELS = 8  # of files within files
+MAX_DOUBTS = 1_000
 MAX_MEMBERS = 20_000  # of an archive, beside storages
 MAX_MEMBER_NBYTES = 16 * 2**20  # of a compressed member
 MAX_DIRECTORY_NBYTES = 4 * 2**20  # of an archive that torch did not write
 SWEPT_NBYTES = 32 * 2**20  # of it, searched for headers that no directory names
 BLOCK_NBYTES = 2**16
 PICKLE_NAME = re.compile(r".*\.(?:pkl|pickle|p|pck|joblib|dill)", re.IGNORECASE | re.DOTALL)
-TORCHSCRIPT_CODE = "code/"
+TORCHSCRIPT = ("code/", "constants.pkl")
 ENCRYPTED = 1  # zip flag
-NUMPY_SIGN, NUMPY_OBJECTS = b"\x93NUMPY", re.compile(rb"'descr': *'?\|?O")
+NUMPY_SIGN = b"\x93NUMPY"
+# The header of an array without objects, as NumPy writes it; readers take any spelling.
+NUMPY_PLAIN = re.compile(
+    rb"\{'descr': '[<>|=]?[?biufcmMSUV]\d*(?:\[\w+\])?', 'fortran_order': (?:True|False), "
+    rb"'shape': \([\dL, ]*\), \} *\n"
+)
 LENGTH16, LENGTH32 = struct.Struct("<H"), struct.Struct("<L")
 MAX_NUMPY_HEADER = 10_000
-TAR_BLOCK, TAR_SIGN, TAR_SIGN_AT = 512, b"ustar", 257
-TAR_FILES, TAR_TYPES = b"0\0", b"0\x005"  # files; and directories
+TAR_BLOCK = 512
+TAR_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
 NUMEL, RANK = struct.Struct("<Q"), struct.Struct("<L4x")
 STORAGE_NAME = re.compile(r"(?:[^/]*/)?data/\d+")
 ZIP_END_NBYTES = 65_557  # an end record with the longest comment
@@ -130,7 +137,8 @@ class PickledFile:
             del self.pickles[pickles:], self.doubts[doubts:]
 
     def _doubt(self, where: str, message: str) -> None:
-        self.doubts.append(Doubt(where, message))
+        if len(self.doubts) < MAX_DOUBTS:
+            self.doubts.append(Doubt(where, message))
 
     # --- pickles, one behind the other ---
 
@@ -207,9 +215,9 @@ class PickledFile:
             self._doubt(where, f"more than {MAX_MEMBERS:,} records are no storages")
         if PICKLE not in records:
             self._doubt(where, f"it holds no {PICKLE}, so torch.load would refuse it")
-        if any(name.startswith(TORCHSCRIPT_CODE) for name in records):
+        if any(name.lower().startswith(TORCHSCRIPT) for name in records):  # as torch looks it up
             message = "it holds a TorchScript program, which torch.load hands to torch.jit.load"
-            self._doubt(_below(where, TORCHSCRIPT_CODE), message)
+            self._doubt(where, message)
         return "torch"
 
     def _member(self, view: View, name: str, where: str, level: int) -> None:
@@ -247,26 +255,28 @@ class PickledFile:
         """The members that torch wrote, storages, tensors and pickle, and any others."""
         at = 0
         for _ in range(MAX_MEMBERS):
+            self._spend(MEMBER_NBYTES)
             header = view.read(at, TAR_BLOCK)
             if len(header) < TAR_BLOCK or not header.strip(b"\0"):
                 break
-            name = header[:100].partition(b"\0")[0].decode("utf-8", "replace")
-            try:
-                nbytes = int(header[124:136].strip(b" \0") or b"0", 8)
-            except ValueError:
-                nbytes = -1
-            if nbytes < 0 or header[156] not in TAR_TYPES:
+            entry = _tar_entry(header)
+            if entry is None or entry.size < 0 or entry.type not in TAR_TYPES:
                 self._doubt(where, f"at byte {at:,} of the tar stands what torch never wrote")
                 break
             at += TAR_BLOCK
-            part = view.part(at, min(nbytes, view.nbytes - at))
-            place = _below(where, name)
-            if name in ("storages", "tensors"):
+            if entry.isdir():  # whatever its length, nothing is skipped behind it
+                continue
+            part = view.part(at, min(entry.size, view.nbytes - at))
+            place = _below(where, entry.name)
+            if entry.name in ("storages", "tensors"):
                 with self._doubting(place):
-                    self._tar_row(part, place, level, name)
-            elif header[156] in TAR_FILES:
-                self._member(part, f"{name}.pkl" if name == "pickle" else name, place, level)
-            at += -(-nbytes // TAR_BLOCK) * TAR_BLOCK
+                    self._tar_row(part, place, level, entry.name)
+            else:
+                name = "pickle.pkl" if entry.name == "pickle" else entry.name
+                self._member(part, name, place, level)
+            at += -(-entry.size // TAR_BLOCK) * TAR_BLOCK
+        else:
+            self._doubt(where, f"the tar has more than {MAX_MEMBERS:,} members")
         return "tar"
 
     def _tar_row(self, view: View, where: str, level: int, member: str) -> None:
@@ -301,7 +311,8 @@ class PickledFile:
         start = 8 + length.size
         if len(head) >= start:
             start += length.unpack_from(head, 8)[0]
-            if NUMPY_OBJECTS.search(view.read(0, min(start, MAX_NUMPY_HEADER))):
+            header = view.read(8 + length.size, min(start, MAX_NUMPY_HEADER) - 8 - length.size)
+            if not NUMPY_PLAIN.fullmatch(header):
                 return self._row(view.part(start, view.nbytes - start), where, level)
         return "none"
 
@@ -478,7 +489,7 @@ def _local_member(view: View, at: int) -> _Member | None:
 
 
 def _swept(view: View, known: set[int]) -> Iterator[_Member]:
-    """Members by their local headers; names in no directory, and files that were cut short."""
+    """Members by their local headers: in no directory, or of files that were cut."""
     data = view.read(0, SWEPT_NBYTES)
     at = data.find(LOCAL_SIGN)
     while at >= 0:
@@ -506,4 +517,12 @@ def _inflate(view: View) -> tuple[bytes, int, bool]:
 
 
 def _is_tar(head: bytes) -> bool:
-    return head[TAR_SIGN_AT:].startswith(TAR_SIGN)
+    return _tar_entry(head) is not None
+
+
+def _tar_entry(header: bytes) -> tarfile.TarInfo | None:
+    """A header as the standard library, and so torch, reads it: its sum decides, not its sign."""
+    try:
+        return tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return None
