@@ -37,7 +37,7 @@ PICKLED_NAME = re.compile(
     r".*\.(?:pth|pt|bin|pkl|pickle|ckpt|th|p|dill|joblib|pth\.tar)", re.IGNORECASE | re.DOTALL
 )
 OTHER_NAME = re.compile(r".*\.(?:safetensors|gguf|json|txt|md)", re.IGNORECASE | re.DOTALL)
-MAX_GLOBALS = 1_000  # of one pickle, in a report
+MAX_GLOBALS = 1_000  # of one file, in a report
 ORDER = get_args(GlobalStatus)  # from good to bad
 
 
@@ -83,8 +83,13 @@ def _scan_file(folder: Folder, file: str, expected: bool) -> ScannedFile | None:
         found.doubts.append(Doubt("", describe_other(head, view.nbytes)))
     if not expected and not found.pickles:
         return None
-    pickles = tuple(_judge(pickle) for pickle in found.pickles)
-    oddities = [odd for pickle in found.pickles for odd in _oddities(pickle)]
+    pickles: list[ScannedPickle] = []
+    oddities: list[Oddity] = []
+    left = MAX_GLOBALS
+    for pickle in found.pickles:  # of each the worst is listed, however many there are
+        pickles.append(_judge(pickle, max(1, left)))
+        left -= len(pickles[-1].globals)
+        oddities += _oddities(pickle, max(1, MAX_GLOBALS - len(oddities)))
     oddities += [Oddity(doubt.where, None, "unknown", doubt.message) for doubt in found.doubts]
     named = (entry.status for pickle in pickles for entry in pickle.globals)
     return ScannedFile(
@@ -92,7 +97,7 @@ def _scan_file(folder: Folder, file: str, expected: bool) -> ScannedFile | None:
         nbytes=view.nbytes,
         kind=found.kind,
         verdict=_worst([*named, *(odd.status for odd in oddities)]),
-        pickles=pickles,
+        pickles=tuple(pickles),
         oddities=tuple(oddities),
     )
 
@@ -105,12 +110,12 @@ def _worst(statuses: Iterable[GlobalStatus]) -> GlobalStatus:
     return max(statuses, key=ORDER.index, default="known")
 
 
-def _judge(pickle: FoundPickle) -> ScannedPickle:
+def _judge(pickle: FoundPickle, limit: int) -> ScannedPickle:
     scan = pickle.scan
     named = [_judge_global(*pair, use) for pair, use in scan.uses.items()]
     # All of the worst are listed, whatever stands in front of them.
     named.sort(key=lambda entry: -ORDER.index(entry.status))
-    kept = sorted(named[:MAX_GLOBALS], key=lambda entry: entry.position)
+    kept = sorted(named[:limit], key=lambda entry: entry.position)
     return ScannedPickle(
         where=pickle.where,
         nbytes=scan.end - scan.start,
@@ -129,25 +134,38 @@ def _judge_global(module: str, name: str, use: Use) -> NamedGlobal:
     return NamedGlobal(spelled, use.position, use.calls, status, effect)
 
 
-def _oddities(pickle: FoundPickle) -> Iterator[Oddity]:
+def _oddities(pickle: FoundPickle, limit: int) -> Iterator[Oddity]:
     """What a pickle does beside naming globals by constants."""
     scan, where = pickle.scan, pickle.where
-    for at in scan.computed[:MAX_GLOBALS]:
+    for at in scan.computed[:limit]:
         message = "it computes the name of a global, and so hides what it imports"
         yield Oddity(where, at, "dangerous", message)
-    for at, target in scan.altered[:MAX_GLOBALS]:
+    for at, target in scan.altered[:limit]:
         message = (
             f"it sets attributes of {target.module}.{target.name} itself, for all that use it in "
             "the program that loads the file"
         )
         yield Oddity(where, at, "dangerous", message)
-    for at in scan.torn[:MAX_GLOBALS]:
+    for at, target in scan.keywords[:limit]:
+        if is_tensor_construct(target.module, target.name):
+            message = (
+                f"it calls {target.module}.{target.name} with arguments by name, as no checkpoint "
+                "does; torch takes addresses in memory so"
+            )
+            yield Oddity(where, at, "dangerous", message)
+    for at in scan.references[:limit]:
         message = (
-            "an operation reaches across the end of its frame, so that CPython reads other names "
+            "a persistent id that describes no storage: the loading program says what it is, and "
+            "torch.load may take a class from it or write a file"
+        )
+        yield Oddity(where, at, "dangerous", message)
+    for at in scan.torn[:limit]:
+        message = (
+            "it does not keep to the frame that it announces, so that CPython reads other names "
             "there than this listing has"
         )
         yield Oddity(where, at, "dangerous", message)
-    for at, number in scan.extensions[:MAX_GLOBALS]:
+    for at, number in scan.extensions[:limit]:
         message = f"extension {number}: which global that is, the loading program's copyreg says"
         yield Oddity(where, at, "unknown", message)
     if scan.unseen:
