@@ -72,6 +72,16 @@ def framed(*operations: bytes) -> bytes:
     return proto(4) + b"\x95" + struct.pack("<Q", len(body)) + body
 
 
+def frame(length: int) -> bytes:
+    """FRAME."""
+    return b"\x95" + struct.pack("<Q", length)
+
+
+def blob(raw: bytes) -> bytes:
+    """BINBYTES."""
+    return b"B" + struct.pack("<L", len(raw)) + raw
+
+
 ROT13 = call(named("_codecs", "encode"), wide("flfgrz"), wide("rot13"))  # "system"
 ORDERED = call(named("collections", "OrderedDict"))
 INNER = plain("posix", "system")
@@ -179,6 +189,17 @@ PICKLES: dict[str, bytes] = {
     "a computed name": proto(2) + wide("posix") + ROT13 + b"\x93(" + TRUE + b"tR.",
     "a frame cut through a name": proto(4) + b"\x95\x02" + bytes(7) + b"cX" + b"posix\nsystem\n("
     + TRUE + b"tR.",
+    # Behind the outer frame CPython takes a text of 20 bytes, most readers what is left of it.
+    "a frame cut, with a frame within": proto(4) + frame(18) + frame(2) + b"N0" + b"\x8c\x14aaaaa"
+    + b"b" * 15 + blob(b"0" + RUN + STOP) + b"00N.",
+    "a memo entry by a number of 21 digits": proto(2) + b"Vposix\np5\n0Vcollections\np0\n0"
+    + b"Vsystem\np16\n0VOrderedDict\np1\n0g" + b"0" * 20 + b"5\ng" + b"0" * 19 + b"16\n\x93("
+    + TRUE + b"tR.",
+    "a memo entry by a number with a NUL": proto(2) + b"Np0\0x\n0" + RUN + STOP,
+    "an address in memory for a storage": proto(4) + named("torch.storage", "UntypedStorage")
+    + b"(K\x08t}" + wide("allocator") + b"J\x01\0\0\0s\x92.",
+    "an address in memory for a tensor": proto(4) + named("torch.cuda", "FloatTensor")
+    + b")}" + wide("cdata") + b"J\x01\0\0\0s\x92.",
     "a frame that is none": proto(4) + b"\x95\x01" + bytes(7) + b"(0" + RUN + STOP,
     "no PROTO": RUN + STOP,
     "PROTO in the middle": b"N0" + proto(2) + RUN + proto(3) + STOP,
@@ -323,6 +344,31 @@ def legacy(place: int) -> Callable[[Path], None]:
     return write
 
 
+# torch before 1.6 takes for a persistent id of this kind the class or function that it holds.
+OF_MODULE = wide("module") + named("torch._utils", "_rebuild_tensor")
+PADDED_MAGIC = LEGACY[0][:2] + b"N0" * 20 + LEGACY[0][2:]  # and so not plain to see
+
+
+def legacy_module(*operations: bytes) -> Callable[[Path], None]:
+    """A file of torch before 1.6 with these as its object."""
+    parts = [PADDED_MAGIC, *LEGACY[1:3], proto(2), *operations, STOP, LEGACY[4]]
+    return lambda path: path.write_bytes(b"".join(parts)) and None
+
+
+def frame_over_others(path: Path) -> None:
+    """Behind the first pickle most readers find four harmless ones, and a storage; CPython goes on
+    behind the frame of the first, in the bytes of that storage."""
+    magic = LEGACY[0][2:]
+    hidden = LEGACY[1] + LEGACY[2] + INNER + LEGACY[4]
+    hidden += bytes(-len(hidden) % 4)
+    count = len(hidden) // 4
+    tensors = proto(2) + b"(" + wide("storage") + named("torch", "FloatStorage") + wide("0")
+    tensors += wide("cpu") + b"K" + bytes([count]) + b"NtQ."
+    shown = LEGACY[1] + LEGACY[2] + tensors + proto(2) + b"]" + wide("0") + b"a."
+    shown += struct.pack("<q", count)
+    path.write_bytes(proto(4) + frame(len(magic + shown)) + magic + shown + hidden)
+
+
 def legacy_with_storages(path: Path) -> None:
     """Written by torch, and another pickle behind its storages."""
     torch.save({"w": torch.arange(5.0)}, path, _use_new_zipfile_serialization=False)
@@ -340,6 +386,22 @@ def tar(members: dict[str, bytes]) -> Callable[[Path], None]:
                 archive.addfile(entry, io.BytesIO(data))
 
     return write
+
+
+def tar_member(name: bytes, data: bytes, kind: bytes = b"0", nbytes: int | None = None) -> bytes:
+    """A header as tar wrote it before there was a sign in it, and the bytes behind."""
+    nbytes = len(data) if nbytes is None else nbytes
+    fields = b"0000644\0" + b"0000000\0" * 2 + b"%011o\0" % nbytes + b"00000000000\0"
+    header = bytearray((name.ljust(100, b"\0") + fields + b" " * 8 + kind).ljust(512, b"\0"))
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + data + bytes(-len(data) % 512)
+
+
+def tar_in_a_constant(path: Path) -> None:
+    """A tar without a sign whose first name begins a pickle, all the rest of it in one constant."""
+    rest = HARMFUL_TAR + bytes(1024)
+    name = proto(3) + b"B" + struct.pack("<L", 512 + len(rest) - 7)
+    path.write_bytes(tar_member(name, b"") + rest + b"0N.")
 
 
 NOTHING = pickle.dumps(0, protocol=2)
@@ -362,9 +424,14 @@ TENSORS = b"".join(
 HARMLESS_TAR = {"storages": STORAGES, "tensors": TENSORS, "pickle": NAMES_TENSORS}
 
 
-def numpy_array(pickled: bytes) -> bytes:
+HARMFUL_TAR = b"".join(
+    tar_member(name.encode(), data) for name, data in (HARMLESS_TAR | {"pickle": INNER}).items()
+)
+
+
+def numpy_array(pickled: bytes, descr: str = "'descr': '|O'") -> bytes:
     """The file of an array of objects."""
-    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(117) + b"\n"
+    header = f"{{{descr}, 'fortran_order': False, 'shape': (1,), }}".encode().ljust(117) + b"\n"
     return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + pickled
 
 
@@ -426,6 +493,13 @@ FILES: dict[str, Callable[[Path], None]] = {
     ),
     "an archive within an archive": zip_in_zip,
     **{f"before torch 1.6, pickle {place + 1}": legacy(place) for place in range(5)},
+    "before torch 1.6, attributes of a function": legacy_module(
+        b"(" + OF_MODULE + b"NNtQN}" + wide("__defaults__") + b")s\x86b"
+    ),
+    "before torch 1.6, a file written": legacy_module(
+        b"(" + OF_MODULE + wide("any text") + wide("any other") + b"tQ"
+    ),
+    "before torch 1.6, a frame over four pickles": frame_over_others,
     "before torch 1.6, a wrong magic number": lambda path: path.write_bytes(
         proto(2) + b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x18." + INNER
     ),
@@ -435,10 +509,30 @@ FILES: dict[str, Callable[[Path], None]] = {
     "tar, behind its storages": tar(HARMLESS_TAR | {"storages": STORAGES[:-6] + INNER}),
     "tar, in its tensors": tar(HARMLESS_TAR | {"tensors": INNER}),
     "tar, a member beside": tar(HARMLESS_TAR | {"other.pkl": INNER}),
+    "tar, attributes of a function": tar(
+        HARMLESS_TAR | {"pickle": proto(2) + b"(" + OF_MODULE[11:] + b"NNtQN}"
+                        + wide("__defaults__") + b")s\x86b."}
+    ),
+    "tar in a constant of a pickle": tar_in_a_constant,
+    "tar within the length of a directory": lambda path: path.write_bytes(
+        tar_member(b"d", b"", b"5", len(HARMFUL_TAR)) + HARMFUL_TAR + bytes(1024)
+    ),
+    "tar within the length of an old directory": lambda path: path.write_bytes(
+        tar_member(b"d/", b"", b"\0", len(HARMFUL_TAR)) + HARMFUL_TAR + bytes(1024)
+    ),
     "tar and pickle at once": lambda path: path.write_bytes(
         (RUN + STOP).ljust(257, b"\0") + b"ustar\0" + b"00" + bytes(247)
     ),
     "an array of objects": lambda path: path.write_bytes(numpy_array(INNER)),
+    "an array of records with objects": lambda path: path.write_bytes(
+        numpy_array(INNER, "'descr': [('a', '|O')]")
+    ),
+    "an array of objects in other quotes": lambda path: path.write_bytes(
+        numpy_array(INNER, '"descr": "|O"')
+    ),
+    "an array of objects far behind": lambda path: path.write_bytes(
+        numpy_array(INNER, " " * 11_000 + "'descr': '|O'")
+    ),
     "an archive of arrays of objects": lambda path: std_zip(
         path, [("a.npy", numpy_array(INNER))]
     ),
