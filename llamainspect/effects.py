@@ -55,7 +55,7 @@ _DANGERS = {
 _HARMLESS = """
     io.BytesIO io.StringIO _io.BytesIO _io.StringIO types.SimpleNamespace signal.Signals
     functools.partialmethod pathlib.Path pathlib.PurePath pathlib.PosixPath pathlib.PurePosixPath
-    pathlib.WindowsPath pathlib.PureWindowsPath""".split()  # noqa: SIM905  as the table above
+    pathlib.WindowsPath pathlib.PureWindowsPath torch._C.Generator""".split()  # noqa: SIM905  as the table above
 _BY_NAME = {name: effect for effect, names in _DANGERS.items() for name in names.split()}
 
 

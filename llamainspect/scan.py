@@ -158,7 +158,7 @@ def _oddities(pickle: FoundPickle, limit: int) -> Iterator[Oddity]:
             "a persistent id that describes no storage: the loading program says what it is, and "
             "torch.load may take a class from it or write a file"
         )
-        yield Oddity(where, at, "dangerous", message)
+        yield Oddity(where, at, "unknown", message)
     for at in scan.torn[:limit]:
         message = (
             "it does not keep to the frame that it announces, so that CPython reads other names "
