@@ -11,7 +11,7 @@ from typing import get_args
 
 from llamainspect.effects import effect_of
 from llamainspect.errors import LlamaInspectError, NotACheckpoint, reason_of
-from llamainspect.formats.pickle_scan import Use
+from llamainspect.formats.pickle_scan import CHANCE, Use, scan_pickle
 from llamainspect.formats.pickled_files import (
     Doubt,
     FoundPickle,
@@ -74,7 +74,7 @@ def _scan_file(folder: Folder, file: str, expected: bool) -> ScannedFile | None:
     try:
         view = View.of_file(folder, file)
         head = view.read(0, HEAD_NBYTES)
-        if not expected and not may_be_pickled(head):
+        if not (expected or may_be_pickled(head) or scan_pickle(view, 0, CHANCE + 1).is_no_chance):
             return None
         found = PickledFile(view)
     except (LlamaInspectError, OSError) as error:

@@ -341,7 +341,8 @@ def test_a_legacy_file_ends_with_its_storages(tmp_path):
         ("transformers.training_args", "TrainingArguments", False),
         ("mymodel.types", "Config", False), ("my.code", "Thing", False),
         ("pathlib", "PosixPath", False), ("types", "SimpleNamespace", False),
-        ("posixpath_like", "join", False), ("torch._C", "Generator", False), ("os.path", "join", True), ("code", "x", True),
+        ("posixpath_like", "join", False), ("torch._C", "Generator", False),
+        ("os.path", "join", True), ("code", "x", True),
     ],
 )  # fmt: skip
 def test_what_is_dangerous_is_not_guessed_by_a_part_of_a_name(module, name, dangerous):
@@ -529,6 +530,15 @@ def test_a_pickle_under_any_name_is_found(tmp_path):
     report = li.scan_files(str(tmp_path))
     assert [scanned.file for scanned in report.files] == ["README", "weights.dat"]
     assert report.others == 1
+
+
+@pytest.mark.parametrize("start", [b"N0", proto(1), b"N0" * 200, b"]0)0"])
+def test_a_pickle_under_any_name_is_found_however_it_begins(tmp_path, start):
+    (tmp_path / "vocabulary.txt").write_bytes(start + RUN + STOP)
+    (tmp_path / "notes.md").write_bytes(b"Notes.\nN. Nobody\n")
+    for path in (tmp_path, tmp_path / "vocabulary.txt"):
+        (scanned,) = li.scan_files(str(path)).files
+        assert (scanned.file, scanned.verdict) == ("vocabulary.txt", "dangerous")
 
 
 def test_shards_with_the_same_pickle_are_shown_once(tmp_path):

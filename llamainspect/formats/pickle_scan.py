@@ -64,8 +64,10 @@ class PickleScan:
 
     @property
     def is_no_chance(self) -> bool:
-        """Whether bytes that only might be a pickle are one: it ends well, or it calls."""
-        return self.broken is None or any(use.calls for use in self.uses.values())
+        """Whether bytes that only might be a pickle are one: it ends well, it calls, or it is too
+        long to be one by chance."""
+        called = any(use.calls for use in self.uses.values())
+        return self.broken is None or called or self.operations > CHANCE
 
     @property
     def says_something(self) -> bool:
