@@ -57,6 +57,9 @@ def scan_files(path: str) -> ScanReport:
             files.append(scanned)
         else:
             others += 1
+    if not folder.only:
+        message = "this directory is a link or cannot be listed, and was not entered; scan it, too"
+        files += (_closed(name, message) for name in folder.unwalked())
     if not files and not others:
         raise NotACheckpoint(f"{path}: there is no file in it; give a file, or its directory")
     return ScanReport(

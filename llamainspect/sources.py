@@ -108,6 +108,16 @@ class Folder:
             inside = os.path.relpath(root, self.directory).replace(os.sep, "/")
             yield from (f"{inside}/{file}" for file in sorted(files))
 
+    def unwalked(self) -> list[str]:
+        """Directories that `walk` does not enter: links to some, and what may not be listed."""
+        errors: list[OSError] = []
+        paths: list[str] = []
+        for root, folders, _ in os.walk(self.directory, onerror=errors.append):
+            below = (os.path.join(root, folder) for folder in folders)
+            paths += filter(os.path.islink, below)
+        paths += (os.fspath(error.filename) for error in errors)
+        return sorted(os.path.relpath(path, self.directory).replace(os.sep, "/") for path in paths)
+
     def parent(self) -> "Folder":
         """The directory above, which a link may put elsewhere than its path says."""
         above = os.path.join(self.directory, os.pardir)

@@ -532,6 +532,16 @@ def test_a_pickle_under_any_name_is_found(tmp_path):
     assert report.others == 1
 
 
+def test_a_link_to_a_directory_is_not_entered_and_so_not_known(tmp_path):
+    for name in ("model", "elsewhere"):
+        (tmp_path / name).mkdir()
+    torch_zip(INNER, tmp_path / "elsewhere" / "evil.bin")
+    (tmp_path / "model" / "part").symlink_to("../elsewhere")
+    (scanned,) = li.scan_files(str(tmp_path / "model")).files
+    assert (scanned.file, scanned.verdict) == ("part", "unknown")
+    assert "not entered" in scanned.oddities[0].message
+
+
 @pytest.mark.parametrize("start", [b"N0", proto(1), b"N0" * 200, b"]0)0"])
 def test_a_pickle_under_any_name_is_found_however_it_begins(tmp_path, start):
     (tmp_path / "vocabulary.txt").write_bytes(start + RUN + STOP)
