@@ -303,6 +303,12 @@ def test_positions_and_operations_are_those_of_pickletools(tmp_path):
     ]
 
 
+def test_a_frame_that_ends_behind_the_one_it_begins_in_is_told():
+    body = b"\x95" + (4).to_bytes(8, "little") + b"N0"
+    data = proto(4) + b"\x95" + len(body).to_bytes(8, "little") + body + b"N."
+    assert scan_pickle(View.of(data)).torn == [11]
+
+
 def test_calls_are_counted():
     data = proto(2) + RUN + b"0" + RUN + b"0" + RUN[:15] + b"0N."  # the last is named alone
     scan = scan_pickle(View.of(data))
