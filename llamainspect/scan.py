@@ -17,6 +17,7 @@ from llamainspect.formats.pickled_files import (
     FoundPickle,
     PickledFile,
     describe_other,
+    is_other_format,
     may_be_pickled,
 )
 from llamainspect.formats.signatures import HEAD_NBYTES
@@ -30,7 +31,7 @@ from llamainspect.reports import (
     ScannedPickle,
     ScanReport,
 )
-from llamainspect.sources import Folder, open_source
+from llamainspect.sources import UNREADABLE, Folder, open_source
 
 # By name a file for torch.load or pickle; others are when they begin as such files do.
 PICKLED_NAME = re.compile(
@@ -73,7 +74,7 @@ def scan_files(path: str) -> ScanReport:
 def _scan_file(folder: Folder, file: str, expected: bool) -> ScannedFile | None:
     """The file, if it has a pickle in it or is `expected` to."""
     if obstacle := folder.obstacle(file):
-        return _closed(file, obstacle) if expected else None
+        return _closed(file, obstacle) if expected or obstacle.startswith(UNREADABLE) else None
     try:
         view = View.of_file(folder, file)
         head = view.read(0, HEAD_NBYTES)
@@ -81,7 +82,9 @@ def _scan_file(folder: Folder, file: str, expected: bool) -> ScannedFile | None:
             return None
         found = PickledFile(view)
     except (LlamaInspectError, OSError) as error:
-        return _closed(file, reason_of(error, file)) if expected else None
+        return _closed(file, reason_of(error, file))
+    if found.kind == "none" and is_other_format(head, view.nbytes):
+        return None
     if found.kind == "none":
         found.doubts.append(Doubt("", describe_other(head, view.nbytes)))
     if not expected and not found.pickles:

@@ -14,6 +14,7 @@ from typing import Protocol
 from llamainspect.errors import CorruptFile, MissingFile, NotACheckpoint
 
 ABSENT = "there is no such file"
+UNREADABLE = "it cannot be opened"
 NATIVE_SUBFOLDER = "original"  # where a hub download keeps Meta's files
 SHRANK = "it became shorter while it was read; try again"
 CHANGED = "it changed while it was read; try again"
@@ -187,7 +188,7 @@ class Folder:
                 return f"it is a link to {os.readlink(path)}, which does not exist"
             return ABSENT
         except OSError as error:
-            return f"it cannot be opened: {error.strerror or error}"
+            return f"{UNREADABLE}: {error.strerror or error}"
         kind = next((text for test, text in _NOT_REGULAR if test(mode)), "no regular file")
         return f"it is {kind}"
 

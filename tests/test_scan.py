@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from checkpoints import LLAMA_3_1_405B, write_sparse
@@ -514,6 +515,16 @@ def test_nothing_that_is_unpickled(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"<html>please log in</html>")
     done = run("scan", tmp_path)
     assert (done.returncode, "web page" in done.stdout) == (1, True)
+
+
+def test_other_formats_hold_no_pickle(tmp_path):
+    np.save(tmp_path / "numbers.npy", np.arange(3))
+    (tmp_path / "ggml-model.bin").write_bytes(b"GGUF" + bytes(100))
+    header = b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'
+    (tmp_path / "renamed.bin").write_bytes(len(header).to_bytes(8, "little") + header + b"x")
+    for path in [tmp_path, *tmp_path.iterdir()]:
+        report = li.scan_files(str(path))
+        assert (report.verdict, report.files) == ("known", ()), path
 
 
 def test_what_cannot_be_opened_is_told_and_nothing_hangs(tmp_path):

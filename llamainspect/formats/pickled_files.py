@@ -60,6 +60,7 @@ NUMPY_PLAIN = re.compile(
     rb"\{'descr': '[<>|=]?[?biufcmMSUV]\d*(?:\[\w+\])?', 'fortran_order': (?:True|False), "
     rb"'shape': \([\dL, ]*\), \} *\n"
 )
+OTHER_SIGNS = (b"GGUF", b"lmgg", b"fmgg", b"tjgg", NUMPY_SIGN)  # llama.cpp's, now and before
 LENGTH16, LENGTH32 = struct.Struct("<H"), struct.Struct("<L")
 MAX_NUMPY_HEADER = 10_000
 TAR_BLOCK = 512
@@ -330,6 +331,12 @@ def may_be_pickled(head: bytes) -> bool:
     return bool(NESTED.match(head)) or head.startswith(NUMPY_SIGN) or _is_tar(head)
 
 
+def is_other_format(head: bytes, nbytes: int) -> bool:
+    """Whether a file in which no pickle was found is one of a format that has none."""
+    safetensors = head[8:9] == b"{" and int.from_bytes(head[:8], "little") < nbytes
+    return safetensors or head.startswith(OTHER_SIGNS)
+
+
 def describe_other(head: bytes, nbytes: int) -> str:
     """What a file is that holds no pickle, as far as its first bytes tell."""
     if stand_in := describe_stand_in(head, nbytes):
@@ -337,8 +344,6 @@ def describe_other(head: bytes, nbytes: int) -> str:
     for sign, text in HEAD_SIGNS:
         if head.startswith(sign):
             return f"it {text}"
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < nbytes:
-        return "it looks like a safetensors file under another name, which holds no pickle"
     return (
         f"it is neither a pickle nor an archive (it begins with {head[:8].hex(' ')}), so nothing "
         "can be told of it"
