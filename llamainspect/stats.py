@@ -68,6 +68,7 @@ SORTS: dict[str, Callable[[WeightStats], Any]] = {
 }  # the largest first
 MAX_WORKERS = 12  # each takes 18 MiB at most, and so many are faster than any disk
 PLOT_BINS = 60  # they fit into 80 columns
+MAX_REPEATED_NBYTES = 256 * 2**20  # of a view that shows few bytes very often
 MAX_LOCATED = 2_000  # NaN and Inf that are located in all
 
 
@@ -173,6 +174,17 @@ def _chosen(checkpoint: Checkpoint, options: StatsOptions) -> dict[str, Weight]:
     return chosen
 
 
+def _endless(weight: Weight) -> str | None:
+    """Why a weight is not read that a few stored bytes make as long as anybody likes."""
+    for part in weight.parts:
+        if part.nbytes > max(part.storage.nbytes, MAX_REPEATED_NBYTES):
+            return (
+                f"its {part.elements:,} elements are {part.storage.nbytes:,} stored bytes over and "
+                "over (strides repeat them), and are not looked at"
+            )
+    return None
+
+
 def _is_called(name: str, pattern: str) -> bool:
     return name == pattern or fnmatchcase(name, pattern)  # a name may hold brackets
 
@@ -246,7 +258,10 @@ class _Scan:
 
     def _slices(self) -> Iterator[Slice]:
         for weight in self._todo:
-            pieces = list(slices_of(weight, self._form(weight)))
+            reason = _endless(weight)
+            if reason:
+                self.failed[weight.name] = reason
+            pieces = [] if reason else list(slices_of(weight, self._form(weight)))
             self._open[weight.name] = Gathering(weight, len(pieces))
             if not pieces:
                 self._finish(weight)

@@ -1140,3 +1140,14 @@ def test_options_that_mean_nothing_are_refused():
 def test_values_that_are_not_asked_for_are_not_read():
     report = compute_stats(str(EXAMPLE), StatsOptions("norm.weight"))
     assert report.nbytes_read == 2 * 128
+
+
+def test_a_view_without_end_is_not_read(tmp_path):
+    weights = {"norm.weight": torch.ones(4), "endless": torch.ones(1).expand(2**40)}
+    report = compute_stats(str(write_native(tmp_path, None, [weights])))
+    assert [(row.name, row.mean) for row in report.weights if row.mean is not None] == [
+        ("norm.weight", 1.0)
+    ]
+    assert any(
+        "1,099,511,627,776 elements are 4 stored bytes" in f.message for f in report.findings
+    )
