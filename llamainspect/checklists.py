@@ -111,14 +111,15 @@ def read_list(folder: Folder, file: str) -> Digests:
             bad.append((number, line))
             continue
         name, digest = parsed
-        stripped = name.strip(" \t") or name
-        problem = _leads_away(folder, base, name) or _leads_away(folder, base, stripped)
-        if problem:
+        # Blanks at either end are seldom part of a name; which of the two is meant, what is there
+        # tells, and nothing is looked for where a name leads away.
+        exact = _leads_away(folder, base, name) is None
+        if not exact or folder.obstacle(posixpath.join(base, name)) == ABSENT:
+            name = name.strip(" \t") or name
+        if problem := _leads_away(folder, base, name):
             message = f"line {number} names {name[:200]!r}, {problem}; it was not opened"
             findings.append(Finding("error", file, message))
             continue
-        if folder.obstacle(posixpath.join(base, name)) == ABSENT:
-            name = stripped  # blanks at either end are seldom part of a name
         path = posixpath.normpath(posixpath.join(base, name))
         if path == posixpath.normpath(file):
             message = f"line {number} names the list itself, which no list can hold; passed over"

@@ -62,6 +62,7 @@ COMMANDS: dict[str, tuple[Line, ...]] = {
     "explain": (line("{path}"), line("{path}", "hidden_dim")),
     "report": (line("{path}", "--stats", text=("-o", "-")),),
     "verify-checksums": (line("{path}"), line("{path}", "--deep")),
+    "scan": (line("{path}"),),
     "diff": (line("{path}", "{good}"), line("{good}", "{path}", "--config-only")),
     "verify-logits": (
         line("{path}", "--against", "{good}", "--ids", "1 2 3"),

@@ -272,7 +272,8 @@ class _Joiner:
         sums_of: dict[str, list[int]] = {file: [] for file in self.shards}
         for parts in cut:
             for part in parts:
-                sums_of[part.file].append(part.storage.crc32 or 0)
+                if part.file in sums_of:  # scales have files of their own
+                    sums_of[part.file].append(part.storage.crc32 or 0)
         first: dict[tuple[int, ...], str] = {}
         for file, found in sums_of.items():
             sums = tuple(found)
