@@ -106,7 +106,7 @@ def _check_pieces(pieces: tuple[Piece, ...], file: str) -> None:
     for number, piece in enumerate(pieces):
         if not piece.text:
             raise CorruptFile(f"{file}: piece {number:,} has no text; download it again")
-        if "\0" in piece.text:
+        if "\0" in piece.text and piece.text != "\0":
             raise CorruptFile(f"{file}: piece {number:,} has a zero in its text; download it again")
         if not math.isfinite(piece.score):
             raise CorruptFile(

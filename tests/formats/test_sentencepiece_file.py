@@ -314,6 +314,7 @@ ADDED = st.lists(st.tuples(TEXTS, SCORES, st.sampled_from([1, 3, 4, 5])), min_si
 @examples(40)
 @given(added=ADDED)
 @example(added=[("0\0", 0.0, 1)])
+@example(added=[("\0", 0.0, 1)])
 def test_any_pieces_are_those_of_googles_reader_or_refused_by_both(added):
     """Pieces of any text put before those of a whole file."""
     whole = sentencepiece_file()
