@@ -9,6 +9,7 @@ import random
 import resource
 import subprocess
 import sys
+import tarfile
 import time
 import warnings
 import zipfile
@@ -30,6 +31,7 @@ from malicious import (
     RUN,
     STOP,
     proto,
+    std_zip,
     tar,
     tar_member,
     torch_zip,
@@ -85,6 +87,46 @@ def test_what_runs_commands_is_dangerous(constructions):
     for name, path in constructions.items():
         if not name.startswith("call of") and name not in NOT_DANGEROUS:
             assert only(path).verdict == "dangerous", name
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("encrypted", "it is encrypted, so what it holds cannot be told"),
+        ("bzip2", "it is compressed in a way (method 12) not read"),
+        ("lzma", "it is compressed in a way (method 14) not read"),
+        ("something in front of an archive", "an archive stands in it behind something else"),
+        ("gzip", "it is gzip-compressed; decompress it first"),
+    ],
+)
+def test_what_cannot_be_looked_into_is_said(constructions, name, message):
+    assert message in [odd.message for odd in only(constructions[name]).oddities]
+
+
+def test_a_member_that_is_no_pickle_or_cannot_be_unpacked_is_said(tmp_path):
+    torch_zip(NAMES_TENSORS, tmp_path / "a.pth", {"more.pkl": b"\xff\xff"})
+    assert [(odd.where, odd.message) for odd in only(tmp_path / "a.pth").oddities] == [
+        ("more.pkl", "it is no pickle, whatever its name says")
+    ]
+    data = bytearray(std_zip(tmp_path / "b.pth", [("a/data.pkl", bytes(10_000))], 8))
+    at = data.index(b"a/data.pkl") + len("a/data.pkl") + 2
+    data[at : at + 3] = b"\xff\xff\xff"
+    (tmp_path / "b.pth").write_bytes(data)
+    assert "it is damaged, or too long to be unpacked here" in [
+        odd.message for odd in only(tmp_path / "b.pth").oddities
+    ]
+
+
+def test_behind_a_directory_in_a_tar_nothing_is_skipped(tmp_path):
+    """It has a length, as no directory has, and what comes next is read all the same."""
+    with tarfile.open(tmp_path / "a.pth", "w:") as archive:
+        entry = tarfile.TarInfo("folder")
+        entry.type, entry.size = tarfile.DIRTYPE, 1024
+        archive.addfile(entry)
+        entry = tarfile.TarInfo("pickle")
+        entry.size = len(INNER)
+        archive.addfile(entry, io.BytesIO(INNER))
+    assert only(tmp_path / "a.pth").verdict == "dangerous"
 
 
 REACHED = """
