@@ -30,6 +30,7 @@ from malicious import (
     NAMES_TENSORS,
     RUN,
     STOP,
+    named,
     proto,
     std_zip,
     tar,
@@ -443,6 +444,24 @@ def test_operations_and_objects_are_bounded(tmp_path):
     assert 4_000_000 < scanned.pickles[0].operations < 4_200_000
     (tmp_path / "wide.pkl").write_bytes(b"N" * 1_200_000 + STOP)
     assert "objects" in only(tmp_path / "wide.pkl").oddities[0].message
+
+
+def test_the_worst_is_listed_whatever_stands_in_front_of_it(tmp_path):
+    names = b"".join(named("somewhere", f"name{number}") + b"0" for number in range(1_500))
+    (tmp_path / "many.pkl").write_bytes(proto(2) + names + RUN + STOP)
+    scanned = only(tmp_path / "many.pkl")
+    (found,) = scanned.pickles
+    assert (scanned.verdict, len(found.globals), found.more_globals) == ("dangerous", 1_000, 501)
+    assert found.globals[-1].name == "posix.system"
+
+
+def test_more_constants_than_are_looked_into_are_said(tmp_path):
+    inner = pickle.dumps(0)
+    (tmp_path / "many.pkl").write_bytes(
+        pickle.dumps([inner + bytes([n % 7]) for n in range(1_003)])
+    )
+    messages = [odd.message for odd in only(tmp_path / "many.pkl").oddities]
+    assert "3 more constants may be pickles and were not looked into" in messages
 
 
 def test_many_pickles_in_a_row_are_bounded(tmp_path):
