@@ -646,6 +646,14 @@ def test_names_from_the_stream_are_escaped_and_fit_narrow_terminals(tmp_path):
     assert r"\x1b" in page
 
 
+def test_a_dangerous_global_is_shown_behind_any_number_of_unknown_ones(tmp_path):
+    unknown = b"".join(b"cpackage%d\nthing\n0" % number for number in range(60))
+    (tmp_path / "a.pkl").write_bytes(proto(2) + unknown + b"cos\nsystem\n" + STOP)
+    text = run("scan", tmp_path).stdout
+    assert "dangerous  os.system: runs commands" in text
+    assert "and 21 more" in text
+
+
 def test_what_changes_while_it_is_read_is_not_known(tmp_path, monkeypatch):
     path = tmp_path / "a.pth"
     torch_zip(NAMES_TENSORS, path)

@@ -126,6 +126,7 @@ VERDICTS = {
     "unknown": ("unknown globals, or what cannot be followed", "bold yellow"),
     "dangerous": ("dangerous", "bold red"),
 }
+GOOD_TO_BAD = list(VERDICTS)
 STATUSES = {"known": "green", "unknown": "yellow", "dangerous": "bold red"}
 ADVICE = {
     "known": "Nothing was unpickled here. These names are all that unpickling would import.",
@@ -189,7 +190,7 @@ def _globals(pickle: ScannedPickle) -> RenderableType:
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("global", overflow="fold")
-    worst_first = sorted(pickle.globals, key=lambda entry: entry.status == "known")
+    worst_first = sorted(pickle.globals, key=lambda entry: -GOOD_TO_BAD.index(entry.status))
     listed = set(worst_first[:LISTED_GLOBALS])
     for entry in pickle.globals:
         if entry in listed:
