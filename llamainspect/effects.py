@@ -55,7 +55,9 @@ _DANGERS = {
 _HARMLESS = """
     io.BytesIO io.StringIO _io.BytesIO _io.StringIO types.SimpleNamespace signal.Signals
     functools.partialmethod pathlib.Path pathlib.PurePath pathlib.PosixPath pathlib.PurePosixPath
-    pathlib.WindowsPath pathlib.PureWindowsPath torch._C.Generator""".split()  # noqa: SIM905  as the table above
+    pathlib.WindowsPath pathlib.PureWindowsPath torch._C.Generator torch.jit._pickle.build_intlist
+    torch.jit._pickle.build_tensorlist torch.jit._pickle.build_doublelist
+    torch.jit._pickle.build_boollist torch.jit._pickle.restore_type_tag""".split()  # noqa: SIM905  as the table above
 _BY_NAME = {name: effect for effect, names in _DANGERS.items() for name in names.split()}
 
 
