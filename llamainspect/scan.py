@@ -33,9 +33,12 @@ from llamainspect.reports import (
 )
 from llamainspect.sources import UNREADABLE, Folder, open_source
 
-# By name a file for torch.load or pickle; others are when they begin as such files do.
+# By name a file for torch.load or pickle; others are when they begin as such files do. pandas and
+# joblib unpack what is compressed by themselves.
 PICKLED_NAME = re.compile(
-    r".*\.(?:pth|pt|bin|pkl|pickle|ckpt|th|p|dill|joblib|pth\.tar)", re.IGNORECASE | re.DOTALL
+    r".*\.(?:pth|pt|bin|pkl|pickle|ckpt|th|p|dill|joblib|pth\.tar)"
+    r"(?:\.(?:gz|bz2|xz|lzma|z|zst|zip))?",
+    re.IGNORECASE | re.DOTALL,
 )
 OTHER_NAME = re.compile(r".*\.(?:safetensors|gguf|json|txt|md)", re.IGNORECASE | re.DOTALL)
 MAX_GLOBALS = 1_000  # of one file, in a report

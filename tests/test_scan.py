@@ -1,5 +1,6 @@
 """What a scan says, against CPython's unpicklers, torch.load, pickletools and other scanners."""
 
+import gzip
 import io
 import json
 import os
@@ -392,6 +393,7 @@ def test_a_legacy_file_ends_with_its_storages(tmp_path):
         ("mymodel.types", "Config", False), ("my.code", "Thing", False),
         ("pathlib", "PosixPath", False), ("types", "SimpleNamespace", False),
         ("posixpath_like", "join", False), ("torch._C", "Generator", False),
+        ("torch.jit._pickle", "build_intlist", False), ("torch.jit._pickle", "x", True),
         ("os.path", "join", True), ("code", "x", True),
     ],
 )  # fmt: skip
@@ -608,6 +610,15 @@ def test_a_pickle_under_any_name_is_found(tmp_path):
     report = li.scan_files(str(tmp_path))
     assert [scanned.file for scanned in report.files] == ["README", "weights.dat"]
     assert report.others == 1
+
+
+@pytest.mark.parametrize("name", ["model.pkl.gz", "model.PKL.Z", "model.pth.tar.xz"])
+def test_what_is_compressed_is_not_passed_over(tmp_path, name):
+    (tmp_path / name).write_bytes(gzip.compress(INNER))
+    (tmp_path / "vocabulary.txt.gz").write_bytes(gzip.compress(b"no pickle"))
+    done = run("scan", tmp_path)
+    assert (done.returncode, "compressed" in done.stdout) == (1, True)
+    assert "0 pickled files, 1 of which nothing can be told, 1 other beside them" in done.stdout
 
 
 def test_a_link_to_a_directory_is_not_entered_and_so_not_known(tmp_path):

@@ -155,9 +155,14 @@ def _(report: ScanReport, terminal: bool) -> RenderableType:
         return Group(line, Text("Nothing here is loaded by unpickling it."))
     text, style = VERDICTS[report.verdict]
     line.append("  ").append(text, style=style)
-    others = f", {report.others:,} others beside them" if report.others else ""
-    parts: list[RenderableType] = [line]
-    parts.append(Text(f"{counted(len(report.files), 'pickled file')}{others}", style="dim"))
+    pickled = sum(scanned.kind != "none" for scanned in report.files)
+    closed = len(report.files) - pickled
+    counts = [
+        counted(pickled, "pickled file"),
+        f"{closed:,} of which nothing can be told" if closed else "",
+        f"{counted(report.others, 'other')} beside them" if report.others else "",
+    ]
+    parts: list[RenderableType] = [line, Text(", ".join(filter(None, counts)), style="dim")]
     groups: dict[object, list[ScannedFile]] = {}
     for scanned in report.files:  # shards of one model usually carry the same pickle
         groups.setdefault((scanned.kind, scanned.pickles, scanned.oddities), []).append(scanned)
