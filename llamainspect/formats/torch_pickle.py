@@ -196,8 +196,8 @@ def _walk(root: Any, repeated: dict[str, None]) -> Iterator[tuple[str, Any]]:
         characters += len(name)
         if visits > MAX_VISITS or characters > MAX_NAME_CHARACTERS:
             raise CorruptFile(
-                "the object holds the same parts so many times over that listing it has no end; "
-                "the file is made to harm"
+                f"the object holds more than {MAX_VISITS:,} values, or the same parts so many "
+                "times over, as no state dict does; the file is damaged or made to harm"
             )
         below = _children(value, name, repeated)
         if below is None:

@@ -1040,6 +1040,12 @@ def test_a_name_that_looks_like_a_numbered_one_hides_no_tensor() -> None:
     }
 
 
+def test_half_a_million_values_are_too_many_however_they_come():
+    """Of a plain list of numbers it is not said that it holds anything twice."""
+    with pytest.raises(CorruptFile, match="holds more than 500,000 values"):
+        read_pickle(b"\x80\x02](" + b"K\x01" * 500_001 + b"e.")
+
+
 def test_more_tensors_than_any_model_has_are_refused():
     """One that is put into a list a hundred thousand times over: 300 kB on disk."""
     storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
