@@ -257,10 +257,10 @@ def _wrong_by_itself(folder: Folder, file: str) -> str | None:
             read_json_object(there, name)
         elif name == TOKENIZER_FILE:
             read_vocabulary(there)
+    except (UnsupportedFile, OSError):  # nothing that is wrong with the file
+        return None
     except LlamaInspectError as error:
         return reason_of(error, name)
-    except OSError:
-        return None
     return None
 
 

@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any
 
-from llamainspect.errors import CorruptFile
+from llamainspect.errors import CorruptFile, UnsupportedFile
 from llamainspect.sources import Source
 
 JSON_KINDS = {list: "a list", str: "text", bool: "true or false", type(None): "null"}
@@ -13,15 +13,18 @@ MAX_JSON_VALUES = 500_000  # a file of 16 MiB can hold millions, and each takes 
 
 
 def read_json_object(source: Source, file: str) -> dict[str, Any]:
-    """The object in a JSON file. Raises CorruptFile with the reason for anything else."""
+    """The object in a JSON file. Raises CorruptFile with the reason for anything else, and
+    UnsupportedFile for what is sound, perhaps, and too large."""
     size = source.nbytes(file)
     if size > MAX_JSON_NBYTES:
-        raise CorruptFile(f"{file}: {size:,} bytes are too many for a configuration file")
+        raise UnsupportedFile(
+            f"{file}: its {size:,} bytes are not read; {MAX_JSON_NBYTES:,} are the most that are"
+        )
     return parse_json_object(source.read(file, 0, size), file)
 
 
 def parse_json_object(data: bytes, file: str) -> dict[str, Any]:
-    """The object that `data` holds. Raises CorruptFile, in the name of `file`, for all else."""
+    """The object that `data` holds. Raises as `parse_json` does, also when it is none."""
     value = parse_json(data, file)
     if not isinstance(value, dict):
         kind = JSON_KINDS.get(type(value), "a number")
@@ -30,7 +33,8 @@ def parse_json_object(data: bytes, file: str) -> dict[str, Any]:
 
 
 def parse_json(data: bytes, file: str, way_out: str = "download it again") -> Any:
-    """What `data` holds. Raises CorruptFile with the reason when it is no JSON."""
+    """What `data` holds. Raises CorruptFile with the reason when it is no JSON, and
+    UnsupportedFile for too much of it."""
     if not data.strip():
         raise CorruptFile(f"{file}: the file is empty; {way_out}")
     if data.lstrip()[:1] == b"<":
@@ -39,7 +43,9 @@ def parse_json(data: bytes, file: str, way_out: str = "download it again") -> An
             f"{way_out}"
         )
     if sum(map(data.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
-        raise CorruptFile(f"{file}: it holds more than {MAX_JSON_VALUES:,} values; {way_out}")
+        raise UnsupportedFile(
+            f"{file}: it holds more than {MAX_JSON_VALUES:,} values, and so many are not read"
+        )
     try:
         return json.loads(
             data.decode("utf-8-sig"),

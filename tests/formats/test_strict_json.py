@@ -11,7 +11,7 @@ from changes import changed, examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamainspect.errors import CorruptFile, MissingFile
+from llamainspect.errors import CorruptFile, MissingFile, UnsupportedFile
 from llamainspect.formats.strict_json import parse_json, read_json_object
 from llamainspect.sources import Folder
 
@@ -79,8 +79,6 @@ REFUSED: dict[str, tuple[bytes | str, str]] = {
     "100,000 lists in each other": ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "deeply"),
     "100,000 objects in each other": ('{"a": ' * 100_000 + "1" + "}" * 100_000, "deeply"),
     "100,000 brackets that never close": ("[" * 100_000, "deeply"),
-    "a million lists": ('{"a": [' + "[]," * 1_000_000 + "[]]}", "more than 500,000 values"),
-    "a million objects": ('{"a": [' + "{}," * 1_000_000 + "{}]}", "more than 500,000 values"),
 }
 
 
@@ -98,10 +96,17 @@ def test_the_sentence_about_a_hostile_key_stays_short(tmp_path: Path) -> None:
     assert len(str(caught.value)) < 300
 
 
+@pytest.mark.parametrize("empty", ["[]", "{}", "0"])
+def test_a_million_values_are_too_many_which_is_nobodys_damage(empty: str, tmp_path: Path) -> None:
+    data = '{"a": [' + f"{empty}," * 1_000_000 + f"{empty}]}}"
+    with pytest.raises(UnsupportedFile, match=r"^params\.json: it holds more than 500,000 values"):
+        read(tmp_path, data)
+
+
 def test_a_file_of_gigabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
     with (tmp_path / FILE).open("wb") as file:
         file.truncate(2**33)  # a hole
-    with pytest.raises(CorruptFile, match=r"^params\.json: 8,589,934,592 bytes"):
+    with pytest.raises(UnsupportedFile, match=r"^params\.json: its 8,589,934,592 bytes"):
         read_json_object(Folder(str(tmp_path)), FILE)
 
 
