@@ -48,9 +48,11 @@ ORDER = get_args(GlobalStatus)  # from good to bad
 def scan_files(path: str) -> ScanReport:
     """What unpickling `path`, a file or all files below a directory, would import and call.
 
-    Raises NotACheckpoint when there is no file.
+    Raises NotACheckpoint when there is no file, OSError when the directory cannot be listed.
     """
     folder = open_source(path)
+    if not folder.only:
+        folder.files()  # of one below it that cannot, the report says so
     files: list[ScannedFile] = []
     others = 0
     for name in [folder.only] if folder.only else folder.walk("."):

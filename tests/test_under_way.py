@@ -419,6 +419,19 @@ def test_a_directory_that_may_be_listed_and_not_entered_is_not_called_empty(nobo
     )
 
 
+@pytest.mark.parametrize("command", ["summary", "scan", "verify-checksums"])
+def test_a_directory_that_may_not_be_listed_gets_no_answer(nobody, pristine, command):
+    directory, become = nobody
+    path = shutil.copytree(pristine, directory / "model")
+    path.chmod(0)
+    become()
+    done = run_here(command, path)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == (
+        f"llamainspect: {path}: Permission denied; check the path and its permissions\n"
+    )
+
+
 # --- streams --------------------------------------------------------------------------------------
 
 # What is asked of the directory {}, of all commands that take no torch.
