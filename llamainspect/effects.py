@@ -22,7 +22,8 @@ _DANGERS = {
         asyncio webbrowser antigravity pip ensurepip venv distutils.spawn setuptools idlelib
         _osx_support _aix_support popen2 platform.popen uuid._get_command_stdout pydoc
         torch.utils.collect_env torch.utils.cpp_extension torch.utils.hipify numpy.distutils
-        numpy.f2py torch.distributed.elastic torch.distributed.run torch.distributed.launch""",
+        numpy.f2py torch.distributed.elastic torch.distributed.run torch.distributed.launch
+        psutil""",
     RUNS_CODE: """
         builtins.eval builtins.exec builtins.execfile builtins.compile builtins.breakpoint
         builtins.apply builtins.map builtins.filter builtins.type builtins.reload builtins.exit
@@ -30,7 +31,8 @@ _DANGERS = {
         timeit trace doctest unittest cgitb rlcompleter threading _thread sched atexit signal gc
         inspect dis py_compile compileall lib2to3 logging.config wsgiref numpy.testing torch.jit
         torch.fx torch._dynamo torch._inductor torch.utils._config_module torch.testing
-        torch.distributed.rpc torch.utils.data.datapipes torch.utils.bottleneck cloudpickle""",
+        torch.distributed.rpc torch.utils.data.datapipes torch.utils.bottleneck cloudpickle
+        pandas.eval""",
     REACHES_ALL: """
         builtins.__import__ builtins.__build_class__ builtins.getattr builtins.setattr
         builtins.delattr builtins.hasattr builtins.globals builtins.locals builtins.vars
@@ -41,10 +43,13 @@ _DANGERS = {
         builtins.open builtins.file builtins.input builtins.raw_input io _io _pyio codecs.open
         shutil pathlib tempfile fileinput linecache mmap dbm shelve sqlite3 _sqlite3 tarfile
         zipfile gzip bz2 lzma glob posixpath ntpath genericpath distutils fcntl mailbox
-        logging.FileHandler logging.handlers""",
+        logging.FileHandler logging.handlers torch.save torch.from_file
+        torch.storage.UntypedStorage.from_file torch.UntypedStorage.from_file numpy.save
+        numpy.savez numpy.savetxt numpy.fromfile numpy.memmap fsspec""",
     USES_NETWORK: """
         socket _socket socketserver ssl http urllib ftplib smtplib smtpd poplib imaplib nntplib
-        telnetlib xmlrpc asyncore asynchat httpx requests aiohttp urllib3 torch.hub""",
+        telnetlib xmlrpc asyncore asynchat httpx requests aiohttp urllib3 torch.hub paramiko
+        huggingface_hub""",
     LOADS_FILES: """
         pickle _pickle marshal dill joblib jsonpickle yaml torch.load torch.package
         torch.serialization.load torch.storage._load_from_bytes torch.utils.model_zoo numpy.load

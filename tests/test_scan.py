@@ -393,6 +393,8 @@ def test_a_legacy_file_ends_with_its_storages(tmp_path):
         ("mymodel.types", "Config", False), ("my.code", "Thing", False),
         ("pathlib", "PosixPath", False), ("types", "SimpleNamespace", False),
         ("posixpath_like", "join", False), ("torch._C", "Generator", False),
+        ("numpy", "save", True), ("torch.storage", "UntypedStorage.from_file", True),
+        ("torch.storage", "UntypedStorage", False), ("psutil", "Popen", True),
         ("torch.jit._pickle", "build_intlist", False), ("torch.jit._pickle", "x", True),
         ("os.path", "join", True), ("code", "x", True),
     ],
