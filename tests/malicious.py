@@ -184,6 +184,8 @@ PICKLES: dict[str, bytes] = {
                                   text("true"), b"tR"),
     "decoys above a mark": framed(text("posix"), b"(", text("collections"), text("OrderedDict"),
                                   b"1", text("system"), b"\x93(", text("true"), b"tR"),
+    "decoys in a tuple": framed(text("posix"), b"(", text("collections"), text("OrderedDict"),
+                                b"t0", text("system"), b"\x93(", text("true"), b"tR"),
     "an empty mark popped": framed(text("posix"), b"(0", text("system"), b"\x93(", text("true"),
                                    b"tR"),
     "a computed name": proto(2) + wide("posix") + ROT13 + b"\x93(" + TRUE + b"tR.",

@@ -392,6 +392,9 @@ def test_a_legacy_file_ends_with_its_storages(tmp_path):
         ("transformers.training_args", "TrainingArguments", False),
         ("mymodel.types", "Config", False), ("my.code", "Thing", False),
         ("pathlib", "PosixPath", False), ("types", "SimpleNamespace", False),
+        ("__builtin__", "execfile", True), ("commands", "getoutput", True),
+        ("random", "_os.system", True), ("torch.serialization", "os.system", True),
+        ("collections", "OrderedDict.__init__.__globals__", True), ("urllib2", "urlopen", True),
         ("posixpath_like", "join", False), ("torch._C", "Generator", False),
         ("numpy", "save", True), ("torch.storage", "UntypedStorage.from_file", True),
         ("torch.storage", "UntypedStorage", False), ("psutil", "Popen", True),
@@ -669,7 +672,7 @@ def test_a_dangerous_global_is_shown_behind_any_number_of_unknown_ones(tmp_path)
 
 def test_what_changes_while_it_is_read_is_not_known(tmp_path, monkeypatch):
     path = tmp_path / "a.pth"
-    torch_zip(NAMES_TENSORS, path)
+    torch_zip(NAMES_TENSORS, path, {"data/1": bytes(2**21)})  # too long to be read at once
     read = Folder.read
 
     def changing(self, file, offset, length):

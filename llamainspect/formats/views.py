@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from llamainspect.sources import Source
 
+AT_ONCE_NBYTES = 2**20
+
 
 class View(NamedTuple):
     """`nbytes` bytes; `read_at(offset, length)` gives exactly so many of them."""
@@ -14,8 +16,11 @@ class View(NamedTuple):
 
     @classmethod
     def of_file(cls, source: Source, file: str) -> "View":
-        """All of a file."""
-        return cls(source.nbytes(file), lambda offset, length: source.read(file, offset, length))
+        """All of a file; a short one is read at once, as it may be asked for thousands of times."""
+        nbytes = source.nbytes(file)
+        if nbytes <= AT_ONCE_NBYTES:
+            return cls.of(source.read(file, 0, nbytes))
+        return cls(nbytes, lambda offset, length: source.read(file, offset, length))
 
     @classmethod
     def of(cls, data: bytes) -> "View":

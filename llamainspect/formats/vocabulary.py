@@ -146,20 +146,16 @@ def not_a_tokenizer(head: bytes, nbytes: int, file: str) -> CorruptFile:
 
 
 def _tiktoken(source: Source, file: str, size: int, config: ModelConfig | None) -> Vocabulary:
-    """Ranks count up from 0, so the last line has the number; the file is not read for it.
-
-    Where the first line is not that of rank 0, the lines are counted.
-    """
+    """As many ranks as lines, in files whose ranks count up; else they are counted one by one."""
     length = min(size, LAST_LINE_NBYTES)
     end = source.read(file, size - length, length)
     last = end.split()[-1:]
     if not last or not last[0].isdigit() or len(last[0]) > 9:
         raise not_a_tokenizer(end, size, file)
-    first = RANK_LINE.match(source.read(file, 0, min(size, HEAD_NBYTES)) + b"\n")
-    if first is not None and int(first[2]) == 0:
-        tokens = int(last[0]) + 1
-    else:
-        tokens = len(source.read(file, 0, size).split()) // 2
+    data = source.read(file, 0, size)
+    tokens = int(last[0]) + 1
+    if data.count(b"\n") + (not data.endswith(b"\n")) != tokens or b"\n\n" in data:
+        tokens = len(data.split()) // 2
     known = tokens in RELEASED_RANKS or config is not None
     special = len(choose_generation(tokens, config)[0].special_tokens) if known else None
     return Vocabulary(TIKTOKEN, tokens, special)

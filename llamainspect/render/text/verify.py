@@ -1,5 +1,8 @@
 """Views of the Verify panel: verify-checksums, scan, verify-logits."""
 
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -24,12 +27,15 @@ from llamainspect.reports import (
     ChecksumReport,
     FileChecksum,
     LogitsComparison,
+    NamedGlobal,
     Oddity,
     PositionDifference,
     ScannedFile,
     ScannedPickle,
     ScanReport,
 )
+
+R = TypeVar("R")
 
 STATUS_STYLES = {
     "ok": "green",
@@ -143,7 +149,7 @@ FILE_KINDS = {
     "pickle": "pickle",
     "none": "no pickle",
 }
-LISTED_GLOBALS = 40  # of one pickle; --json has all
+LISTED = 40  # globals of one pickle, pickles and oddities of one file
 
 
 @view.register
@@ -179,31 +185,46 @@ def _scanned(scanned: ScannedFile, names: list[str]) -> list[RenderableType]:
     if scanned.kind != "none":
         title.append(f", {counted(len(scanned.pickles), 'pickle')}")
     parts: list[RenderableType] = [title]
-    for pickle in scanned.pickles:
+    pickles = _worst(scanned.pickles, lambda pickle: max(map(_badness, pickle.globals), default=0))
+    for pickle in pickles:
         about = f"{pickle.nbytes:,} bytes, {counted(pickle.operations, 'operation')}"
         named = f"{printable(pickle.where)}: {about}" if pickle.where else about
         parts.append(Text(named if pickle.globals else f"{named}, no globals", style="dim"))
         if pickle.globals:
-            parts.append(_globals(pickle))
-    parts += [_oddity(odd) for odd in scanned.oddities]
-    return parts
+            parts += _globals(pickle)
+    parts += _more(len(scanned.pickles) - len(pickles), "pickles")
+    oddities = _worst(scanned.oddities, _badness)
+    parts += [_oddity(odd) for odd in oddities]
+    return parts + _more(len(scanned.oddities) - len(oddities), "like these")
 
 
-def _globals(pickle: ScannedPickle) -> RenderableType:
+def _globals(pickle: ScannedPickle) -> list[RenderableType]:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for title in ("at byte", "calls"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("global", overflow="fold")
-    worst_first = sorted(pickle.globals, key=lambda entry: -GOOD_TO_BAD.index(entry.status))
-    listed = set(worst_first[:LISTED_GLOBALS])
-    for entry in pickle.globals:
-        if entry in listed:
-            status = Text(entry.status, style=STATUSES[entry.status])
-            name = safe(entry.name).append(f": {entry.effect}" if entry.effect else "")
-            table.add_row(f"{entry.position:,}", f"{entry.calls:,}", status, name)
+    listed = _worst(pickle.globals, _badness)
+    for entry in listed:
+        status = Text(entry.status, style=STATUSES[entry.status])
+        name = safe(entry.name).append(f": {entry.effect}" if entry.effect else "")
+        table.add_row(f"{entry.position:,}", f"{entry.calls:,}", status, name)
     left = len(pickle.globals) + pickle.more_globals - len(listed)
-    return Group(table, Text(f"and {left:,} more", style="dim")) if left else table
+    return [table, *_more(left, "globals")]
+
+
+def _badness(entry: NamedGlobal | Oddity) -> int:
+    return GOOD_TO_BAD.index(entry.status)
+
+
+def _worst(rows: Sequence[R], badness: Callable[[R], int]) -> list[R]:
+    """The worst of them, as many as a page lists, in the order given."""
+    chosen = sorted(range(len(rows)), key=lambda index: -badness(rows[index]))[:LISTED]
+    return [rows[index] for index in sorted(chosen)]
+
+
+def _more(number: int, what: str) -> list[RenderableType]:
+    return [Text(f"and {number:,} more {what} (--json has more)", style="dim")] if number else []
 
 
 def _oddity(odd: Oddity) -> Text:
