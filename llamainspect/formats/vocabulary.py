@@ -154,7 +154,8 @@ def _tiktoken(source: Source, file: str, size: int, config: ModelConfig | None) 
         raise not_a_tokenizer(end, size, file)
     data = source.read(file, 0, size)
     tokens = int(last[0]) + 1
-    if data.count(b"\n") + (not data.endswith(b"\n")) != tokens or b"\n\n" in data:
+    lines = data.count(b"\n") + (not data.endswith(b"\n"))
+    if lines != tokens or b"\n\n" in data or data.count(b"\r") not in (0, data.count(b"\n")):
         tokens = len(data.split()) // 2
     known = tokens in RELEASED_RANKS or config is not None
     special = len(choose_generation(tokens, config)[0].special_tokens) if known else None
