@@ -62,7 +62,8 @@ _HARMLESS = """
     functools.partialmethod pathlib.Path pathlib.PurePath pathlib.PosixPath pathlib.PurePosixPath
     pathlib.WindowsPath pathlib.PureWindowsPath torch._C.Generator torch.jit._pickle.build_intlist
     torch.jit._pickle.build_tensorlist torch.jit._pickle.build_doublelist
-    torch.jit._pickle.build_boollist torch.jit._pickle.restore_type_tag""".split()  # noqa: SIM905  as the table above
+    torch.jit._pickle.build_boollist torch.jit._pickle.restore_type_tag
+    """.split()  # noqa: SIM905  as the table above
 _BY_NAME = {name: effect for effect, names in _DANGERS.items() for name in names.split()}
 
 

@@ -330,6 +330,7 @@ class ChecksumReport(Report):
 
 
 GlobalStatus = Literal["known", "unknown", "dangerous"]
+GOOD_TO_BAD = get_args(GlobalStatus)
 
 
 class NamedGlobal(NamedTuple):

@@ -7,7 +7,6 @@ spelling; what is not known is not trusted, and whatever could not be followed i
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import get_args
 
 from llamainspect.effects import effect_of
 from llamainspect.errors import LlamaInspectError, NotACheckpoint, reason_of
@@ -24,6 +23,7 @@ from llamainspect.formats.signatures import HEAD_NBYTES
 from llamainspect.formats.torch_pickle import is_tensor_construct
 from llamainspect.formats.views import View
 from llamainspect.reports import (
+    GOOD_TO_BAD,
     GlobalStatus,
     NamedGlobal,
     Oddity,
@@ -42,7 +42,6 @@ PICKLED_NAME = re.compile(
 )
 OTHER_NAME = re.compile(r".*\.(?:safetensors|gguf|json|txt|md)", re.IGNORECASE | re.DOTALL)
 MAX_GLOBALS = 1_000  # of one file, in a report
-ORDER = get_args(GlobalStatus)  # from good to bad
 
 
 def scan_files(path: str) -> ScanReport:
@@ -55,7 +54,8 @@ def scan_files(path: str) -> ScanReport:
         folder.files()  # of one below it that cannot, the report says so
     files: list[ScannedFile] = []
     others = 0
-    for name in [folder.only] if folder.only else folder.walk("."):
+    left_out: list[str] = []
+    for name in [folder.only] if folder.only else folder.walk(".", left_out):
         file = name.removeprefix("./")
         expected = PICKLED_NAME.fullmatch(file) or (folder.only and not OTHER_NAME.fullmatch(file))
         scanned = _scan_file(folder, file, bool(expected))
@@ -63,9 +63,8 @@ def scan_files(path: str) -> ScanReport:
             files.append(scanned)
         else:
             others += 1
-    if not folder.only:
-        message = "this directory is a link or cannot be listed, and was not entered; scan it, too"
-        files += (_closed(name, message) for name in folder.unwalked())
+    message = "this directory is a link or cannot be listed, and was not entered; scan it, too"
+    files += (_closed(name.removeprefix("./"), message) for name in sorted(left_out))
     if not files and not others:
         raise NotACheckpoint(f"{path}: there is no file in it; give a file, or its directory")
     return ScanReport(
@@ -85,7 +84,7 @@ def _scan_file(folder: Folder, file: str, expected: bool) -> ScannedFile | None:
         head = view.read(0, HEAD_NBYTES)
         if not (expected or may_be_pickled(head) or scan_pickle(view, 0, CHANCE + 1).is_no_chance):
             return None
-        found = PickledFile(view)
+        found = PickledFile(view.at_once())
     except (LlamaInspectError, OSError) as error:
         return _closed(file, reason_of(error, file))
     if found.kind == "none" and is_other_format(head, view.nbytes):
@@ -118,14 +117,14 @@ def _closed(file: str, reason: str) -> ScannedFile:
 
 
 def _worst(statuses: Iterable[GlobalStatus]) -> GlobalStatus:
-    return max(statuses, key=ORDER.index, default="known")
+    return max(statuses, key=GOOD_TO_BAD.index, default="known")
 
 
 def _judge(pickle: FoundPickle, limit: int) -> ScannedPickle:
     scan = pickle.scan
     named = [_judge_global(*pair, use) for pair, use in scan.uses.items()]
     # All of the worst are listed, whatever stands in front of them.
-    named.sort(key=lambda entry: -ORDER.index(entry.status))
+    named.sort(key=lambda entry: -GOOD_TO_BAD.index(entry.status))
     kept = sorted(named[:limit], key=lambda entry: entry.position)
     return ScannedPickle(
         where=pickle.where,

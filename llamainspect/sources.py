@@ -103,21 +103,25 @@ class Folder:
                 entry.name for entry in entries if _is(entry.is_dir) and not entry.is_symlink()
             )
 
-    def walk(self, directory: str) -> Iterator[str]:
-        """Names of all files at any depth below `directory`, which need not be there."""
-        for root, _, files in os.walk(os.path.join(self.directory, directory)):
-            inside = os.path.relpath(root, self.directory).replace(os.sep, "/")
-            yield from (f"{inside}/{file}" for file in sorted(files))
+    def walk(self, directory: str, left_out: list[str] | None = None) -> Iterator[str]:
+        """Names of all files at any depth below `directory`, which need not be there.
 
-    def unwalked(self) -> list[str]:
-        """Directories that `walk` does not enter: links to some, and what may not be listed."""
+        `left_out` receives the directories that are not entered: links, and what may not be listed.
+        """
         errors: list[OSError] = []
-        paths: list[str] = []
-        for root, folders, _ in os.walk(self.directory, onerror=errors.append):
-            below = (os.path.join(root, folder) for folder in folders)
-            paths += filter(os.path.islink, below)
-        paths += (os.fspath(error.filename) for error in errors)
-        return sorted(os.path.relpath(path, self.directory).replace(os.sep, "/") for path in paths)
+        for root, folders, files in os.walk(
+            os.path.join(self.directory, directory), onerror=errors.append
+        ):
+            inside = self._name_of(root)
+            yield from (f"{inside}/{file}" for file in sorted(files))
+            if left_out is not None:
+                links = (f for f in folders if os.path.islink(os.path.join(root, f)))
+                left_out += (f"{inside}/{folder}" for folder in links)
+        if left_out is not None:
+            left_out += (self._name_of(os.fspath(error.filename)) for error in errors)
+
+    def _name_of(self, path: str) -> str:
+        return os.path.relpath(path, self.directory).replace(os.sep, "/")
 
     def parent(self) -> "Folder":
         """The directory above, which a link may put elsewhere than its path says."""

@@ -246,20 +246,19 @@ def _constant(width: int, text: bool) -> Callable[[_Machine], None]:
     return lambda machine: machine.constant(machine.number(width), text)
 
 
-def _text_line(machine: _Machine) -> None:
-    """STRING: in quotes, with escapes; UNICODE: with others."""
-    raw = machine.line()
-    text = _decoded(raw)
-    with suppress(ValueError):
-        if machine.view.read(machine.at, 1) == b"S":
-            text = _decoded(codecs.escape_decode(raw.strip()[1:-1])[0])
-        else:
-            text = raw.decode("raw-unicode-escape")
-    machine.stack.append(text[:MAX_GLOBAL_NAME])
-    with suppress(UnicodeEncodeError):
-        inner = text.encode("latin-1")
-        if NESTED.match(inner):
-            machine.note(machine.at, View.of(inner), len(inner))
+def _text_line(unescaped: Callable[[bytes], str]) -> Callable[[_Machine], None]:
+    def operation(machine: _Machine) -> None:
+        raw = machine.line()
+        text = _decoded(raw)
+        with suppress(ValueError):
+            text = unescaped(raw)
+        machine.stack.append(text[:MAX_GLOBAL_NAME])
+        with suppress(UnicodeEncodeError):
+            inner = text.encode("latin-1")
+            if NESTED.match(inner):
+                machine.note(machine.at, View.of(inner), len(inner))
+
+    return operation
 
 
 def _frame(machine: _Machine) -> None:
@@ -400,8 +399,8 @@ _BY_NAME: dict[str, Callable[[_Machine], None]] = {
     "POP": _pop,
     "POP_MARK": _drop_to_mark,
     "DUP": _duplicate,
-    "STRING": _text_line,
-    "UNICODE": _text_line,
+    "STRING": _text_line(lambda raw: _decoded(codecs.escape_decode(raw.strip()[1:-1])[0])),
+    "UNICODE": _text_line(lambda raw: raw.decode("raw-unicode-escape")),
     "TUPLE": _tuple,
     "BINPERSID": _persistent,
     "PUT": _put(_decimal),

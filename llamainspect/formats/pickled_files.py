@@ -14,14 +14,14 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import chain
 from typing import Any, NamedTuple
 
 from llamainspect.dtypes import BY_TORCH_STORAGE
 from llamainspect.errors import CorruptFile, LlamaInspectError, UnsupportedFile
 from llamainspect.formats.pickle_scan import NESTED, PickleScan, scan_pickle
-from llamainspect.formats.signatures import HEAD_NBYTES, describe_stand_in
+from llamainspect.formats.signatures import HEAD_NBYTES, describe_stand_in, is_like_safetensors
 from llamainspect.formats.symbolic_pickle import Global, Opaque, PickleReader
 from llamainspect.formats.torch_pickle import MAX_PICKLE_NBYTES, read_pickle
 from llamainspect.formats.torch_zip import (
@@ -270,8 +270,7 @@ class PickledFile:
             part = view.part(at, min(entry.size, view.nbytes - at))
             place = _below(where, entry.name)
             if entry.name in ("storages", "tensors"):
-                with self._doubting(place):
-                    self._tar_row(part, place, level, entry.name)
+                self._tar_row(part, place, level, entry.name)
             else:
                 name = "pickle.pkl" if entry.name == "pickle" else entry.name
                 self._member(part, name, place, level)
@@ -288,7 +287,7 @@ class PickledFile:
             nonlocal at
             scan = self._pickle(view, at, _below(where, what), level)
             if scan is None or scan.broken:
-                raise CorruptFile(f"what stands behind byte {at:,} cannot be told")
+                raise CorruptFile("no pickle, or not a whole one")
             at = scan.end
             return _value(view, scan)
 
@@ -303,7 +302,7 @@ class PickledFile:
                     at += RANK.size + 2 * NUMEL.size * rank + NUMEL.size
             if member == "storages":
                 pickled("views")
-        except (LookupError, TypeError, AttributeError, struct.error):
+        except (LlamaInspectError, LookupError, TypeError, AttributeError, struct.error):
             self._doubt(where, f"what stands behind byte {at:,} cannot be told")
 
     def _numpy(self, view: View, where: str, level: int, head: bytes) -> str:
@@ -317,14 +316,6 @@ class PickledFile:
                 return self._row(view.part(start, view.nbytes - start), where, level)
         return "none"
 
-    @contextmanager
-    def _doubting(self, where: str) -> Iterator[None]:
-        """A place that cannot be read is doubtful, and the others are looked at."""
-        try:
-            yield
-        except LlamaInspectError as error:
-            self._doubt(where, str(error).removeprefix(f"{NAME}: "))
-
 
 def may_be_pickled(head: bytes) -> bool:
     """Whether a file that begins so may be a pickle, or an archive of some."""
@@ -333,8 +324,7 @@ def may_be_pickled(head: bytes) -> bool:
 
 def is_other_format(head: bytes, nbytes: int) -> bool:
     """Whether a file in which no pickle was found is one of a format that has none."""
-    safetensors = head[8:9] == b"{" and int.from_bytes(head[:8], "little") < nbytes
-    return safetensors or head.startswith(OTHER_SIGNS)
+    return is_like_safetensors(head, nbytes) or head.startswith(OTHER_SIGNS)
 
 
 def describe_other(head: bytes, nbytes: int) -> str:

@@ -13,6 +13,11 @@ def is_web_page(head: bytes) -> bool:
     return head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(WEB_PAGE_STARTS)
 
 
+def is_like_safetensors(head: bytes, nbytes: int) -> bool:
+    """Whether a file begins with the length of a header within it, and the header."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < nbytes
+
+
 def describe_stand_in(head: bytes, nbytes: int) -> str | None:
     """What stands in place of the wanted file, with the way out; None when nothing is plain."""
     if nbytes == 0:

@@ -11,7 +11,12 @@ import struct
 from typing import NamedTuple
 
 from llamainspect.errors import CorruptFile, UnsupportedFile
-from llamainspect.formats.signatures import HEAD_NBYTES, LFS_POINTER, describe_stand_in
+from llamainspect.formats.signatures import (
+    HEAD_NBYTES,
+    LFS_POINTER,
+    describe_stand_in,
+    is_like_safetensors,
+)
 from llamainspect.sources import Readable
 
 END = struct.Struct("<4s4H2LH")  # end of central directory
@@ -126,7 +131,7 @@ def _not_a_zip(
         return UnsupportedFile(f"{file}: it {LEGACY}")
     if head[257:262] == b"ustar":
         return UnsupportedFile(f"{file}: it {LEGACY}")
-    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
+    if is_like_safetensors(head, size):
         return UnsupportedFile(
             f"{file}: it looks like a safetensors file under another name; rename it to end in "
             ".safetensors"

@@ -16,16 +16,17 @@ class View(NamedTuple):
 
     @classmethod
     def of_file(cls, source: Source, file: str) -> "View":
-        """All of a file; a short one is read at once, as it may be asked for thousands of times."""
-        nbytes = source.nbytes(file)
-        if nbytes <= AT_ONCE_NBYTES:
-            return cls.of(source.read(file, 0, nbytes))
-        return cls(nbytes, lambda offset, length: source.read(file, offset, length))
+        """All of a file."""
+        return cls(source.nbytes(file), lambda offset, length: source.read(file, offset, length))
 
     @classmethod
     def of(cls, data: bytes) -> "View":
-        """Bytes that were unpacked."""
+        """Bytes in memory."""
         return cls(len(data), lambda offset, length: data[offset : offset + length])
+
+    def at_once(self) -> "View":
+        """The same, read now if it is short: for what is asked for thousands of times."""
+        return View.of(self.read(0, self.nbytes)) if self.nbytes <= AT_ONCE_NBYTES else self
 
     def part(self, start: int, nbytes: int) -> "View":
         """A stretch of it."""

@@ -21,6 +21,7 @@ import torch
 from changes import any_change, examples
 from hypothesis import given
 from hypothesis import strategies as st
+from random_states import DTYPES  # spelled out there, so that one that is forgotten is missed
 from torch import nn
 
 from llamainspect.errors import CorruptFile, UnsupportedFile
@@ -30,37 +31,6 @@ from llamainspect.reports import Finding
 from llamainspect.tensors import TensorInfo, contiguous_strides
 
 FILE = "model.pth"
-
-# What torch can make and save, spelled out so that a dtype that the package forgets is missed.
-DTYPES = (
-    torch.float64,
-    torch.float32,
-    torch.float16,
-    torch.bfloat16,
-    torch.float8_e4m3fn,
-    torch.float8_e5m2,
-    torch.float8_e4m3fnuz,
-    torch.float8_e5m2fnuz,
-    torch.float8_e8m0fnu,
-    torch.float4_e2m1fn_x2,
-    torch.int64,
-    torch.int32,
-    torch.int16,
-    torch.int8,
-    torch.uint64,
-    torch.uint32,
-    torch.uint16,
-    torch.uint8,
-    torch.bool,
-    torch.complex32,
-    torch.complex64,
-    torch.complex128,
-    torch.bits8,
-    torch.bits16,
-    torch.bits1x8,
-    torch.bits2x4,
-    torch.bits4x2,
-)
 
 complex_half_is_experimental = pytest.mark.filterwarnings("ignore:ComplexHalf support is exp")
 quantised_tensors_are_deprecated = pytest.mark.filterwarnings(

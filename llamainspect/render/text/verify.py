@@ -23,6 +23,7 @@ from llamainspect.render.text.common import (
     view,
 )
 from llamainspect.reports import (
+    GOOD_TO_BAD,
     WRONG_STATUSES,
     ChecksumReport,
     FileChecksum,
@@ -132,7 +133,6 @@ VERDICTS = {
     "unknown": ("unknown globals, or what cannot be followed", "bold yellow"),
     "dangerous": ("dangerous", "bold red"),
 }
-GOOD_TO_BAD = list(VERDICTS)
 STATUSES = {"known": "green", "unknown": "yellow", "dangerous": "bold red"}
 ADVICE = {
     "known": "Nothing was unpickled here. These names are all that unpickling would import.",
