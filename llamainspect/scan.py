@@ -91,7 +91,9 @@ def _scan_file(folder: Folder, file: str, expected: bool) -> ScannedFile | None:
         return None
     if found.kind == "none":
         found.doubts.append(Doubt("", describe_other(head, view.nbytes)))
-    if not expected and not found.pickles:
+    # Text may begin as a pickle does: `import os` names a global, and ends there.
+    likely = head.startswith(b"\x80") or any(pickle.scan.is_no_chance for pickle in found.pickles)
+    if not expected and not (likely and found.pickles):
         return None
     pickles: list[ScannedPickle] = []
     oddities: list[Oddity] = []

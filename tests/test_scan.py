@@ -105,6 +105,11 @@ def test_what_cannot_be_looked_into_is_said(constructions, name, message):
     assert message in [odd.message for odd in only(constructions[name]).oddities]
 
 
+def test_of_an_archive_that_was_cut_only_that_is_said(constructions):
+    (odd,) = only(constructions["cut short"]).oddities
+    assert "its end is missing" in odd.message
+
+
 def test_a_member_that_is_no_pickle_or_cannot_be_unpacked_is_said(tmp_path):
     torch_zip(NAMES_TENSORS, tmp_path / "a.pth", {"more.pkl": b"\xff\xff"})
     assert [(odd.where, odd.message) for odd in only(tmp_path / "a.pth").oddities] == [
@@ -621,9 +626,11 @@ def test_a_pickle_under_any_name_is_found(tmp_path):
     (tmp_path / "README").write_bytes(INNER)
     torch_zip(INNER, tmp_path / "weights.dat")
     (tmp_path / "notes.txt").write_bytes(b"cposix or not")
+    (tmp_path / "modeling.py").write_bytes(b"import os\nimport sys\n\nprint(os, sys)\n")
+    (tmp_path / "LICENSE").write_bytes(b"(it is provided as is\nand so on\n)")
     report = li.scan_files(str(tmp_path))
     assert [scanned.file for scanned in report.files] == ["README", "weights.dat"]
-    assert report.others == 1
+    assert report.others == 3
 
 
 @pytest.mark.parametrize("name", ["model.pkl.gz", "model.PKL.Z", "model.pth.tar.xz"])

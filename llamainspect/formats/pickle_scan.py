@@ -64,9 +64,12 @@ class PickleScan:
 
     @property
     def is_no_chance(self) -> bool:
-        """Whether bytes that only might be a pickle are one: it ends well, it calls, or it is too
-        long to be one by chance."""
-        called = any(use.calls for use in self.uses.values())
+        """Whether bytes that only might be a pickle are one: it ends well, it calls what can have
+        that name, or it is too long to be one by chance."""
+        called = any(
+            use.calls and "".join(pair).replace(".", "").isidentifier()
+            for pair, use in self.uses.items()
+        )
         return self.broken is None or called or self.operations > CHANCE
 
     @property

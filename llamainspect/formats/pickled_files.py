@@ -156,8 +156,11 @@ class PickledFile:
         scan.nested.clear()
         return scan
 
-    def _row(self, view: View, where: str, level: int) -> str:
-        """Pickles in a row, and behind the five of a legacy file its storages."""
+    def _row(self, view: View, where: str, level: int, whole: bool = True) -> str:
+        """Pickles in a row, and behind the five of a legacy file its storages.
+
+        `whole`: the view ends where the row should.
+        """
         kind = "none"
         number, at = 0, 0
         after: int | None = 0
@@ -173,7 +176,7 @@ class PickledFile:
                 after = None if scan is None or scan.broken else scan.end
             if number == 1:
                 kind = found
-            elif found == "none":
+            elif found == "none" and whole:
                 self._doubt(where, f"{view.nbytes - at:,} bytes behind its end are no pickle")
         return kind
 
@@ -221,13 +224,13 @@ class PickledFile:
             self._doubt(where, message)
         return "torch"
 
-    def _member(self, view: View, name: str, where: str, level: int) -> None:
+    def _member(self, view: View, name: str, where: str, level: int, whole: bool = True) -> None:
         """A record: one with a pickle's name is one, others may be."""
         if not PICKLE_NAME.fullmatch(name):
             if may_be_pickled(view.read(0, HEAD_NBYTES)):
                 self._inside(view, where, level + 1)
             return
-        if self._row(view, where, level) == "none":
+        if self._row(view, where, level, whole) == "none":
             self._doubt(where, "it is no pickle, whatever its name says")
 
     def _search_zip(self, view: View, where: str, level: int, members: list["_Member"]) -> None:
@@ -250,7 +253,7 @@ class PickledFile:
             elif member.method != zipfile.ZIP_STORED:
                 self._doubt(place, f"it is compressed in a way (method {member.method}) not read")
                 continue
-            self._member(part, member.name, place, level)
+            self._member(part, member.name, place, level, whole=member.ends)
 
     def _tar(self, view: View, where: str, level: int) -> str:
         """The members that torch wrote, storages, tensors and pickle, and any others."""
@@ -406,6 +409,7 @@ class _Member(NamedTuple):
     packed: int
     method: int
     flags: int
+    ends: bool  # its length is known
 
 
 class _Archive:
@@ -467,7 +471,7 @@ def _members(view: View) -> list[_Member]:
         if member := _local_member(view, info.header_offset):
             flags = info.flag_bits | member.flags & ENCRYPTED
             name, packed, method = info.orig_filename, info.compress_size, info.compress_type
-            members.append(_Member(name, member.start, packed, method, flags))
+            members.append(_Member(name, member.start, packed, method, flags, True))
     return members
 
 
@@ -480,7 +484,8 @@ def _local_member(view: View, at: int) -> _Member | None:
     name = view.read(at + LOCAL.size, name_length).decode("utf-8", "replace")
     start = at + LOCAL.size + name_length + extra_length
     rest = max(0, view.nbytes - start)
-    return _Member(name, start, packed if 0 < packed < rest else rest, method, flags)
+    ends = 0 < packed < rest
+    return _Member(name, start, packed if ends else rest, method, flags, ends)
 
 
 def _swept(view: View, known: set[int]) -> Iterator[_Member]:

@@ -136,8 +136,8 @@ VERDICTS = {
 STATUSES = {"known": "green", "unknown": "yellow", "dangerous": "bold red"}
 ADVICE = {
     "known": "Nothing was unpickled here. These names are all that unpickling would import.",
-    "unknown": "Nothing was unpickled here. Unpickling would import what is listed, known or not: "
-    "load such a file with torch.load(..., weights_only=True), which refuses unknown names.",
+    "unknown": "Nothing was unpickled here. What is unknown may do anything: load such a file with "
+    "torch.load(..., weights_only=True) alone, which refuses unknown names.",
     "dangerous": "Nothing was unpickled here. Do not load this with pickle, nor with "
     "torch.load(..., weights_only=False).",
 }
