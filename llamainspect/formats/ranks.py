@@ -7,15 +7,19 @@ ends the process when that is not so.
 
 import binascii
 
-from llamainspect.errors import CorruptFile
+from llamainspect.errors import CorruptFile, UnsupportedFile
 from llamainspect.names import counted
 
 BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
+MAX_BLANKS = (
+    3 * 2**19
+)  # between fields: one in a line, and two at its end; Llama 4 has 200,018 lines
 MAX_SHOWN = 60  # characters of a bad line
 
 
 def parse_ranks(data: bytes, file: str) -> dict[bytes, int]:
     """Token bytes by rank order. Raises CorruptFile that names the first bad line."""
+    check_length(data, file)
     fields = data.split()
     count, odd = divmod(len(fields), 2)
     # All that is left without base64 must be one space and one line end per token.
@@ -41,6 +45,14 @@ def parse_ranks(data: bytes, file: str) -> dict[bytes, int]:
             f"0x{missing[0]:02x}), so that not every text can be encoded; download it again"
         )
     return ranks
+
+
+def check_length(data: bytes, file: str) -> None:
+    """Raises UnsupportedFile for so many fields that they would take memory without a bound."""
+    if sum(map(data.count, (b" ", b"\t", b"\n", b"\r", b"\v", b"\f"))) > MAX_BLANKS:
+        raise UnsupportedFile(
+            f"{file}: it holds more ranks than the {MAX_BLANKS // 3:,} that are read"
+        )
 
 
 def _parse_lines(data: bytes, file: str) -> tuple[list[bytes], list[int]]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from llamainspect.config import HUB_CONFIG_FILE, PARAMS_FILE, ModelConfig
 from llamainspect.errors import CorruptFile, MissingFile, NotACheckpoint
+from llamainspect.formats.ranks import check_length
 from llamainspect.formats.sentencepiece_file import PIECE_TAG, count_pieces
 from llamainspect.formats.signatures import HEAD_NBYTES, describe_stand_in
 from llamainspect.generations import RELEASED_RANKS, choose_generation
@@ -153,6 +154,7 @@ def _tiktoken(source: Source, file: str, size: int, config: ModelConfig | None) 
     if not last or not last[0].isdigit() or len(last[0]) > 9:
         raise not_a_tokenizer(end, size, file)
     data = source.read(file, 0, size)
+    check_length(data, file)
     tokens = int(last[0]) + 1
     lines = data.count(b"\n") + (not data.endswith(b"\n"))
     if lines != tokens or b"\n\n" in data or data.count(b"\r") not in (0, data.count(b"\n")):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_tokenizers import rank_file, rank_lines, train_ranks
 
-from llamainspect.errors import CorruptFile
+from llamainspect.errors import CorruptFile, UnsupportedFile
 from llamainspect.formats.ranks import parse_ranks
 
 FILE = "tokenizer.model"
@@ -209,6 +209,12 @@ def test_changed_bytes_are_refused_or_read_as_the_referee_reads_them():
         if ranks != referee(bytes(data)) or sorted(ranks.values()) != list(range(len(ranks))):
             wrong.append((bytes(data), "other ranks"))
     assert wrong == []
+
+
+@pytest.mark.parametrize("between", [b" 1\n", b" 1\r\n", b" 1 "])
+def test_more_ranks_than_any_model_has_are_refused_before_they_are_taken_apart(between):
+    with pytest.raises(UnsupportedFile, match="holds more ranks than the 524,288 that are read"):
+        parse_ranks((b"eA==" + between) * 800_000, FILE)
 
 
 # --- anything at all ------------------------------------------------------------------------------
