@@ -58,7 +58,7 @@ COMMANDS: dict[str, tuple[Line, ...]] = {
     "tensors": (line("{path}", "--per-shard"), line("{path}", "*.w?.weight", "--names", "hf")),
     "show": (line("{path}", "tok_embeddings.weight"), line("{path}", "norm.weight", "--at", "3")),
     "stats": (line("{path}"), line("{path}", "--quantize", "int4", "--plot", "norm.weight")),
-    "explain": (line("{path}"), line("{path}", "hidden_dim")),
+    "explain": (line("{path}"), line("{path}", "dim")),
     "report": (line("{path}", "--stats", text=("-o", "-")),),
     "verify-checksums": (line("{path}"), line("{path}", "--deep")),
     "scan": (line("{path}"),),

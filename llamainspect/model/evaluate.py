@@ -11,6 +11,7 @@ from torch import Tensor
 from llamainspect.errors import InvalidRequest, UnusablePrompt
 from llamainspect.model.logits import layer_progress
 from llamainspect.model.runner import Model, Stage, float64
+from llamainspect.names import counted
 from llamainspect.progress import finish
 from llamainspect.reports import Evaluation, FileProgress, Finding
 from llamainspect.tokenizer import Tokenizer
@@ -72,6 +73,11 @@ def evaluating(
     computes NaN or Inf.
     """
     begin = perf_counter()
+    if model.context_length is not None and model.context_length < 2:
+        raise UnusablePrompt(
+            f"the context of this model holds {counted(model.context_length, 'token')}, as its "
+            "configuration says, and it takes 2 to predict one"
+        )
     length = default_window(model.context_length) if window is None else window
     step = max(length // 2, 1) if stride is None else stride
     if length < 2:

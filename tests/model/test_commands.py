@@ -20,6 +20,7 @@ from checkpoints import (
     write_native,
     write_sparse,
 )
+from hostile import write_case
 from hub_layout import hub_config, to_hub, write_hub
 from in_process import run
 from test_cli import EXAMPLE, in_terminal
@@ -819,6 +820,13 @@ def test_a_long_prompt_passes_a_layer_in_pieces(sane, monkeypatch):
     pieces = li.predict_logits(model_of(sane), list(range(100)))
     for a, b in zip(whole.top, pieces.top, strict=True):
         assert (a.id, a.logit) == (b.id, pytest.approx(b.logit, abs=1e-5))
+
+
+def test_a_context_of_one_token_is_said_and_no_option_blamed(tmp_path):
+    write_case("config.json with: max_position_embeddings 1", tmp_path)
+    done = run("evaluate", tmp_path / "model", "--text", tmp_path / "given" / "text.txt")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "the context of this model holds 1 token" in done.stderr
 
 
 def test_a_window_of_a_tiny_context_still_predicts_a_token():
