@@ -183,17 +183,12 @@ def _find(path: str) -> tuple[Source, str, list[str]]:
 
 def _nothing_there(path: str, source: Source) -> str:
     files = source.files()
-    irregular = [
-        name
-        for name in (os.listdir(path) if os.path.isdir(path) else ())
-        if (WEIGHT_FILE.fullmatch(name) or name.endswith(".safetensors")) and name not in files
-    ]
     text = f"{path}: no consolidated.*.pth here or in {NATIVE_SUBFOLDER}/, no model.safetensors"
     others = [file for file in files if file.endswith((".pth", ".pt", ".bin", ".safetensors"))]
     if source.only and source.only.endswith(".json"):
         return f"{path}: it is no weight file; give the directory that it stands in"
-    if irregular:
-        return f"{text}, but {listing(irregular)} is no regular file (a link to nothing?)"
+    if irregular := _irregular(source):
+        return f"{text}; of {listing(irregular)}: {source.obstacle(irregular[0])}"
     if others:
         return f"{text}; to read {listing(others)}, give the path of that file"
     configs = {reader.CONFIG_FILE for reader in FORMATS.values()} & set(files)
@@ -261,13 +256,31 @@ def _read_files(
 
 
 def _check_neighbours(source: Source, reader: Format, files: list[str]) -> list[Finding]:
-    """Files like "consolidated.03 (1).pth", which no loader reads."""
-    if source.only or reader is not FORMATS["meta"]:
+    """Links to nothing and FIFOs where weights belong, and names that no loader reads."""
+    if source.only:
         return []
+    findings = [
+        Finding("error", name, f"{source.obstacle(name)}, so it is not read")
+        for name in _irregular(source)
+    ]
+    if reader is FORMATS["meta"]:
+        findings += [
+            Finding("warning", file, "its name is not consolidated.NN.pth, so it is not read")
+            for file in source.files()
+            if file.startswith("consolidated") and file.endswith(".pth") and file not in files
+        ]
+    return findings
+
+
+def _irregular(source: Source) -> list[str]:
+    """What has the name of a weight file and cannot be read as a file: a link to nothing, say."""
+    if not isinstance(source, Folder):
+        return []
+    files = set(source.files())
     return [
-        Finding("warning", file, "its name is not consolidated.NN.pth, so it is not read")
-        for file in source.files()
-        if file.startswith("consolidated") and file.endswith(".pth") and file not in files
+        name
+        for name in source.names()
+        if name not in files and (WEIGHT_FILE.fullmatch(name) or name.endswith(".safetensors"))
     ]
 
 

@@ -372,8 +372,19 @@ def test_a_matrix_that_every_shard_holds_whole_is_an_error(tmp_path):
 
 def test_a_dangling_link_is_called_that(tmp_path):
     (tmp_path / "consolidated.00.pth").symlink_to("nowhere")
-    with pytest.raises(NotACheckpoint, match=r"consolidated\.00\.pth is no regular file"):
+    with pytest.raises(NotACheckpoint, match=r"of consolidated\.00\.pth: it is a link to nowhere, w"):
         open_checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("nowhere"), os.mkfifo])
+def test_what_has_the_name_of_a_shard_and_is_no_file_is_an_error(tmp_path, make):
+    """Also where the shapes fit without it."""
+    path = write_native(tmp_path, TINY, cut(random_weights(dense_shapes(TINY, TINY_HIDDEN)), 1))
+    assert not errors(open_checkpoint(str(path)))
+    make(path / "consolidated.01.pth")
+    [error] = errors(open_checkpoint(str(path)))
+    assert error.startswith("consolidated.01.pth: it is a ")
+    assert error.endswith(", so it is not read")
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
