@@ -30,7 +30,6 @@ from llamainspect.names import counted, listing
 from llamainspect.progress import finish
 from llamainspect.published import PUBLISHED
 from llamainspect.reports import (
-    WRONG_STATUSES,
     ChecksumReport,
     FileChecksum,
     FileProgress,
@@ -110,7 +109,7 @@ def _report(folder: Folder, plan: Plan) -> ChecksumReport:
         for file, reason in plan.absent.items()
     ]
     rows += [_row(name, None, "unreadable", reason) for name, reason in plan.closed.items()]
-    wrong = {row.file for row in rows if row.status == "mismatch"}
+    wrong = {row.file for row in rows if row.status in ("mismatch", "unreadable")}
     findings = [*plan.known.findings, *_disputes(plan), *_unvouched(plan, rows)]
     findings += [finding for finding in plan.set_findings if finding.where not in wrong]
     findings += _check_sizes(folder, plan)
@@ -365,7 +364,8 @@ def _conclude(plan: Plan, rows: list[FileChecksum]) -> str:
     posted = [row.file for row in rows if (row.origin or "").startswith(POSTED)]
     listed = [row for row in rows if row.expected is not None and row.file not in posted]
     by_sums = [row.file for row in rows if row.algorithm == "crc32" and row.status != "mismatch"]
-    bad = [row.file for row in rows if row.status in WRONG_STATUSES]
+    bad = [row.file for row in rows if row.status in ("mismatch", "missing")]
+    closed = [row.file for row in rows if row.status == "unreadable"]
     unknown = [
         row.file for row in rows if row.status in ("unchecked", "unlisted") and not row.algorithm
     ]
@@ -381,6 +381,8 @@ def _conclude(plan: Plan, rows: list[FileChecksum]) -> str:
         parts.append(f"As digests that were posted in public have it: {listing(posted)}")
     if bad:
         parts.append(f"Wrong, to be downloaded again: {listing(list(dict.fromkeys(bad)), 5)}")
+    if closed:
+        parts.append(f"Could not be read, and so not checked: {listing(closed, 5)}")
     if by_sums:
         parts.append(
             f"Established by the CRC-32s inside: the tensors in {listing(by_sums)} are as they "

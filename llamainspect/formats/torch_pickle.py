@@ -98,9 +98,8 @@ def read_pickle(data: bytes) -> Contents:
     for name, value in _walk(root, repeated):
         if isinstance(value, TensorRef):
             if len(names) >= MAX_TENSORS:
-                raise CorruptFile(
-                    f"it describes more than {MAX_TENSORS:,} tensors, as no model does; the file "
-                    "is damaged or made to harm"
+                raise UnsupportedFile(
+                    f"it describes more than {MAX_TENSORS:,} tensors, and so many are not read"
                 )
             # {"a.b": x, "a": {"b": y}} has two tensors, and both are called a.b.
             spelled = name
