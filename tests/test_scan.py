@@ -593,6 +593,7 @@ def test_nothing_that_is_unpickled(tmp_path):
     done = run("scan", tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "no pickle in 1 file" in done.stdout
+    assert "compressed files under other names were not looked into" in done.stdout
     assert run("scan", tmp_path / "model.safetensors").returncode == 0
     (tmp_path / "pytorch_model.bin").write_bytes(b"<html>please log in</html>")
     done = run("scan", tmp_path)

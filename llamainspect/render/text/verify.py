@@ -158,7 +158,8 @@ def _(report: ScanReport, terminal: bool) -> RenderableType:
     if not report.files:
         others = counted(report.others, "file")
         line.append(f"  no pickle in {others}", style="bold green")
-        return Group(line, Text("Nothing here is loaded by unpickling it."))
+        why = "None has the name of a pickle or begins as one"
+        return Group(line, Text(f"{why}; compressed files under other names were not looked into."))
     text, style = VERDICTS[report.verdict]
     line.append("  ").append(text, style=style)
     pickled = sum(scanned.kind != "none" for scanned in report.files)
