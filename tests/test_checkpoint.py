@@ -372,7 +372,9 @@ def test_a_matrix_that_every_shard_holds_whole_is_an_error(tmp_path):
 
 def test_a_dangling_link_is_called_that(tmp_path):
     (tmp_path / "consolidated.00.pth").symlink_to("nowhere")
-    with pytest.raises(NotACheckpoint, match=r"of consolidated\.00\.pth: it is a link to nowhere, w"):
+    with pytest.raises(
+        NotACheckpoint, match=r"of consolidated\.00\.pth: it is a link to nowhere, w"
+    ):
         open_checkpoint(str(tmp_path))
 
 
