@@ -199,7 +199,7 @@ def _globals(data: bytes) -> set[tuple[str, str]]:
     except UnicodeDecodeError:  # names in another alphabet, which pickle itself allows
         return found
     except ValueError as error:
-        if "escape" in str(error):  # pickletools reads a backslash in a name as one
+        if "escape" in str(error) or "Trailing" in str(error):  # a backslash in a name, to it
             return found
         raise AssertionError(f"pickletools refuses what was read: {error}") from error
     assert position == len(data) - 1, "something stands behind the end"
@@ -227,7 +227,8 @@ def _deep_check(file: str, data: bytes) -> None:
     for damage in verdict.damage:
         assert 0 <= damage.start <= damage.end <= len(data), damage
     if verdict.intact and verdict.by_sums:
-        assert zipfile.ZipFile(io.BytesIO(data)).testzip() is None
+        with suppress(NotImplementedError):  # a version of zip that the module does not know
+            assert zipfile.ZipFile(io.BytesIO(data)).testzip() is None
 
 
 # What is asked of a path that holds a model. The first is asked each time, and one of the others.
