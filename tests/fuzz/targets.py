@@ -269,6 +269,8 @@ def _scan(data: bytes, directory: Path) -> None:
     report = ask(li.scan_files, str(directory / "strange.bin"))
     assert report is not None
     assert_report(report, zlib.crc32(data))
+    if not report.files:  # it begins as another format does, and has no pickle in it
+        return
     (scanned,) = report.files
     for pickle in scanned.pickles:
         positions = [entry.position for entry in pickle.globals]
