@@ -45,21 +45,28 @@ class Dict:
 class Opaque:
     """An object that is not looked into, except for its arguments, items and state."""
 
-    __slots__ = ("arguments", "state", "what")
+    __slots__ = ("_state", "arguments", "what")
 
     def __init__(self, what: str, arguments: tuple[Any, ...]) -> None:
         self.what = what
         self.arguments = arguments  # not copied: a stream can pass one long tuple a million times
-        self.state: list[Any] = []
+        self._state: list[Any] | None = None  # a stream can make a million, and few have any
+
+    @property
+    def state(self) -> list[Any]:
+        """Its items and what it was built with, to be added to."""
+        if self._state is None:
+            self._state = []
+        return self._state
 
     @property
     def count(self) -> int:
         """How many values it holds."""
-        return len(self.arguments) + len(self.state)
+        return len(self.arguments) + len(self._state or ())
 
     def children(self) -> Iterator[Any]:
         """Those values."""
-        return chain(self.arguments, self.state)
+        return chain(self.arguments, self._state or ())
 
 
 class Malformed(Exception):
