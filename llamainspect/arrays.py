@@ -35,8 +35,8 @@ def read_npz(file: str, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
             with np.load(opened, allow_pickle=False) as archive:
                 found = {name: archive[name] for name in names if name in archive}
         except Exception as error:  # zip, header and data each fail in ways of their own
-            if isinstance(error, OSError) and error.errno != errno.EINVAL:
-                raise  # the disk; a place before the file's begin is where a directory can lead
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise  # the disk; bz2 numbers no error, and a directory can lead before the file
             raise CorruptFile(f"{file}: {_npz_reason(error)}; record it anew") from error
     return {name: _as_numbers(file, name, array) for name, array in found.items()}
 

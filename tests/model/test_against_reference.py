@@ -544,6 +544,14 @@ def archive(path: Path, **members: bytes) -> str:
     return str(path / "r.npz")
 
 
+def damaged_bzip2(path: Path) -> str:
+    """Of which bz2 says so with an OSError that has no number."""
+    with zipfile.ZipFile(path / "r.npz", "w", zipfile.ZIP_BZIP2) as opened:
+        opened.writestr("tokens.npy", array_file(TOKENS))
+    data = (path / "r.npz").read_bytes()
+    return written(path, data.replace(b"BZh91AY&SY", b"BZh91AY&SX"))
+
+
 def array_file(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array)
@@ -715,6 +723,7 @@ BAD: dict[str, Any] = {
     "a member with a damaged header": lambda p: archive(
         p, tokens=array_file(TOKENS), logits=array_header("(4, 8")
     ),
+    "a member whose bzip2 stream is damaged": lambda p: damaged_bzip2(p),
     "a member of negative size": lambda p: archive(
         p, tokens=array_file(TOKENS), logits=array_header("(-4, 8)")
     ),
