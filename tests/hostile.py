@@ -1287,7 +1287,8 @@ def spelt_json(base: Base, file: str) -> dict[str, Callable[[], bytes | Make]]:
         "100,000 keys": always(
             b"{" + inner + b"," + b",".join(b'"k%d":1' % i for i in range(100_000)) + b"}"
         ),
-        "20 MB": always(b"{" + inner + b" " * 20 * MEGABYTE + b"}"),
+        "30 MB": always(b"{" + inner + b',"x":"' + b"x" * 30 * MEGABYTE + b'"}'),
+        "40 MB": always(b"{" + inner + b" " * 40 * MEGABYTE + b"}"),
         "a hole of 200 MB": always(_sparse(good, 200 * 10**6)),
         "__proto__ and __class__": always(
             b"{" + inner + b',"__proto__":{"x":1},"__class__":"os","__init__":{}}'
