@@ -188,7 +188,7 @@ def _nothing_there(path: str, source: Source) -> str:
     if source.only and source.only.endswith(".json"):
         return f"{path}: it is no weight file; give the directory that it stands in"
     if irregular := _irregular(source):
-        return f"{text}; of {listing(irregular)}: {source.obstacle(irregular[0])}"
+        return f"{text}; of {listing(list(irregular))}: {next(iter(irregular.values()))}"
     if others:
         return f"{text}; to read {listing(others)}, give the path of that file"
     configs = {reader.CONFIG_FILE for reader in FORMATS.values()} & set(files)
@@ -260,8 +260,8 @@ def _check_neighbours(source: Source, reader: Format, files: list[str]) -> list[
     if source.only:
         return []
     findings = [
-        Finding("error", name, f"{source.obstacle(name)}, so it is not read")
-        for name in _irregular(source)
+        Finding("error", name, f"{reason}, so it is not read")
+        for name, reason in _irregular(source).items()
     ]
     if reader is FORMATS["meta"]:
         findings += [
@@ -272,16 +272,16 @@ def _check_neighbours(source: Source, reader: Format, files: list[str]) -> list[
     return findings
 
 
-def _irregular(source: Source) -> list[str]:
-    """What has the name of a weight file and cannot be read as a file: a link to nothing, say."""
+def _irregular(source: Source) -> dict[str, str]:
+    """What has the name of a weight file and is none, and why: it is a link to nothing, say."""
     if not isinstance(source, Folder):
-        return []
+        return {}
     files = set(source.files())
-    return [
-        name
+    return {
+        name: source.obstacle(name) or "it is no regular file"
         for name in source.names()
         if name not in files and (WEIGHT_FILE.fullmatch(name) or name.endswith(".safetensors"))
-    ]
+    }
 
 
 def _check_original(source: Source) -> list[Finding]:

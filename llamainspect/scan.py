@@ -19,7 +19,7 @@ from llamainspect.formats.pickled_files import (
     is_other_format,
     may_be_pickled,
 )
-from llamainspect.formats.signatures import HEAD_NBYTES
+from llamainspect.formats.signatures import HEAD_NBYTES, describe_compression
 from llamainspect.formats.torch_pickle import is_tensor_construct
 from llamainspect.formats.views import View
 from llamainspect.reports import (
@@ -82,6 +82,7 @@ def _scan_file(folder: Folder, file: str, expected: bool) -> ScannedFile | None:
     try:
         view = View.of_file(folder, file)
         head = view.read(0, HEAD_NBYTES)
+        expected = expected or describe_compression(head) is not None
         if not (expected or may_be_pickled(head) or scan_pickle(view, 0, CHANCE + 1).is_no_chance):
             return None
         found = PickledFile(view.at_once())
@@ -150,7 +151,10 @@ def _oddities(pickle: FoundPickle, limit: int) -> Iterator[Oddity]:
     """What a pickle does beside naming globals by constants."""
     scan, where = pickle.scan, pickle.where
     for at in scan.computed[:limit]:
-        message = "it computes the name of a global, and so hides what it imports"
+        message = (
+            "it computes the name of a global, or spells one of over 1,000 characters, and so "
+            "hides what it imports"
+        )
         yield Oddity(where, at, "dangerous", message)
     for at, target in scan.altered[:limit]:
         message = (

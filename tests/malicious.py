@@ -13,6 +13,7 @@ import tarfile
 import tempfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -202,6 +203,18 @@ PICKLES: dict[str, bytes] = {
     + b"(K\x08t}" + wide("allocator") + b"J\x01\0\0\0s\x92.",
     "an address in memory for a tensor": proto(4) + named("torch.cuda", "FloatTensor")
     + b")}" + wide("cdata") + b"J\x01\0\0\0s\x92.",
+    "an address in memory, after items for a class": proto(4) + named("torch.cuda", "FloatTensor")
+    + b"(u)}" + wide("cdata") + b"J\x01\0\0\0s\x92.",
+    "BUILD on a class, after items for it": proto(2) + named("collections", "Counter") + b"(eN}"
+    + wide("most_common") + named("collections", "OrderedDict") + b"s\x86b.",
+    "BUILD on a class, after members for it": proto(4) + named("collections", "Counter")
+    + b"(\x90N}" + wide("most_common") + named("collections", "OrderedDict") + b"s\x86b.",
+    "a name of 1,200 characters": proto(4) + wide("os") + wide("path.os." * 150 + "system")
+    + b"\x93" + TRUE + b"\x85R.",
+    "a line of 1,200 characters": proto(4) + named("os", "path.os." * 150 + "system")
+    + TRUE + b"\x85R.",
+    "a long name, no STOP": b"N0" + proto(4) + wide("os") + wide("path.os." * 150 + "system")
+    + b"\x93" + TRUE + b"\x85R",
     "a frame that is none": proto(4) + b"\x95\x01" + bytes(7) + b"(0" + RUN + STOP,
     "no PROTO": RUN + STOP,
     "PROTO in the middle": b"N0" + proto(2) + RUN + proto(3) + STOP,
@@ -437,6 +450,68 @@ def numpy_array(pickled: bytes, descr: str = "'descr': '|O'") -> bytes:
     return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + pickled
 
 
+HARMLESS_ARRAY = b"".join(
+    [
+        b"\x93NUMPY\1\0\x76\0",
+        b"{'descr': '<f8', 'fortran_order': False, 'shape': (2, 3), }".ljust(117) + b"\n",
+        bytes(48),
+    ]
+)
+
+
+def in_a_storage(data: bytes) -> Callable[[Path], None]:
+    """Bytes that a tensor holds: numpy.load and torch.export.load unpickle what they find there."""
+    padded = bytearray(data + bytes(-len(data) % 8))
+    return lambda path: torch.save({"w": torch.frombuffer(padded, dtype=torch.uint8)}, path)
+
+
+def behind_a_constant(comment: bytes, end: bytes, extra: int = 0) -> Callable[[Path], None]:
+    """An archive of an array in a constant of a harmless pickle, found by its end alone."""
+
+    def write(path: Path) -> None:
+        with zipfile.ZipFile(path, "w") as archive:
+            for number in range(extra):
+                info = zipfile.ZipInfo(f"{number}")
+                info.comment = bytes(65_000)
+                archive.writestr(info, b"")
+            archive.writestr("a.npy", numpy_array(INNER))
+            archive.comment = comment
+        data = b"!" + path.read_bytes() + end
+        path.write_bytes(proto(3) + b"B" + struct.pack("<L", len(data)) + data + b".")
+
+    return write
+
+
+def tar_in_a_header(path: Path) -> None:
+    """A zip whose first header is the header of a tar, too; its fields lie in the file's name."""
+    inside = INNER + bytes(-len(INNER) % 512 + 1024)
+    header = bytearray(tar_member(b"", INNER)[:512])
+    name, length = b"a/data.pkl", 512 + len(inside)
+    front = struct.pack(
+        "<4s5H3L2H",
+        b"PK\3\4",
+        0,
+        0,
+        0,
+        0,
+        0,
+        zlib.crc32(NAMES_TENSORS),
+        len(NAMES_TENSORS),
+        len(NAMES_TENSORS),
+        len(name),
+        length - 30 - len(name),
+    )
+    header[: len(front) + len(name)] = front + name
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    data = bytes(header) + inside + NAMES_TENSORS
+    directory = struct.pack("<4s2B5H3L5H2L", b"PK\1\2", 0, 0, 0, 0, 0, 0, 0,
+                            zlib.crc32(NAMES_TENSORS), len(NAMES_TENSORS), len(NAMES_TENSORS),
+                            len(name), 0, 0, 0, 0, 0, 0) + name  # fmt: skip
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, len(directory), len(data), 0)
+    path.write_bytes(data + directory + end)
+
+
 FILES: dict[str, Callable[[Path], None]] = {
     "torch zip": lambda path: torch_zip(INNER, path),
     "torch zip, deep in a state dict": lambda path: torch_zip(
@@ -537,6 +612,27 @@ FILES: dict[str, Callable[[Path], None]] = {
     ),
     "an archive of arrays of objects": lambda path: std_zip(
         path, [("a.npy", numpy_array(INNER))]
+    ),
+    "an array of objects in a storage": in_a_storage(numpy_array(INNER)),
+    "a pickle in a storage": in_a_storage(INNER),
+    "an archive in a storage": lambda path: in_a_storage(
+        std_zip(path, [("a/data.pkl", INNER)])
+    )(path),
+    "an array of objects behind another": lambda path: path.write_bytes(
+        HARMLESS_ARRAY * 2 + numpy_array(INNER)
+    ),
+    "a pickle behind an array": lambda path: path.write_bytes(HARMLESS_ARRAY + INNER),
+    "an archive of arrays behind an empty one": lambda path: path.write_bytes(
+        b"PK\x05\x06\n\xff" + std_zip(path, [("a.npy", numpy_array(INNER))])
+    ),
+    "an archive with a directory of 4.5 MB": behind_a_constant(b"", b"", 70),
+    "an archive 65,536 bytes before the end": behind_a_constant(b"x" * 65_535, b""),
+    "tar in the header of a zip": tar_in_a_header,
+    "torch zip, a package": lambda path: torch_zip(
+        NAMES_TENSORS, path, {".data/extern_modules": b"", "evil.py": b"import os"}
+    ),
+    "torch zip, a library": lambda path: torch_zip(
+        NAMES_TENSORS, path, {"data/aotinductor/model/x.so": b"\x7fELF"}
     ),
     "gzip": lambda path: path.write_bytes(gzip.compress(INNER)),
 }  # fmt: skip

@@ -28,11 +28,14 @@ MAX_FOLLOWED = 8_000_000  # operations; a 405B shard has 50,000
 CHANCE = 100  # operations that no other file begins with
 WINDOW_NBYTES = 2**16
 MAX_LINE = 2**24  # of the text opcodes
+MAX_KEPT_TEXT = MAX_GLOBAL_NAME + 1  # so that one that was cut is known by its length
 MAX_NESTED = 1_000  # constants that may be pickles themselves
 MAX_KEPT = 2**24  # bytes of those that had to be decoded
 # How a pickle of protocol 2 or later begins, an archive, and the globals of protocols 0 and 1.
-NESTED = re.compile(rb"\x80[\x02-\x05]|PK\x03\x04|\(*(?:c[A-Za-z_][\w.]{0,99}\n[A-Za-z_]|i[a-z_])")
-HEAD_NBYTES = 128  # looked at by that
+NESTED = re.compile(
+    rb"\x80[\x02-\x05]|PK(?:\x03\x04|\x05\x06)|\(*(?:c[A-Za-z_][\w.]{0,99}\n[A-Za-z_]|i[a-z_])"
+)
+NESTED_NBYTES = 128  # looked at by that
 
 
 @dataclass(slots=True)
@@ -52,7 +55,7 @@ class PickleScan:
     operations: int = 0
     read_nbytes: int = 0
     uses: dict[tuple[str, str], Use] = field(default_factory=dict)  # by (module, name)
-    computed: list[int] = field(default_factory=list)  # where a global's name is no constant
+    computed: list[int] = field(default_factory=list)  # where a global's name cannot be told
     extensions: list[tuple[int, int]] = field(default_factory=list)  # position and number
     altered: list[tuple[int, Global]] = field(default_factory=list)  # globals that get attributes
     keywords: list[tuple[int, Global]] = field(default_factory=list)  # called with named arguments
@@ -199,6 +202,8 @@ class _Machine:
     # --- what is told ---
 
     def name(self, module: str, name: str) -> Global:
+        if max(len(module), len(name)) > MAX_GLOBAL_NAME:  # it may lead anywhere behind that
+            self.scan.computed.append(self.at)
         known = module[:MAX_GLOBAL_NAME], name[:MAX_GLOBAL_NAME]
         self.scan.uses.setdefault(known, Use(self.at))
         return Global(*known)
@@ -211,12 +216,11 @@ class _Machine:
     def constant(self, length: int, text: bool) -> None:
         """Texts are kept, as names are made of them; what looks like a pickle is noted."""
         start = self.position
-        head = self.ahead(HEAD_NBYTES)[:length]
+        head = self.ahead(NESTED_NBYTES)[:length]
         value: Any = _OTHER
-        if text and length <= MAX_GLOBAL_NAME:
-            value = _decoded(self.take(length))
-        else:
-            self.advance(length)
+        if text:  # of which a character takes four bytes at most
+            value = _decoded(self.ahead(min(length, 4 * MAX_KEPT_TEXT)))[:MAX_KEPT_TEXT]
+        self.advance(length)
         self.stack.append(value)
         if NESTED.match(head):
             self.note(start, self.view.part(start, length), 0)
@@ -255,7 +259,7 @@ def _text_line(unescaped: Callable[[bytes], str]) -> Callable[[_Machine], None]:
         text = _decoded(raw)
         with suppress(ValueError):
             text = unescaped(raw)
-        machine.stack.append(text[:MAX_GLOBAL_NAME])
+        machine.stack.append(text[:MAX_KEPT_TEXT])
         with suppress(UnicodeEncodeError):
             inner = text.encode("latin-1")
             if NESTED.match(inner):
@@ -382,6 +386,20 @@ def _build(machine: _Machine) -> None:
         machine.scan.altered.append((machine.at, target))
 
 
+def _add(taken: int | None) -> Callable[[_Machine], None]:
+    """Items for what stands below them, which stays: a class, too, where there are none."""
+
+    def operation(machine: _Machine) -> None:
+        if taken is None:
+            machine.pop_to_mark()
+        else:
+            for _ in range(taken):
+                machine.pop()
+        machine.top()
+
+    return operation
+
+
 def _tuple(machine: _Machine) -> None:
     values = machine.pop_to_mark()
     machine.stack.append(_STORAGE_ID if values[:1] == ["storage"] else _OTHER)
@@ -424,6 +442,11 @@ _BY_NAME: dict[str, Callable[[_Machine], None]] = {
     "INST": _instance,
     "OBJ": _object,
     "BUILD": _build,
+    "APPEND": _add(1),
+    "SETITEM": _add(2),
+    "APPENDS": _add(None),
+    "SETITEMS": _add(None),
+    "ADDITEMS": _add(None),
     "BINUNICODE": _constant(4, text=True),
     "SHORT_BINUNICODE": _constant(1, text=True),
     "BINUNICODE8": _constant(8, text=True),

@@ -16,17 +16,24 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain
+from math import prod
 from typing import Any, NamedTuple
 
 from llamainspect.dtypes import BY_TORCH_STORAGE
 from llamainspect.errors import CorruptFile, LlamaInspectError, UnsupportedFile
-from llamainspect.formats.pickle_scan import NESTED, PickleScan, scan_pickle
-from llamainspect.formats.signatures import HEAD_NBYTES, describe_stand_in, is_like_safetensors
+from llamainspect.formats.pickle_scan import NESTED, NESTED_NBYTES, PickleScan, scan_pickle
+from llamainspect.formats.signatures import (
+    HEAD_NBYTES,
+    describe_compression,
+    describe_stand_in,
+    is_like_safetensors,
+)
 from llamainspect.formats.symbolic_pickle import Global, Opaque, PickleReader
 from llamainspect.formats.torch_pickle import MAX_PICKLE_NBYTES, read_pickle
 from llamainspect.formats.torch_zip import (
     END_SIGN,
-    HEAD_SIGNS,
+    GGUF,
+    GGUF_SIGN,
     LEGACY_MAGIC,
     LOCAL,
     LOCAL_SIGN,
@@ -52,22 +59,40 @@ MAX_DIRECTORY_NBYTES = 4 * 2**20  # of an archive that torch did not write
 SWEPT_NBYTES = 32 * 2**20  # of it, searched for headers that no directory names
 BLOCK_NBYTES = 2**16
 PICKLE_NAME = re.compile(r".*\.(?:pkl|pickle|p|pck|joblib|dill)", re.IGNORECASE | re.DOTALL)
-TORCHSCRIPT = ("code/", "constants.pkl")
+# Records that some loaders run, and who; torch looks names up in any case.
+PROGRAMS = tuple(
+    (re.compile(pattern, re.IGNORECASE | re.DOTALL), message)
+    for pattern, message in (
+        (
+            r"code/.*|constants\.pkl.*",
+            "it holds a TorchScript program, which torch.load hands to torch.jit.load",
+        ),
+        (
+            r"\.data/extern_modules",
+            "it is a torch.package, and loading that runs the sources in it",
+        ),
+        (r"(?!code/).*\.pyc?", "it holds a Python source, which torch.package would run"),
+        (
+            r".*\.(?:so|dll|dylib|pyd)(?:\.\d+)*",
+            "it holds a library of machine code, which torch._inductor would load",
+        ),
+    )
+)
 ENCRYPTED = 1  # zip flag
 NUMPY_SIGN = b"\x93NUMPY"
 # The header of an array without objects, as NumPy writes it; readers take any spelling.
 NUMPY_PLAIN = re.compile(
-    rb"\{'descr': '[<>|=]?[?biufcmMSUV]\d*(?:\[\w+\])?', 'fortran_order': (?:True|False), "
-    rb"'shape': \([\dL, ]*\), \} *\n"
+    rb"\{'descr': '[<>|=]?([?biufcmMSUV])(\d{1,9})(?:\[\w+\])?', 'fortran_order': (?:True|False), "
+    rb"'shape': \(((?:\d{1,18}L?, ?)*(?:\d{1,18}L?)?)\), \} *\n"
 )
-OTHER_SIGNS = (b"GGUF", b"lmgg", b"fmgg", b"tjgg", NUMPY_SIGN)  # llama.cpp's, now and before
+NUMPY_FIXED = 8  # bytes: the sign and the version
+OTHER_SIGNS = (GGUF_SIGN, b"lmgg", b"fmgg", b"tjgg", NUMPY_SIGN)  # llama.cpp's, now and before
 LENGTH16, LENGTH32 = struct.Struct("<H"), struct.Struct("<L")
 MAX_NUMPY_HEADER = 10_000
 TAR_BLOCK = 512
 TAR_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
 NUMEL, RANK = struct.Struct("<Q"), struct.Struct("<L4x")
-STORAGE_NAME = re.compile(r"(?:[^/]*/)?data/\d+")
-ZIP_END_NBYTES = 65_557  # an end record with the longest comment
+ZIP_END_NBYTES = 2**16 + 22  # searched by the standard library for an end record
 NAME = "archive"  # what torch_zip calls it in a sentence, which is cut off again
 LEGACY_HEAD_NBYTES = 32  # of any protocol
 LEGACY_PARTS = ("magic number", "protocol version", "system", "object", "storage keys")
@@ -116,17 +141,15 @@ class PickledFile:
             self._doubt(where, f"files within files, more than {MAX_LEVELS} deep")
             return "none"
         head = view.read(0, HEAD_NBYTES)
-        if head.startswith(LOCAL_SIGN):
-            return self._zip(view, where, level)
+        # A file can be of several kinds, each to another reader.
+        is_zip = head.startswith(LOCAL_SIGN)
+        archive = (self._zip if is_zip else self._behind)(view, where, level)
+        tar = self._tar(view, where, level) if _is_tar(head) else "none"
         if head.startswith(NUMPY_SIGN):
-            return self._numpy(view, where, level, head)
-        kind = self._tar(view, where, level) if _is_tar(head) else "none"
-        if behind := _members(view):
-            self._doubt(where, "an archive stands in it behind something else")
-            self._search_zip(view, where, level, behind)
-            kind = "zip"
-        row = self._row(view, where, level)
-        return row if kind == "none" else kind
+            row = self._numpy(view, where, level)
+        else:  # "PK" asks pickle itself for a persistent id, and there it stops
+            row = "none" if is_zip else self._row(view, where, level)
+        return next((kind for kind in (archive, tar, row) if kind != "none"), "none")
 
     def _inside(self, view: View, where: str, level: int) -> None:
         """What may be a file of these kinds; forgotten when it is not."""
@@ -211,18 +234,51 @@ class PickledFile:
             parts = {name: _record(archive, name, records[name]) for name in others}
         except LlamaInspectError as error:
             self._doubt(where, str(error).removeprefix(f"{NAME}: "))
-            self._search_zip(view, where, level, _members(view))
+            self._search_zip(view, where, level, self._listed(view, where))
             return "zip"
         for name, part in parts.items():
             self._member(part, name, _below(where, name), level)
+        for name in storages:
+            self._storage(archive, name, records[name], _below(where, name), level)
         if len(records) > len(storages) + len(parts):
             self._doubt(where, f"more than {MAX_MEMBERS:,} records are no storages")
         if PICKLE not in records:
             self._doubt(where, f"it holds no {PICKLE}, so torch.load would refuse it")
-        if any(name.lower().startswith(TORCHSCRIPT) for name in records):  # as torch looks it up
-            message = "it holds a TorchScript program, which torch.load hands to torch.jit.load"
-            self._doubt(where, message)
+        for pattern, message in PROGRAMS:
+            if program := next(filter(pattern.fullmatch, records), None):
+                self._doubt(_below(where, program), message)
         return "torch"
+
+    def _behind(self, view: View, where: str, level: int) -> str:
+        """An archive that is found by its end, whatever stands in front of it."""
+        doubts = len(self.doubts)
+        members = self._listed(view, where)
+        if not members:
+            return "none" if len(self.doubts) == doubts else "zip"
+        self._doubt(where, "an archive stands in it behind something else")
+        self._search_zip(view, where, level, members)
+        return "zip"
+
+    def _listed(self, view: View, where: str) -> list["_Member"]:
+        try:
+            return _members(view)
+        except UnsupportedFile as error:
+            self._doubt(where, str(error))
+            return []
+
+    def _storage(
+        self, archive: "_Archive", name: str, record: Record, where: str, level: int
+    ) -> None:
+        """numpy.load and torch.export.load unpickle a storage when its bytes begin that way."""
+        block = archive.view.read(record.start, HEAD_NBYTES)  # its header, and how it begins
+        skipped = LOCAL.size + sum(LOCAL.unpack_from(block)[-2:]) if len(block) >= LOCAL.size else 0
+        head = block[skipped:]
+        if len(head) < NESTED_NBYTES:
+            head = archive.view.read(record.start + skipped, NESTED_NBYTES)
+        if NESTED.match(head) or head.startswith(NUMPY_SIGN):
+            start = record.start + skipped
+            part = archive.view.part(start, min(record.nbytes, archive.view.nbytes - start))
+            self._inside(part, where, level + 1)
 
     def _member(self, view: View, name: str, where: str, level: int, whole: bool = True) -> None:
         """A record: one with a pickle's name is one, others may be."""
@@ -308,16 +364,30 @@ class PickledFile:
         except (LlamaInspectError, LookupError, TypeError, AttributeError, struct.error):
             self._doubt(where, f"what stands behind byte {at:,} cannot be told")
 
-    def _numpy(self, view: View, where: str, level: int, head: bytes) -> str:
-        """An array of objects is a pickle behind a header."""
-        length = LENGTH16 if head[6:7] == b"\1" else LENGTH32
-        start = 8 + length.size
-        if len(head) >= start:
-            start += length.unpack_from(head, 8)[0]
-            header = view.read(8 + length.size, min(start, MAX_NUMPY_HEADER) - 8 - length.size)
-            if not NUMPY_PLAIN.fullmatch(header):
-                return self._row(view.part(start, view.nbytes - start), where, level)
-        return "none"
+    def _numpy(self, view: View, where: str, level: int) -> str:
+        """Arrays, one behind the other; one of objects is a pickle behind a header."""
+        at, found = 0, len(self.pickles) + len(self.doubts)
+        while (head := view.read(at, HEAD_NBYTES)).startswith(NUMPY_SIGN):
+            self._spend(MEMBER_NBYTES)
+            length = LENGTH16 if head[6:7] == b"\1" else LENGTH32
+            start = at + NUMPY_FIXED + length.size
+            if at + len(head) >= start:
+                start += length.unpack_from(head, NUMPY_FIXED)[0]
+            begin = at + NUMPY_FIXED + length.size
+            header = view.read(begin, min(start - begin, MAX_NUMPY_HEADER))
+            plain = NUMPY_PLAIN.fullmatch(header)
+            if not plain:
+                kind = self._row(view.part(start, max(0, view.nbytes - start)), where, level)
+                if kind == "none":
+                    self._doubt(where, "it holds an array of which the type cannot be told")
+                return kind
+            unit, number, shape = plain.groups()
+            itemsize = int(number) * (4 if unit == b"U" else 1)
+            at = start + itemsize * prod(map(int, re.findall(rb"\d+", shape)))
+        if at < view.nbytes:  # numpy.load would unpickle that
+            rest = view.part(at, view.nbytes - at)
+            self._inside(rest, _below(where, f"byte {at:,}"), level + 1)
+        return "pickle" if len(self.pickles) + len(self.doubts) > found else "none"
 
 
 def may_be_pickled(head: bytes) -> bool:
@@ -334,9 +404,10 @@ def describe_other(head: bytes, nbytes: int) -> str:
     """What a file is that holds no pickle, as far as its first bytes tell."""
     if stand_in := describe_stand_in(head, nbytes):
         return stand_in
-    for sign, text in HEAD_SIGNS:
-        if head.startswith(sign):
-            return f"it {text}"
+    if packed := describe_compression(head):
+        return packed
+    if head.startswith(GGUF_SIGN):
+        return GGUF
     return (
         f"it is neither a pickle nor an archive (it begins with {head[:8].hex(' ')}), so nothing "
         "can be told of it"
@@ -392,7 +463,7 @@ def _record(archive: "_Archive", name: str, record: Record) -> View:
 
 
 def _storages(archive: "_Archive", records: dict[str, Record]) -> set[str]:
-    """The records that data.pkl has for storages, which nothing unpickles."""
+    """The records that data.pkl has for storages, however many."""
     record = records.get(PICKLE)
     if record is None or record.nbytes > MAX_PICKLE_NBYTES:
         return set()
@@ -450,14 +521,19 @@ class _Seekable:
     def read(self, length: int = -1) -> bytes:
         length = self.view.nbytes if length < 0 else length
         if min(length, self.view.nbytes - self.position) > MAX_DIRECTORY_NBYTES:
-            raise OSError("a directory of that length is not read")
+            raise UnsupportedFile(
+                f"an archive in it would have a directory of {length:,} bytes, which is not read"
+            )
         data = self.view.read(self.position, length)
         self.position += len(data)
         return data
 
 
 def _members(view: View) -> list[_Member]:
-    """The members that the standard library finds; none when it finds no directory."""
+    """The members that the standard library finds; none when it finds no directory.
+
+    Raises UnsupportedFile for a directory that it might read and that is too long to be read here.
+    """
     tail = view.read(max(0, view.nbytes - ZIP_END_NBYTES), ZIP_END_NBYTES)
     if END_SIGN not in tail:
         return []
@@ -494,7 +570,7 @@ def _swept(view: View, known: set[int]) -> Iterator[_Member]:
     at = data.find(LOCAL_SIGN)
     while at >= 0:
         member = _local_member(view, at)
-        if member and member.start not in known and not STORAGE_NAME.fullmatch(member.name):
+        if member and member.start not in known:
             yield member
         at = data.find(LOCAL_SIGN, at + 1)
 

@@ -3,9 +3,22 @@
 Downloads fail in few ways, and each leaves a file that its first bytes give away.
 """
 
+import zlib
+from contextlib import suppress
+
 WEB_PAGE_STARTS = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<error")
 LFS_POINTER = b"version https://git-lfs"
 HEAD_NBYTES = 512  # that all of this looks at
+# As RFC 1952, bzip2, xz, lzma, RFC 8878 and the frame format of LZ4 have it.
+COMPRESSED = (
+    (b"\x1f\x8b", "gzip"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\0", "xz"),
+    (b"]\0\0", "lzma"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"\x04\x22\x4d\x18", "lz4"),
+)
+ZLIB_STARTS = (b"x\x01", b"x^", b"x\x9c", b"x\xda")  # of its usual window, one for each level
 
 
 def is_web_page(head: bytes) -> bool:
@@ -32,3 +45,13 @@ def describe_stand_in(head: bytes, nbytes: int) -> str | None:
     if not head.strip(b"\0"):
         return "it begins with zeros; the download never wrote it"
     return None
+
+
+def describe_compression(head: bytes) -> str | None:
+    """Which program unpacks a file that begins so, with the way out."""
+    kind = next((name for sign, name in COMPRESSED if head.startswith(sign)), None)
+    if head.startswith(ZLIB_STARTS):  # text can begin so
+        with suppress(zlib.error):
+            zlib.decompressobj().decompress(head)
+            kind = "zlib"
+    return kind and f"it is {kind}-compressed; decompress it first"

@@ -14,6 +14,7 @@ from llamainspect.errors import CorruptFile, UnsupportedFile
 from llamainspect.formats.signatures import (
     HEAD_NBYTES,
     LFS_POINTER,
+    describe_compression,
     describe_stand_in,
     is_like_safetensors,
 )
@@ -35,10 +36,8 @@ STORED = 0
 ALLOWED_FLAGS = 0x0808  # sizes in a data descriptor, UTF-8 names
 ZIP64_EXTRA = 1
 
-HEAD_SIGNS = (
-    (b"\x1f\x8b", "is gzip-compressed; decompress it first"),
-    (b"GGUF", "is a GGUF file, which is not read; inspect the checkpoint it was made from"),
-)
+GGUF_SIGN = b"GGUF"
+GGUF = "it is a GGUF file, which is not read; inspect the checkpoint it was made from"
 LEGACY_MAGIC = b"l\xfc\x9cF\xf9 j\xa8P\x19"  # the first of the pickles in a legacy file
 LEGACY = (
     "was written by torch.save before torch 1.6 (or with _use_new_zipfile_serialization=False), a "
@@ -124,9 +123,10 @@ def _not_a_zip(
     if stand_in := describe_stand_in(head, size):
         kind = UnsupportedFile if head.startswith(LFS_POINTER) else CorruptFile
         return kind(f"{file}: {stand_in}")
-    for sign, text in HEAD_SIGNS:
-        if head.startswith(sign):
-            return UnsupportedFile(f"{file}: it {text}")
+    if packed := describe_compression(head):
+        return UnsupportedFile(f"{file}: {packed}")
+    if head.startswith(GGUF_SIGN):
+        return UnsupportedFile(f"{file}: {GGUF}")
     if LEGACY_MAGIC in head[:32]:
         return UnsupportedFile(f"{file}: it {LEGACY}")
     if head[257:262] == b"ustar":

@@ -135,7 +135,7 @@ VERDICTS = {
 }
 STATUSES = {"known": "green", "unknown": "yellow", "dangerous": "bold red"}
 ADVICE = {
-    "known": "Nothing was unpickled here. These names are all that unpickling would import.",
+    "known": "Nothing was unpickled here. Unpickling would import these names, and no others.",
     "unknown": "Nothing was unpickled here. What is unknown may do anything: load such a file with "
     "torch.load(..., weights_only=True) alone, which refuses unknown names.",
     "dangerous": "Nothing was unpickled here. Do not load this with pickle, nor with "
@@ -158,8 +158,7 @@ def _(report: ScanReport, terminal: bool) -> RenderableType:
     if not report.files:
         others = counted(report.others, "file")
         line.append(f"  no pickle in {others}", style="bold green")
-        why = "None has the name of a pickle or begins as one"
-        return Group(line, Text(f"{why}; compressed files under other names were not looked into."))
+        return Group(line, Text("None has the name of a pickle, begins as one, or is compressed."))
     text, style = VERDICTS[report.verdict]
     line.append("  ").append(text, style=style)
     pickled = sum(scanned.kind != "none" for scanned in report.files)
