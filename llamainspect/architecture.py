@@ -9,6 +9,7 @@ hooks name the fused spellings that the released files use).
 """
 
 from collections.abc import Collection, Iterator
+from math import isqrt
 from typing import NamedTuple
 
 from llamainspect.config import CrossAttentionConfig, ModelConfig, MoEConfig, VisionConfig
@@ -82,7 +83,10 @@ def _mllama_position_parameters(cross: CrossAttentionConfig) -> int:
     Meta's own files have a smaller table, which is resized when it is loaded.
     """
     tiles = cross.max_num_chunks
-    arrangements = sum(tiles // rows for rows in range(1, tiles + 1)) + 1  # and the unknown one
+    # Rows and columns with a product of at most `tiles`: those with as many rows as columns or
+    # fewer, twice, as a file may speak of billions of tiles; and the unknown one.
+    root = isqrt(tiles)
+    arrangements = 2 * sum(tiles // rows for rows in range(1, root + 1)) - root**2 + 1
     patches = (cross.chunk_size // MLLAMA_PATCH) ** 2 + 1
     per_tile = arrangements * tiles * MLLAMA_VISION_DIM  # before and after the first transformer
     return patches * (MLLAMA_VISION_DIM + per_tile) + 1 + 2 * (per_tile + 1)
