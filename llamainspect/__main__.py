@@ -2,6 +2,7 @@
 
 TYPE_CHECKING = False  # as type checkers know it
 if TYPE_CHECKING:
+    import sys
     from typing import NoReturn
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -10,6 +11,9 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 def main() -> "NoReturn":
     """Run the command line. An interrupt ends it quietly, even while it is still being loaded."""
     # Whatever is imported is imported in here.
+    import sys
+
+    sys.unraisablehook = interrupt_again
     try:
         from llamainspect.cli import main as run
 
@@ -19,6 +23,23 @@ def main() -> "NoReturn":
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     leave(code)
+
+
+def interrupt_again(lost: "sys.UnraisableHookArgs") -> None:
+    """An interrupt that came while Python ran a callback of its own, such as that of a lock for
+    imports, would be printed and forgotten; it comes again once that is over."""
+    import _thread
+    import sys
+    import time
+
+    def soon() -> None:
+        time.sleep(0.01)
+        _thread.interrupt_main()
+
+    if lost.exc_type is KeyboardInterrupt:
+        _thread.start_new_thread(soon, ())
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def leave(code: int) -> "NoReturn":

@@ -271,7 +271,7 @@ INTERRUPTED = {
     "a page": ["report", "{}", "--stats", "-o", "{}/report.html"],
     "scan": ["scan", "{}"],
     "diff": ["diff", "{}", EXAMPLE],
-    "a recording": ["logits", "{}", "--prompt", "a", "--save", "{}/logits.safetensors"],
+    "a recording": ["logits", "{}", "--prompt", "a", "--save", "{}/recording.safetensors"],
     "a text": ["generate", "{}", "--prompt", "a", "-n", "9"],
 }
 
@@ -284,6 +284,30 @@ def test_before_its_first_line_the_program_imports_nothing():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "['llamainspect', 'llamainspect.__main__']\n"
+
+
+LOST = """
+import sys, time, llamainspect.__main__ as program
+sys.unraisablehook = program.interrupt_again
+class Callback:
+    def __init__(self, error): self.error = error
+    def __del__(self): raise self.error
+try:
+    Callback(KeyboardInterrupt())
+    time.sleep(20)
+    print("lost")
+except KeyboardInterrupt:
+    print("heard")
+Callback(ValueError("said"))
+"""
+
+
+def test_an_interrupt_within_a_callback_of_python_is_not_lost():
+    """As in that of a lock for imports, while the program is being loaded."""
+    done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True)
+    assert done.stdout == "heard\n"
+    assert "KeyboardInterrupt" not in done.stderr
+    assert "ValueError: said" in done.stderr
 
 
 @pytest.mark.parametrize("number", range(3))
@@ -322,7 +346,7 @@ def check_interrupt(arguments, path: Path, delay: float | None) -> float:
     assert not [name for name in left if name.endswith(".tmp")]
     for name, data in left.items():
         if before.get(name, data) != data and process.returncode:
-            assert name in ("checklist.chk", "logits.safetensors", "report.html")
+            assert name in ("checklist.chk", "recording.safetensors", "report.html")
             assert len(data) >= len(before[name]) // 2  # a whole one, new or old
     return time.monotonic() - begin
 
