@@ -367,7 +367,7 @@ class ScannedFile(NamedTuple):
 
     file: str
     nbytes: int
-    kind: str  # torch, zip, legacy, tar, pickle, none
+    kind: str  # torch, zip, legacy, tar, array, pickle, none
     verdict: GlobalStatus
     pickles: tuple[ScannedPickle, ...]
     oddities: tuple[Oddity, ...]

@@ -621,6 +621,9 @@ FILES: dict[str, Callable[[Path], None]] = {
     "an array of objects behind another": lambda path: path.write_bytes(
         HARMLESS_ARRAY * 2 + numpy_array(INNER)
     ),
+    "an array of objects behind one of records": lambda path: path.write_bytes(
+        numpy_array(bytes(4), "'descr': [('a', '<f4')]") + numpy_array(INNER)
+    ),
     "a pickle behind an array": lambda path: path.write_bytes(HARMLESS_ARRAY + INNER),
     "an archive of arrays behind an empty one": lambda path: path.write_bytes(
         b"PK\x05\x06\n\xff" + std_zip(path, [("a.npy", numpy_array(INNER))])

@@ -85,7 +85,8 @@ NOT_DANGEROUS = {
     "EXT1", "EXT2", "EXT4", "blanks and then another", "bzip2", "lzma", "encrypted", "gzip",
     "a wrong sign of the archive", "before torch 1.6, attributes of a function",
     "before torch 1.6, a file written", "tar, attributes of a function",
-    "an archive with a directory of 4.5 MB", "torch zip, a package", "torch zip, a library",
+    "an archive with a directory of 4.5 MB", "an array of objects behind one of records",
+    "torch zip, a package", "torch zip, a library",
 }  # fmt: skip
 
 
@@ -677,6 +678,25 @@ def test_a_pickle_under_any_name_is_found_however_it_begins(tmp_path, start):
     for path in (tmp_path, tmp_path / "vocabulary.txt"):
         (scanned,) = li.scan_files(str(path)).files
         assert (scanned.file, scanned.verdict) == ("vocabulary.txt", "dangerous")
+
+
+ARRAYS = {
+    "float64": np.zeros(3), "text": np.full((2, 3), "text"), "bool": np.zeros((), bool),
+    "times": np.zeros((0, 4), "<M8[ns]"), "columns": np.asfortranarray(np.ones((2, 3))),
+    "big-endian": np.zeros(3, ">i2"), "bytes": np.array([b"abc"]), "complex": np.zeros(2, complex),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_of_numbers_and_texts_hold_no_pickle_and_end_where_they_should(tmp_path, name):
+    with (tmp_path / "a.npy").open("wb") as file:
+        for _ in range(2):
+            np.save(file, ARRAYS[name])
+    assert li.scan_files(str(tmp_path)).files == ()
+    with (tmp_path / "a.npy").open("ab") as file:
+        file.write(INNER)
+    (scanned,) = li.scan_files(str(tmp_path)).files
+    assert (scanned.kind, scanned.verdict) == ("array", "dangerous")
 
 
 def test_shards_with_the_same_pickle_are_shown_once(tmp_path):

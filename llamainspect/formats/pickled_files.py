@@ -124,7 +124,7 @@ class PickledFile:
         self.doubts: list[Doubt] = []
         self._left = MAX_WORK
         try:
-            self.kind = self._look(view, "", 0)  # torch, zip, legacy, tar, pickle, none
+            self.kind = self._look(view, "", 0)  # torch, zip, legacy, tar, array, pickle, none
         except _TooMuch:
             self._doubt("", "it holds more than is looked into, files within files or operations")
             self.kind = "pickle"
@@ -238,8 +238,9 @@ class PickledFile:
             return "zip"
         for name, part in parts.items():
             self._member(part, name, _below(where, name), level)
-        for name in storages:
-            self._storage(archive, name, records[name], _below(where, name), level)
+        for name, record in records.items():
+            if name in storages:
+                self._storage(archive, record, _below(where, name), level)
         if len(records) > len(storages) + len(parts):
             self._doubt(where, f"more than {MAX_MEMBERS:,} records are no storages")
         if PICKLE not in records:
@@ -266,9 +267,7 @@ class PickledFile:
             self._doubt(where, str(error))
             return []
 
-    def _storage(
-        self, archive: "_Archive", name: str, record: Record, where: str, level: int
-    ) -> None:
+    def _storage(self, archive: "_Archive", record: Record, where: str, level: int) -> None:
         """numpy.load and torch.export.load unpickle a storage when its bytes begin that way."""
         block = archive.view.read(record.start, HEAD_NBYTES)  # its header, and how it begins
         skipped = LOCAL.size + sum(LOCAL.unpack_from(block)[-2:]) if len(block) >= LOCAL.size else 0
@@ -370,24 +369,22 @@ class PickledFile:
         while (head := view.read(at, HEAD_NBYTES)).startswith(NUMPY_SIGN):
             self._spend(MEMBER_NBYTES)
             length = LENGTH16 if head[6:7] == b"\1" else LENGTH32
-            start = at + NUMPY_FIXED + length.size
-            if at + len(head) >= start:
-                start += length.unpack_from(head, NUMPY_FIXED)[0]
-            begin = at + NUMPY_FIXED + length.size
-            header = view.read(begin, min(start - begin, MAX_NUMPY_HEADER))
-            plain = NUMPY_PLAIN.fullmatch(header)
+            begin = NUMPY_FIXED + length.size
+            nbytes = length.unpack_from(head, NUMPY_FIXED)[0] if len(head) >= begin else 0
+            start = at + begin + nbytes
+            plain = NUMPY_PLAIN.fullmatch(view.read(at + begin, min(nbytes, MAX_NUMPY_HEADER)))
             if not plain:
                 kind = self._row(view.part(start, max(0, view.nbytes - start)), where, level)
                 if kind == "none":
-                    self._doubt(where, "it holds an array of which the type cannot be told")
-                return kind
+                    self._doubt(where, "an array of another type than NumPy's simple ones")
+                return "array"
             unit, number, shape = plain.groups()
             itemsize = int(number) * (4 if unit == b"U" else 1)
             at = start + itemsize * prod(map(int, re.findall(rb"\d+", shape)))
         if at < view.nbytes:  # numpy.load would unpickle that
             rest = view.part(at, view.nbytes - at)
             self._inside(rest, _below(where, f"byte {at:,}"), level + 1)
-        return "pickle" if len(self.pickles) + len(self.doubts) > found else "none"
+        return "array" if len(self.pickles) + len(self.doubts) > found else "none"
 
 
 def may_be_pickled(head: bytes) -> bool:

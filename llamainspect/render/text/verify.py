@@ -146,6 +146,7 @@ FILE_KINDS = {
     "zip": "zip, not as torch writes it",
     "legacy": "torch before 1.6",
     "tar": "tar of torch before 0.1.10",
+    "array": "NumPy array",
     "pickle": "pickle",
     "none": "no pickle",
 }
