@@ -24,7 +24,7 @@ Floats = npt.NDArray[Any]
 VALUED = frozenset(
     (
         "F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL",
-        "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0", "QI32", "QI8", "QU8",
+        "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0",
     )
 )  # fmt: skip
 MAX_ROW_NBYTES = 64 * 2**20  # of rows that have to be read together; no model's are near
@@ -288,7 +288,7 @@ def has_values(dtype: DType) -> bool:
 
 def is_wide(dtype: DType) -> bool:
     """Whether float32 would lose some of its values."""
-    return dtype.name in ("F64", "I64", "I32", "U64", "U32", "QI32")
+    return dtype.name in ("F64", "I64", "I32", "U64", "U32")
 
 
 def widen(codes: Codes, dtype: DType, out: Floats) -> None:

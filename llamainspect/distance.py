@@ -113,7 +113,12 @@ def compare_weights(
     memory: Memory | None = None,
     progress: Progress | None = None,
 ) -> Distance:
-    """One weight in two checkpoints. Raises CorruptFile where bytes are missing."""
+    """One weight in two checkpoints.
+
+    Raises CorruptFile where bytes are missing, UnsupportedFile where equal numbers would not be
+    equal values.
+    """
+    _check_quantizers(a, b)
     if a.weight.rope_heads == b.weight.rope_heads != 0:
         return _as_stored(a, b, tolerance, memory, progress)
     valued = has_values(a.dtype) and has_values(b.dtype)
@@ -127,6 +132,16 @@ def compare_weights(
     for first, codes_a, codes_b in _pairs(a, b, grid, memory, progress):
         sums.add(first, codes_a, codes_b)
     return sums.distance()
+
+
+def _check_quantizers(a: Side, b: Side) -> None:
+    parts = (*a.weight.parts, *b.weight.parts)
+    found = sorted({part.quantizer or "" for part in parts if part.dtype.quantised})
+    if len(found) > 1:
+        ways = " and ".join(way or "without a scale" for way in found)
+        raise UnsupportedFile(
+            f"{a.weight.name}: quantised in different ways ({ways}); its values are not compared"
+        )
 
 
 def _as_stored(

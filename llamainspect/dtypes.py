@@ -31,6 +31,11 @@ class DType(NamedTuple):
     small_float: SmallFloat | None = None  # set when those bits need decoding
     own_rows: bool = False  # of packed types: every row begins at a byte of its own
 
+    @property
+    def quantised(self) -> bool:
+        """Whether its numbers mean nothing without a scale and a zero point: torch's own types."""
+        return self.name.startswith("Q")
+
     def nbytes(self, shape: tuple[int, ...]) -> int:
         """Bytes of a contiguous tensor."""
         elements = 1

@@ -33,6 +33,8 @@ def show_tensor(
             "(--names hf: as stored)"
         )
         findings = (*findings, Finding("note", weight.name, message))
+    if weight.parts[0].dtype.quantised:
+        findings = (*findings, _of_quantised(weight))
     window = _window(weight, start)
     elements, nbytes_read = read_elements(checkpoint, weight, window)
     part = weight.parts[0]
@@ -42,7 +44,7 @@ def show_tensor(
     else:
         layout = part.dtype.small_float
         stored = [shortest_text(float(v), layout) if layout else str(v) for v in values]
-        float32 = as_float32(values)
+        float32 = None if part.dtype.quantised else as_float32(values)
         floats = None if float32 is None else [_finite(float(v)) for v in float32]
     columns = len(window[-1]) if window else 1
     return TensorDetail(
@@ -54,6 +56,15 @@ def show_tensor(
         nbytes_read=nbytes_read,
         findings=findings,
     )
+
+
+def _of_quantised(weight: Weight) -> Finding:
+    ways = sorted({part.quantizer or "how is not said" for part in weight.parts})
+    message = (
+        f"quantised ({'; '.join(ways)}): the numbers are shown as they are stored, and a value is "
+        "(number - zero point) * scale"
+    )
+    return Finding("note", weight.name, message)
 
 
 def _window(weight: Weight, start: tuple[int, ...]) -> tuple[range, ...]:

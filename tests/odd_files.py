@@ -75,6 +75,19 @@ def new_type(dtype: str, numel: int = 16, shape: Any = (4,), *more: bytes) -> by
     return call("torch._utils", "_rebuild_tensor_v3", arguments)
 
 
+def quantised(
+    scheme: bytes = b"",
+    *parameters: bytes,
+    stored: bytes = storage(numel=16, kind=named("torch", "QInt8Storage")),
+) -> bytes:
+    """A tensor of four whole numbers that stand for others."""
+    scale = parameters or (literal(0.5), literal(3))
+    quantizer = many(scheme or named("torch", "per_tensor_affine"), *scale)
+    plain = (literal(value) for value in (0, (4,), (1,)))
+    arguments = many(stored, *plain, quantizer, literal(False), NO_HOOKS)
+    return call("torch._utils", "_rebuild_qtensor", arguments)
+
+
 GOOD = of(tensor())
 NUMBERS = struct.pack("<4f", 1, 2, 3, 4)
 
@@ -289,6 +302,22 @@ PICKLES: dict[str, bytes] = {
     "a tensor of the first version": of(
         call("torch._utils", "_rebuild_tensor", many(storage(), *map(literal, (0, (4,), (1,)))))
     ),
+    "a quantised tensor": of(quantised()),
+    "a scale that is a whole number": of(quantised(b"", literal(2), literal(3))),
+    "a zero point that is a float": of(quantised(b"", literal(0.5), literal(3.0))),
+    "a zero point that is true": of(quantised(b"", literal(0.5), literal(True))),
+    "a zero point beyond 64 bits": of(quantised(b"", literal(0.5), literal(2**63))),
+    "a scale and no zero point": of(quantised(b"", literal(0.5))),
+    "a scheme that torch does not read back": of(quantised(named("torch", "per_tensor_symmetric"))),
+    "scales of channels in lists": of(
+        quantised(
+            named("torch", "per_channel_affine"), literal([0.5] * 4), literal([0] * 4), literal(0)
+        )
+    ),
+    "one scale for all channels": of(
+        quantised(named("torch", "per_channel_affine"), literal(0.5), literal(0), literal(0))
+    ),
+    "floats that are quantised": of(quantised(stored=storage())),
     "a meta tensor": of(
         call(
             "torch._utils",

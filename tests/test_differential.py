@@ -122,6 +122,17 @@ def parts_of(tensor: torch.Tensor) -> Iterator[tuple[tuple[str, ...], torch.Tens
             yield ("quantizer", "2"), tensor.q_per_channel_zero_points()
 
 
+def quantizer_of(tensor: torch.Tensor) -> str | None:
+    """How a quantised tensor's numbers become values."""
+    if not tensor.is_quantized:
+        return None
+    scheme = str(tensor.qscheme()).removeprefix("torch.")
+    if scheme == "per_tensor_affine":
+        return f"{scheme}, scale {tensor.q_scale()!r}, zero point {tensor.q_zero_point()}"
+    axis = tensor.q_per_channel_axis()
+    return f"{scheme}, scales and zero points beside it, axis {axis}"
+
+
 def told_apart(found: Iterator[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """By name; of several of one name all but the first have a number behind it."""
     named: dict[str, torch.Tensor] = {}
@@ -204,6 +215,7 @@ def assert_read_as_torch_reads_it(path: Path, reference: Any) -> list[Finding]:
         assert f"torch.{info.dtype.torch}" == str(tensor.dtype), name
         assert info.shape == tuple(tensor.shape), name
         assert (info.conjugate, info.negative) == (tensor.is_conj(), tensor.is_neg()), name
+        assert info.quantizer == quantizer_of(tensor), name
         assert (info.strides is None) == tensor.is_contiguous(), name
         if info.strides is not None:
             assert info.strides == tensor.stride(), name
@@ -361,6 +373,10 @@ TORCH_TAKES = {
     "torch writes the key of a storage as text, and its class as one of torch's for the CPU.": (
         "a storage class of torch.cuda",
         "a storage whose key is a number",
+    ),
+    "torch.save writes a scale as a float, and those of channels as tensors.": (
+        "a scale that is a whole number",
+        "scales of channels in lists",
     ),
     "A bound on the work that a hostile file can ask for; no checkpoint comes near it.": (
         "a shape of 65 axes",

@@ -33,6 +33,11 @@ WHOLE = {
 }
 ALL = FLOATS | WHOLE
 
+quantised_tensors_are_deprecated = pytest.mark.filterwarnings(
+    "ignore:torch.quantize_per_tensor, torch.quantize_per_channel",
+    "ignore:TypedStorage is deprecated",
+)
+
 
 def random(name: str, shape, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
@@ -382,6 +387,56 @@ def test_packed_floats_are_not_taken_for_numbers(tmp_path):
     b = torch.tensor([0x12, 0x94], dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
     row = compare(tmp_path, a, b)
     assert (row.status, row.max_abs, row.rel_l2, row.first) == ("changed", None, None, (1,))
+
+
+def quantised(scale: float, point: int) -> torch.Tensor:
+    """The numbers 0 to 5, whatever they stand for."""
+    values = (torch.arange(6.0) - point) * scale
+    made = torch.quantize_per_tensor(values, scale, point, torch.qint8)
+    assert made.int_repr().tolist() == [0, 1, 2, 3, 4, 5]
+    return made
+
+
+@quantised_tensors_are_deprecated
+@pytest.mark.parametrize("options", [DiffOptions(), DiffOptions(rtol=1e9, atol=1e9)])
+@pytest.mark.parametrize(("scale", "point"), [(0.2, 3), (0.1, 2)])
+def test_equal_numbers_of_other_scales_or_zero_points_are_not_called_equal(
+    tmp_path, scale, point, options
+):
+    a, b = quantised(0.1, 3), quantised(scale, point)
+    assert not torch.equal(a.dequantize(), b.dequantize())
+    assert compare(tmp_path, a, b, options).status == "incomplete"
+    assert not diff_checkpoints(str(tmp_path / "a/x.pth"), str(tmp_path / "b/x.pth"), options).same
+
+
+@quantised_tensors_are_deprecated
+def test_quantised_weights_are_told_from_whole_numbers(tmp_path):
+    a = quantised(0.1, 0)
+    assert compare(tmp_path, a, a.int_repr()).status == "incomplete"
+
+
+@quantised_tensors_are_deprecated
+def test_numbers_quantised_alike_are_compared_one_by_one_and_no_distance_is_told(tmp_path):
+    a = quantised(0.1, 0)
+    b = torch.quantize_per_tensor(torch.tensor([0, 0.1, 0.2, 0.3, 0.4, 0.9]), 0.1, 0, torch.qint8)
+    assert compare(tmp_path, a, a).status == "identical"
+    row = compare(tmp_path, a, b)
+    assert (row.status, row.changed, row.first, row.max_abs) == ("changed", 1, (5,), None)
+
+
+@quantised_tensors_are_deprecated
+def test_scales_of_channels_are_compared_as_weights_of_their_own(tmp_path):
+    points, paths = torch.zeros(3, dtype=torch.int64), []
+    for side, scale in (("a", 0.1), ("b", 0.2)):
+        scales = torch.full((3,), scale, dtype=torch.float64)
+        x = torch.quantize_per_channel(torch.full((3, 2), scale), scales, points, 0, torch.qint8)
+        (tmp_path / side).mkdir()
+        paths.append(write(tmp_path / side, {"x": x}))
+    report = diff_checkpoints(*paths)
+    assert {row.name: row.status for row in report.weights} == {
+        "x": "identical", "x.quantizer.1": "changed", "x.quantizer.2": "identical",
+    }  # fmt: skip
+    assert not report.same
 
 
 # --- tolerances -----------------------------------------------------------------------------------

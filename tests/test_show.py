@@ -89,6 +89,23 @@ def test_a_joined_corner_spans_shards(tmp_path):
         assert show_tensor(checkpoint, name, start).float32 == tuple(map(tuple, corner))
 
 
+@pytest.mark.filterwarnings(
+    "ignore:torch.quantize_per_tensor, torch.quantize_per_channel",
+    "ignore:TypedStorage is deprecated",
+)
+def test_of_quantised_weights_the_stored_numbers_are_shown_and_said_to_be_those(tmp_path):
+    weight = torch.quantize_per_tensor(torch.tensor([0.3, -0.4]), 0.1, 2, torch.qint8)
+    report = show(tmp_path, {"x": weight})
+    assert report.stored == (tuple(str(n) for n in weight.int_repr().tolist()),)
+    assert report.float32 is None
+    scale, point = weight.q_scale(), weight.q_zero_point()
+    (note,) = [finding.message for finding in report.findings if finding.where == "x"]
+    assert f"per_tensor_affine, scale {scale}, zero point {point}" in note
+    assert weight.dequantize().tolist() == pytest.approx(
+        [(int(number) - point) * scale for number in report.stored[0]]
+    )
+
+
 def test_an_unknown_name_suggests_near_ones(tiny):
     with pytest.raises(MissingFile, match=r"no weight is called output\.wieght.*output\.weight"):
         show_tensor(open_checkpoint(str(tiny)), "output.wieght")

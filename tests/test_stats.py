@@ -832,6 +832,18 @@ def test_what_could_not_be_read_is_not_called_constant(tiny2, tmp_path):
     assert finding.message == "no figures: nothing here knows the values of this dtype"
 
 
+@pytest.mark.filterwarnings(
+    "ignore:torch.quantize_per_tensor, torch.quantize_per_channel",
+    "ignore:TypedStorage is deprecated",
+)
+@pytest.mark.parametrize("dtype", [torch.qint8, torch.quint8, torch.qint32], ids=str)
+def test_the_whole_numbers_of_quantised_weights_are_not_taken_for_values(tmp_path, dtype):
+    quantised = torch.quantize_per_tensor(torch.full((2, 2), 0.3), 0.1, 0, dtype)
+    assert quantised.int_repr().unique().tolist() == [3]
+    row = stats_of(tmp_path, {"w": quantised})["w"]
+    assert (row.count, row.mean, row.max, row.zeros) == (4, None, None, None)
+
+
 def test_lost_and_constant_matrices_are_warnings(tmp_path):
     weights = {
         "gone": torch.zeros(8, 8),

@@ -171,6 +171,7 @@ def read_tensors(source: Source, file: str) -> tuple[list[TensorInfo], list[Find
             tensor.strides,
             tensor.conjugate,
             tensor.negative,
+            tensor.quantizer,
         )
         for name, tensor in contents.tensors
         if tensor.storage.key in storages

@@ -8,7 +8,7 @@ Sources: torch's `_utils.py` (`_rebuild_*`), `serialization.py` (`persistent_id`
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import count as counting
 from itertools import repeat
@@ -60,6 +60,7 @@ class TensorRef:
     span: int  # bytes from its first to its last element
     conjugate: bool = False
     negative: bool = False
+    quantizer: str | None = None  # of a quantised one: how its numbers become values, in words
 
 
 class Contents(NamedTuple):
@@ -339,6 +340,9 @@ _CALLS: dict[tuple[str, str], Callable[[tuple[Any, ...]], Any]] = {
     ("torch", "Size"): lambda a: a[0],
 }
 
+PER_TENSOR = Global("torch", "per_tensor_affine")
+PER_CHANNEL = tuple(Global("torch", f"per_channel_affine{more}") for more in ("", "_float_qparams"))
+
 # Named by ordinary checkpoints, harmless when unpickled, and of no interest here.
 _INERT = {
     ("torch", "Tensor"),
@@ -391,9 +395,24 @@ _INERT = {
 
 def _quantized(args: tuple[Any, ...]) -> Dict:
     """The tensor under its own name; scales and zero points, when they are tensors, beneath it."""
+    tensor = _tensor(args)
+    if not tensor.dtype.quantised:
+        raise Malformed(f"a tensor of {tensor.dtype.torch} is built with a scale")
     table = Dict()
-    table.pairs = [("", _tensor(args)), ("quantizer", args[4])]
+    table.pairs = [("", replace(tensor, quantizer=_quantizer(args[4]))), ("quantizer", args[4])]
     return table
+
+
+def _quantizer(parameters: Any) -> str:
+    """(scheme, scale, zero point), or of channels (scheme, scales, zero points, axis), in words."""
+    if isinstance(parameters, (tuple, list)) and len(parameters) in (3, 4):
+        scheme, *values = parameters
+        kinds = [type(value) for value in values]
+        if scheme == PER_TENSOR and kinds == [float, int] and -INT64 <= values[1] < INT64:
+            return f"{scheme.name}, scale {values[0]!r}, zero point {values[1]}"
+        if scheme in PER_CHANNEL and kinds == [TensorRef, TensorRef, int]:
+            return f"{scheme.name}, scales and zero points beside it, axis {values[2]}"
+    raise Malformed("a quantised tensor has no scale and zero point as torch.save writes them")
 
 
 def _call(function: Global, args: tuple[Any, ...]) -> Any:

@@ -359,6 +359,11 @@ def test_quantised_tensors_are_listed_with_their_scales() -> None:
     found = {info.name: info for info in meta.read_tensors(source, FILE)[0]}
     for name, tensor in reference.items():
         assert as_read(source, found[name]) == as_torch_has_it(tensor), name
+    assert {name: info.quantizer for name, info in found.items() if info.quantizer} == {
+        "tensor": "per_tensor_affine, scale 0.1, zero point 3",
+        "channel": "per_channel_affine, scales and zero points beside it, axis 0",
+        "wide": "per_tensor_affine, scale 0.5, zero point 0",
+    }
     beneath = [name for name in found if name.startswith("channel.")]
     assert len(beneath) == 2
     assert as_read(source, found[beneath[0]]) == as_torch_has_it(

@@ -32,7 +32,7 @@ STATUSES: dict[DiffStatus, str] = {
     "shape": "of another shape",
     "only_a": "in A alone",
     "only_b": "in B alone",
-    "incomplete": "not compared, since parts are missing",
+    "incomplete": "not compared, for the reasons below",
     "tabulated": "not compared, since the layouts differ in them on purpose",
 }
 MAX_LAYERS = 12  # --json has all
@@ -104,7 +104,7 @@ def _verdict(report: CheckpointDiff) -> Text:
     unread = {"incomplete", "identical", "tabulated"}
     same_config = not any(row.matters for row in report.config)
     if same_config and report.counts.get("incomplete") and set(report.counts) <= unread:
-        return Text("\nnot established: not all weights could be read", style="bold red")
+        return Text("\nnot established: not all weights could be compared", style="bold red")
     return Text("\ndifferent", style="bold red")
 
 
@@ -182,7 +182,7 @@ def _what(row: WeightDifference) -> str:
         return "0 and -0, or NaN of other bits"
     if row.dtype_a != row.dtype_b:
         return f"{row.dtype_a} and {row.dtype_b}"
-    return {"incomplete": "incomplete", "tabulated": "not compared"}.get(row.status, "")
+    return dict.fromkeys(("incomplete", "tabulated"), "not compared").get(row.status, "")
 
 
 def _changed(row: WeightDifference) -> Text:
