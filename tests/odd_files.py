@@ -88,6 +88,15 @@ def quantised(
     return call("torch._utils", "_rebuild_qtensor", arguments)
 
 
+def moved(dtype: str) -> bytes:
+    """A tensor as torch saves those of devices that have no storages."""
+    return call(
+        "torch._utils",
+        "_rebuild_device_tensor_from_cpu_tensor",
+        many(tensor(), named("torch", dtype), literal("cpu"), literal(False)),
+    )
+
+
 GOOD = of(tensor())
 NUMBERS = struct.pack("<4f", 1, 2, 3, 4)
 
@@ -296,11 +305,42 @@ PICKLES: dict[str, bytes] = {
     "a parameter": of(
         call("torch._utils", "_rebuild_parameter", many(tensor(), b"\x88", NO_HOOKS))
     ),
+    "a parameter by the name of its class": of(
+        call("torch.nn.parameter", "Parameter", many(tensor(), b"\x88"))
+    ),
+    "a new object of the class of parameters": of(
+        named("torch.nn.parameter", "Parameter") + many(tensor(), b"\x88") + b"\x81"
+    ),
+    "a parameter of nothing at all": of(call("torch.nn.parameter", "Parameter", b")")),
     "a parameter of no tensor": of(
         call("torch._utils", "_rebuild_parameter", many(b"N", b"\x88", NO_HOOKS))
     ),
     "a tensor of the first version": of(
         call("torch._utils", "_rebuild_tensor", many(storage(), *map(literal, (0, (4,), (1,)))))
+    ),
+    "torch.FloatTensor of a storage": of(call("torch", "FloatTensor", storage() + b"\x85")),
+    "a new object of torch.Tensor over a storage": of(
+        named("torch", "Tensor") + storage() + b"\x85\x81"
+    ),
+    "torch.FloatTensor of a tensor": of(call("torch", "FloatTensor", tensor() + b"\x85")),
+    "torch.DoubleTensor of floats": of(call("torch", "DoubleTensor", storage() + b"\x85")),
+    "torch.ByteTensor of an untyped storage": of(
+        call(
+            "torch",
+            "ByteTensor",
+            storage(numel=16, kind=named("torch.storage", "UntypedStorage")) + b"\x85",
+        )
+    ),
+    "torch.Tensor of a length": of(call("torch", "Tensor", literal(5) + b"\x85")),
+    "torch.Tensor of numbers": of(call("torch", "Tensor", literal([1.0, 2.0]) + b"\x85")),
+    "torch.Tensor of nothing": of(call("torch", "Tensor", b")")),
+    "a tensor from the CPU": of(moved("float32")),
+    "a tensor from the CPU in another type": of(moved("float16")),
+    "an OrderedDict of pairs": of(
+        call("collections", "OrderedDict", b"]" + many(literal("a"), tensor()) + b"a\x85")
+    ),
+    "an OrderedDict of a dictionary": of(
+        call("collections", "OrderedDict", b"}" + literal("a") + tensor() + b"s\x85")
     ),
     "a quantised tensor": of(quantised()),
     "a scale that is a whole number": of(quantised(b"", literal(2), literal(3))),

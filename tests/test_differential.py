@@ -374,6 +374,20 @@ TORCH_TAKES = {
         "a storage class of torch.cuda",
         "a storage whose key is a number",
     ),
+    "torch makes a tensor that the file does not hold, of numbers in the pickle, of a length, of "
+    "nothing or in another type; torch.save writes none of these, and they could not be listed.": (
+        "a parameter of no tensor",
+        "a parameter of nothing at all",
+        "a tensor from the CPU in another type",
+        "torch.Tensor of a length",
+        "torch.Tensor of nothing",
+        "torch.Tensor of numbers",
+    ),
+    "torch.save writes an OrderedDict empty and fills it then; one long list could be the pairs of "
+    "many.": (
+        "an OrderedDict of a dictionary",
+        "an OrderedDict of pairs",
+    ),
     "torch.save writes a scale as a float, and those of channels as tensors.": (
         "a scale that is a whole number",
         "scales of channels in lists",
@@ -430,9 +444,6 @@ TORCH_REFUSES = {
 }
 
 TORCH_READS_OTHERWISE = {
-    "torch makes an empty parameter of nothing; here nothing is listed.": (
-        "a parameter of no tensor",
-    ),
     "A key that is neither text nor a number has no name, only a kind, and the kinds have other "
     "names here.": (
         "a storage for a key",

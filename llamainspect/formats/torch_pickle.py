@@ -9,7 +9,7 @@ Sources: torch's `_utils.py` (`_rebuild_*`), `serialization.py` (`persistent_id`
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count as counting
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -255,6 +255,9 @@ def _key_text(key: Any) -> str:
 # --- calls that make up a tensor -----------------------------------------------------------------
 
 META_TENSOR = "tensor without data"
+ELEMENTS = (
+    "Byte", "Char", "Short", "Int", "Long", "Bool", "Half", "Float", "Double", "BFloat16",
+)  # fmt: skip
 
 
 def _integers(values: Any, what: str) -> tuple[int, ...]:
@@ -323,21 +326,61 @@ def _from_type(args: tuple[Any, ...]) -> Any:
     return _call(function, arguments)
 
 
+def _ordered(args: tuple[Any, ...]) -> Dict:
+    if args:
+        raise Malformed("an OrderedDict is made of pairs, where torch.save fills an empty one")
+    return Dict()
+
+
+def _moved(args: tuple[Any, ...]) -> Any:
+    """A tensor of a device that torch stores nothing of: the one on the CPU that it comes from."""
+    tensor, dtype = args[0], _dtype(args[1])
+    if isinstance(tensor, TensorRef) and tensor.dtype != dtype:
+        raise Malformed(
+            f"a tensor of {tensor.dtype.torch} is converted to {dtype.torch} on loading"
+        )
+    return tensor
+
+
+def _parameter(args: tuple[Any, ...]) -> Any:
+    if args[0] is None:
+        raise Malformed("a parameter is made of no tensor")
+    return args[0]
+
+
+def _typed(dtype: DType, args: tuple[Any, ...]) -> TensorRef:
+    """torch.FloatTensor(storage), which views all of it, and torch.FloatTensor(tensor)."""
+    (given,) = args
+    if isinstance(given, StorageRef):
+        given = _tensor((given, 0, (given.numel,), (1,)))
+    if not isinstance(given, TensorRef) or given.dtype != dtype:
+        raise Malformed(f"a tensor of {dtype.torch} is made of something that is not stored as one")
+    return given
+
+
 _CALLS: dict[tuple[str, str], Callable[[tuple[Any, ...]], Any]] = {
     ("torch._utils", "_rebuild_tensor"): lambda a: _tensor(a),
     ("torch._utils", "_rebuild_tensor_v2"): lambda a: _tensor(a, None, _at(a, 6)),
     ("torch._utils", "_rebuild_tensor_v3"): lambda a: _tensor(a, _dtype(a[6]), _at(a, 7)),
-    ("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"): lambda a: a[0],
+    ("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"): _moved,
     ("torch._utils", "_rebuild_qtensor"): lambda a: _quantized(a),
-    ("torch._utils", "_rebuild_parameter"): lambda a: a[0],
-    ("torch._utils", "_rebuild_parameter_with_state"): lambda a: a[0],
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
+    ("torch.nn.parameter", "Parameter"): _parameter,
+    ("torch.nn.parameter", "Buffer"): _parameter,
     ("torch._utils", "_rebuild_meta_tensor_no_storage"): lambda a: Opaque(META_TENSOR, ()),
     ("torch._utils", "_rebuild_sparse_tensor"): lambda a: Opaque("sparse tensor", a[1:2]),
     ("torch._utils", "_rebuild_nested_tensor"): lambda a: Opaque("nested tensor", a),
     ("torch._utils", "_rebuild_wrapper_subclass"): lambda a: Opaque("tensor subclass", ()),
     ("torch._tensor", "_rebuild_from_type_v2"): _from_type,
-    ("collections", "OrderedDict"): lambda a: Opaque("OrderedDict", a) if a else Dict(),
+    ("collections", "OrderedDict"): _ordered,
     ("torch", "Size"): lambda a: a[0],
+    ("torch", "Tensor"): partial(_typed, DTYPES["F32"]),
+    **{
+        (module, f"{element}Tensor"): partial(_typed, BY_TORCH_STORAGE[f"{element}Storage"])
+        for module in ("torch", "torch.cuda")
+        for element in ELEMENTS
+    },
 }
 
 PER_TENSOR = Global("torch", "per_tensor_affine")
@@ -345,10 +388,7 @@ PER_CHANNEL = tuple(Global("torch", f"per_channel_affine{more}") for more in (""
 
 # Named by ordinary checkpoints, harmless when unpickled, and of no interest here.
 _INERT = {
-    ("torch", "Tensor"),
     ("torch", "device"),
-    ("torch.nn.parameter", "Parameter"),
-    ("torch.nn.parameter", "Buffer"),
     ("torch.serialization", "_get_layout"),
     ("torch._utils", "_rebuild_device_tensor_from_numpy"),
     UNTYPED_STORAGE,
@@ -366,19 +406,8 @@ _INERT = {
     *(("torch.cuda", name) for name in BY_TORCH_STORAGE),  # classes of before torch 0.4
     *(
         (module, f"{element}Tensor")
-        for module in ("torch", "torch.cuda", "torch.sparse", "torch.cuda.sparse")
-        for element in (
-            "Byte",
-            "Char",
-            "Short",
-            "Int",
-            "Long",
-            "Bool",
-            "Half",
-            "Float",
-            "Double",
-            "BFloat16",
-        )
+        for module in ("torch.sparse", "torch.cuda.sparse")
+        for element in ELEMENTS
     ),
     *(
         ("torch", f"per_{scheme}")
