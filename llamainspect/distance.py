@@ -118,7 +118,7 @@ def compare_weights(
     Raises CorruptFile where bytes are missing, UnsupportedFile where equal numbers would not be
     equal values.
     """
-    _check_quantizers(a, b)
+    _check_meaning(a, b)
     if a.weight.rope_heads == b.weight.rope_heads != 0:
         return _as_stored(a, b, tolerance, memory, progress)
     valued = has_values(a.dtype) and has_values(b.dtype)
@@ -134,13 +134,13 @@ def compare_weights(
     return sums.distance()
 
 
-def _check_quantizers(a: Side, b: Side) -> None:
+def _check_meaning(a: Side, b: Side) -> None:
     parts = (*a.weight.parts, *b.weight.parts)
-    found = sorted({part.quantizer or "" for part in parts if part.dtype.quantised})
+    found = {part.meaning or "plain numbers" for part in parts}
     if len(found) > 1:
-        ways = " and ".join(way or "without a scale" for way in found)
         raise UnsupportedFile(
-            f"{a.weight.name}: quantised in different ways ({ways}); its values are not compared"
+            f"{a.weight.name}: its numbers are not of one kind ({'; '.join(sorted(found))}), and "
+            "are not compared"
         )
 
 

@@ -33,8 +33,8 @@ def show_tensor(
             "(--names hf: as stored)"
         )
         findings = (*findings, Finding("note", weight.name, message))
-    if weight.parts[0].dtype.quantised:
-        findings = (*findings, _of_quantised(weight))
+    if meaning := _meaning(weight):
+        findings = (*findings, Finding("note", weight.name, meaning))
     window = _window(weight, start)
     elements, nbytes_read = read_elements(checkpoint, weight, window)
     part = weight.parts[0]
@@ -58,13 +58,15 @@ def show_tensor(
     )
 
 
-def _of_quantised(weight: Weight) -> Finding:
-    ways = sorted({part.quantizer or "how is not said" for part in weight.parts})
-    message = (
-        f"quantised ({'; '.join(ways)}): the numbers are shown as they are stored, and a value is "
-        "(number - zero point) * scale"
+def _meaning(weight: Weight) -> str:
+    """What the numbers are, if not plain ones."""
+    meaning = "; ".join(sorted({part.meaning for part in weight.parts if part.meaning}))
+    if not weight.parts[0].dtype.quantised:
+        return meaning
+    return (
+        f"{meaning or 'quantised, how is not said'}: the numbers are shown as they are stored, and "
+        "a value is (number - zero point) * scale"
     )
-    return Finding("note", weight.name, message)
 
 
 def _window(weight: Weight, start: tuple[int, ...]) -> tuple[range, ...]:

@@ -30,7 +30,7 @@ class TensorInfo(NamedTuple):
     strides: tuple[int, ...] | None = None  # in elements; None means C-contiguous
     conjugate: bool = False  # torch's lazy views: the stored numbers are to be conjugated
     negative: bool = False  # ... or negated
-    quantizer: str | None = None  # of a quantised one: how its numbers become values, in words
+    meaning: str | None = None  # what its numbers are, in words: None of plain ones
 
     @property
     def file(self) -> str:

@@ -97,6 +97,23 @@ def moved(dtype: str) -> bytes:
     )
 
 
+def of_meta(dtype: str = "float32", shape: Any = (2,), strides: Any = (1,)) -> bytes:
+    """A tensor that has no values."""
+    plain = (literal(value) for value in (shape, strides, False))
+    return call(
+        "torch._utils", "_rebuild_meta_tensor_no_storage", many(named("torch", dtype), *plain)
+    )
+
+
+def sparse(size: Any = (4,), layout: str = "torch.sparse_coo") -> bytes:
+    """A tensor of nothing but zeros, of which no index and no value is stored."""
+    stored = storage(numel=2, kind=named("torch", "LongStorage"))
+    indices, values = tensor(stored, 0, (1, 0), (1, 1)), tensor(stored, 0, (0,), (1,))
+    named_layout = call("torch.serialization", "_get_layout", literal(layout) + b"\x85")
+    parts = many(indices, values, literal(size), literal(True))
+    return call("torch._utils", "_rebuild_sparse_tensor", many(named_layout, parts))
+
+
 GOOD = of(tensor())
 NUMBERS = struct.pack("<4f", 1, 2, 3, 4)
 
@@ -358,13 +375,16 @@ PICKLES: dict[str, bytes] = {
         quantised(named("torch", "per_channel_affine"), literal(0.5), literal(0), literal(0))
     ),
     "floats that are quantised": of(quantised(stored=storage())),
-    "a meta tensor": of(
-        call(
-            "torch._utils",
-            "_rebuild_meta_tensor_no_storage",
-            many(named("torch", "float32"), literal((2,)), literal((1,)), b"\x89"),
-        )
-    ),
+    "a meta tensor": of(of_meta()),
+    "a meta tensor of another type than torch has": of(of_meta("float9")),
+    "a meta tensor of a negative length": of(of_meta(shape=(-1,))),
+    "a meta tensor whose stride is negative": of(of_meta(strides=(-1,))),
+    "a sparse tensor": of(sparse()),
+    "a sparse tensor whose size is a list": of(sparse([4])),
+    "a sparse tensor of a negative size": of(sparse((-4,))),
+    "a sparse tensor without a size": of(sparse(None)),
+    "a sparse tensor of a layout that torch does not have": of(sparse(layout="torch.sparse_coon")),
+    "a sparse tensor of the layout of a dense one": of(sparse(layout="torch.strided")),
 }
 
 

@@ -88,6 +88,19 @@ def errors(report) -> list[str]:
     return [f"{f.where}: {f.message}" for f in report.findings if f.severity == "error"]
 
 
+def test_weights_without_values_are_not_called_the_same(tmp_path, run):
+    for side, rows in (("a", 3), ("b", 5)):
+        state = {"w": torch.empty(rows, device="meta"), "x": torch.ones(2)}
+        write_native(tmp_path / side, None, [state])
+    for other in ("a", "b"):
+        code, page, _ = run("diff", tmp_path / "a", tmp_path / other)
+        assert code == 1
+        assert "not established: an error stands above" in page
+        assert "to the last bit" not in page
+    assert "[3] of F32" in page
+    assert "[5] of F32" in page
+
+
 # --- the same model -------------------------------------------------------------------------------
 
 

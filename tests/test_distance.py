@@ -439,6 +439,22 @@ def test_scales_of_channels_are_compared_as_weights_of_their_own(tmp_path):
     assert not report.same
 
 
+@pytest.mark.filterwarnings("ignore:Sparse ")  # is in beta, and is not checked
+def test_sparse_weights_of_other_sizes_or_layouts_are_not_called_the_same(tmp_path):
+    places, values, steps = torch.tensor([[0]]), torch.tensor([1.0]), torch.tensor([0, 1])
+    weights = [
+        torch.sparse_coo_tensor(places, values, (5,)),
+        torch.sparse_coo_tensor(places, values, (6,)),
+        torch.sparse_csr_tensor(steps, places[0], values, (1, 1)),
+        torch.sparse_csc_tensor(steps, places[0], values, (1, 1)),
+    ]
+    paths = []
+    for number, weight in enumerate(weights):
+        (tmp_path / str(number)).mkdir()
+        paths.append(write(tmp_path / str(number), {"x": weight}))
+    assert [[diff_checkpoints(a, b).same for b in paths] for a in paths] == torch.eye(4).tolist()
+
+
 # --- tolerances -----------------------------------------------------------------------------------
 
 

@@ -171,7 +171,7 @@ def read_tensors(source: Source, file: str) -> tuple[list[TensorInfo], list[Find
             tensor.strides,
             tensor.conjugate,
             tensor.negative,
-            tensor.quantizer,
+            tensor.meaning,
         )
         for name, tensor in contents.tensors
         if tensor.storage.key in storages
@@ -335,9 +335,12 @@ def _describe_contents(file: str, contents: Contents) -> list[Finding]:
     ]
     findings += [
         Finding(
-            "warning", file, f"{name} was saved from the meta device: it has a shape, no values"
+            "error",
+            file,
+            f"{name} was saved from the meta device: it has a shape, {list(tensor.shape)} of "
+            f"{tensor.dtype.name}, and no values",
         )
-        for name in contents.without_data
+        for name, tensor in contents.without_data
     ]
     return findings
 

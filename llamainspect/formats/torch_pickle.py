@@ -60,7 +60,15 @@ class TensorRef:
     span: int  # bytes from its first to its last element
     conjugate: bool = False
     negative: bool = False
-    quantizer: str | None = None  # of a quantised one: how its numbers become values, in words
+    meaning: str | None = None  # what its numbers are, in words: None of plain ones
+
+
+@dataclass(frozen=True, slots=True)
+class MetaTensor:
+    """A tensor of the meta device, of which nothing is stored."""
+
+    dtype: DType
+    shape: tuple[int, ...]
 
 
 class Contents(NamedTuple):
@@ -73,7 +81,7 @@ class Contents(NamedTuple):
     foreign: tuple[tuple[str, int], ...]  # "module.name" and the position where first named
     more_foreign: int  # how many beyond those
     repeated: tuple[str, ...]  # keys given more than once; the last one counts, as in Python
-    without_data: tuple[str, ...]  # tensors on the meta device: described, not stored
+    without_data: tuple[tuple[str, MetaTensor], ...]  # described, not stored
 
 
 @lru_cache(maxsize=4)
@@ -94,7 +102,7 @@ def read_pickle(data: bytes) -> Contents:
     root = reader.run()
     names: dict[str, TensorRef] = {}
     repeated: dict[str, None] = {}
-    without_data: list[str] = []
+    without_data: list[tuple[str, MetaTensor]] = []
     taken: Counter[str] = Counter()
     for name, value in _walk(root, repeated):
         if isinstance(value, TensorRef):
@@ -108,8 +116,8 @@ def read_pickle(data: bytes) -> Contents:
                 taken[name] += 1
                 spelled = f"{name} ({taken[name] + 1})"
             names[spelled] = value
-        elif isinstance(value, Opaque) and value.what == META_TENSOR:
-            without_data.append(name)
+        elif isinstance(value, MetaTensor):
+            without_data.append((name, value))
     foreign = [
         (pair, position)
         for pair, position in reader.globals.items()
@@ -254,7 +262,10 @@ def _key_text(key: Any) -> str:
 
 # --- calls that make up a tensor -----------------------------------------------------------------
 
-META_TENSOR = "tensor without data"
+LAYOUTS = {"torch.sparse_coo": 2} | dict.fromkeys(
+    ("torch.sparse_csr", "torch.sparse_csc", "torch.sparse_bsr", "torch.sparse_bsc"), 3
+)  # where the size stands behind the parts
+MAX_PARTS = 4  # of a sparse tensor, and its size
 ELEMENTS = (
     "Byte", "Char", "Short", "Int", "Long", "Bool", "Half", "Float", "Double", "BFloat16",
 )  # fmt: skip
@@ -326,6 +337,18 @@ def _from_type(args: tuple[Any, ...]) -> Any:
     return _call(function, arguments)
 
 
+def _sparse(args: tuple[Any, ...]) -> Opaque:
+    """(layout, (indices, values, size, ...)): its parts, each with the size that it lacks."""
+    layout, parts = args[:2]
+    name = layout.arguments[0] if isinstance(layout, Opaque) and layout.arguments else None
+    if not isinstance(name, str) or name not in LAYOUTS or len(parts) > MAX_PARTS:
+        raise Malformed("a sparse tensor has no layout that torch has")
+    shape = _integers(parts[LAYOUTS[name]], "shape")
+    meaning = f"part of a {name.removeprefix('torch.')} tensor of shape {list(shape)}"
+    named = (replace(p, meaning=meaning) if isinstance(p, TensorRef) else p for p in parts)
+    return Opaque("sparse tensor", (tuple(named),))
+
+
 def _ordered(args: tuple[Any, ...]) -> Dict:
     if args:
         raise Malformed("an OrderedDict is made of pairs, where torch.save fills an empty one")
@@ -368,8 +391,10 @@ _CALLS: dict[tuple[str, str], Callable[[tuple[Any, ...]], Any]] = {
     ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
     ("torch.nn.parameter", "Parameter"): _parameter,
     ("torch.nn.parameter", "Buffer"): _parameter,
-    ("torch._utils", "_rebuild_meta_tensor_no_storage"): lambda a: Opaque(META_TENSOR, ()),
-    ("torch._utils", "_rebuild_sparse_tensor"): lambda a: Opaque("sparse tensor", a[1:2]),
+    ("torch._utils", "_rebuild_meta_tensor_no_storage"): (
+        lambda a: MetaTensor(_dtype(a[0]), _integers(a[1], "shape"))
+    ),
+    ("torch._utils", "_rebuild_sparse_tensor"): _sparse,
     ("torch._utils", "_rebuild_nested_tensor"): lambda a: Opaque("nested tensor", a),
     ("torch._utils", "_rebuild_wrapper_subclass"): lambda a: Opaque("tensor subclass", ()),
     ("torch._tensor", "_rebuild_from_type_v2"): _from_type,
@@ -428,7 +453,7 @@ def _quantized(args: tuple[Any, ...]) -> Dict:
     if not tensor.dtype.quantised:
         raise Malformed(f"a tensor of {tensor.dtype.torch} is built with a scale")
     table = Dict()
-    table.pairs = [("", replace(tensor, quantizer=_quantizer(args[4]))), ("quantizer", args[4])]
+    table.pairs = [("", replace(tensor, meaning=_quantizer(args[4]))), ("quantizer", args[4])]
     return table
 
 
@@ -438,9 +463,9 @@ def _quantizer(parameters: Any) -> str:
         scheme, *values = parameters
         kinds = [type(value) for value in values]
         if scheme == PER_TENSOR and kinds == [float, int] and -INT64 <= values[1] < INT64:
-            return f"{scheme.name}, scale {values[0]!r}, zero point {values[1]}"
+            return f"quantised, {scheme.name}, scale {values[0]!r}, zero point {values[1]}"
         if scheme in PER_CHANNEL and kinds == [TensorRef, TensorRef, int]:
-            return f"{scheme.name}, scales and zero points beside it, axis {values[2]}"
+            return f"quantised, {scheme.name}, scales and zero points beside it, axis {values[2]}"
     raise Malformed("a quantised tensor has no scale and zero point as torch.save writes them")
 
 

@@ -341,6 +341,12 @@ def test_parts_of_sparse_tensors_are_listed_beneath_their_name() -> None:
             "w": reference["w"],
         },
     )
+    meanings = {info.name: info.meaning for info in meta.read_tensors(source, FILE)[0]}
+    assert meanings.pop("w") is None
+    assert {(name[:3], meaning) for name, meaning in meanings.items()} == {
+        ("coo", "part of a sparse_coo tensor of shape [2, 2]"),
+        ("csr", "part of a sparse_csr tensor of shape [2, 2]"),
+    }
     assert [finding for finding in findings if finding.severity == "error"] == []
 
 
@@ -359,10 +365,10 @@ def test_quantised_tensors_are_listed_with_their_scales() -> None:
     found = {info.name: info for info in meta.read_tensors(source, FILE)[0]}
     for name, tensor in reference.items():
         assert as_read(source, found[name]) == as_torch_has_it(tensor), name
-    assert {name: info.quantizer for name, info in found.items() if info.quantizer} == {
-        "tensor": "per_tensor_affine, scale 0.1, zero point 3",
-        "channel": "per_channel_affine, scales and zero points beside it, axis 0",
-        "wide": "per_tensor_affine, scale 0.5, zero point 0",
+    assert {name: info.meaning for name, info in found.items() if info.meaning} == {
+        "tensor": "quantised, per_tensor_affine, scale 0.1, zero point 3",
+        "channel": "quantised, per_channel_affine, scales and zero points beside it, axis 0",
+        "wide": "quantised, per_tensor_affine, scale 0.5, zero point 0",
     }
     beneath = [name for name in found if name.startswith("channel.")]
     assert len(beneath) == 2
@@ -403,6 +409,8 @@ def test_meta_tensors_are_a_finding_and_no_bytes() -> None:
     tensors, findings = meta.read_tensors(source, FILE)
     assert [info.name for info in tensors] == ["w"]
     assert [finding.message.split()[0] for finding in findings] == ["a", "b"]
+    assert all(finding.severity == "error" for finding in findings)
+    assert "[3] of F32" in findings[0].message
 
 
 def test_an_extra_state_of_llama_4_is_no_finding() -> None:
