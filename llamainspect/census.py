@@ -26,8 +26,8 @@ from llamainspect.reports import Finding, LayerCount, Parameters, StoredForm
 from llamainspect.stored_forms import stored_forms
 from llamainspect.weights import Weight
 
-TIED = "tied: two names for the same bytes"
-PARTLY = "overlapping: two names for some of the same bytes"
+TIED = "tied: names for the same bytes"
+PARTLY = "overlapping: names for some of the same bytes"
 EQUAL = "tied, yet stored twice: the two have the same CRC-32"
 SAID = "tied, as config.json says, yet stored twice (samples of the two are equal)"
 UNTIED = "not tied, though config.json says so"
@@ -161,8 +161,8 @@ def _find_copies(
             "note" if name.endswith(OUTPUT) and other.endswith(EMBEDDING) else "warning",
             f"{', '.join(compress([a.name for a, _ in group]))}, "
             f"{listing(compress([b.name for _, b in group]))}",
-            f"{how}, so the {sum(a.elements - unique[a.name] for a, _ in group):,} parameters "
-            "count once; a sum over names counts them twice",
+            f"{how}, so {sum(a.elements - unique[a.name] for a, _ in group):,} parameters are not "
+            "counted again; a sum over names counts them",
         )
         for (name, other, how), group in pairs.items()
     ]

@@ -93,7 +93,21 @@ def test_tied_weights_count_once_and_the_naive_sum_is_explained():
     assert report.parameters.total == 1024 * 128 + 4 * layer + 128
     assert report.parameters.stored == 2 * 1024 * 128 + 4 * layer + 128
     assert report.nbytes == 2 * report.parameters.total
-    assert "count once; a sum over names counts them twice" in report.findings[0].message
+    assert "131,072 parameters are not counted again" in report.findings[0].message
+
+
+def test_of_many_names_for_the_same_bytes_each_sentence_is_true(tmp_path):
+    one = torch.ones(1)
+    sizes = {"a": 50, "b": 30, "c": 20}
+    path = write_native(tmp_path, None, [{n: one.expand(s) for n, s in sizes.items()}])
+    report = summary_of(path)
+    assert (report.parameters.total, report.parameters.stored) == (1, sum(sizes.values()))
+    told = {f.where: f.message for f in report.findings if f.message.startswith("tied")}
+    assert told == {
+        f"{name}, a": f"tied: names for the same bytes, so {sizes[name]} parameters are not "
+        "counted again; a sum over names counts them"
+        for name in "bc"
+    }
 
 
 def test_equal_output_and_embedding_that_are_stored_twice_count_once(tiny):
@@ -453,7 +467,7 @@ def test_overlapping_views_count_their_bytes_once(tmp_path):
     report = summary_of(write_native(tmp_path, None, [{"a": base[:], "b": base[:50]}]))
     assert (report.parameters.total, report.parameters.stored) == (1000, 1050)
     assert report.nbytes == 4000
-    assert report.findings[-1].message.startswith("tied: two names for the same bytes, so the 50")
+    assert report.findings[-1].message.startswith("tied: names for the same bytes, so 50")
 
 
 def test_active_parameters_are_never_negative(tmp_path):
