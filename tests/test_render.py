@@ -236,6 +236,8 @@ def test_counts_for_people():
 
 def test_printable_shows_what_a_terminal_would_obey():
     assert printable("a\x00b\x1b\u009b\u202e\ufeff\ud800") == r"a\x00b\x1b\u009b\u202e\ufeff\ud800"
+    name = b"a\xff\x80".decode("utf-8", "surrogateescape")  # as names of files come
+    assert printable(name) == r"a\xff\x80"
     assert printable("weiß 模型 [bold]") == "weiß 模型 [bold]"
     assert printable("x" * 300) == "x" * 199 + "…"
 

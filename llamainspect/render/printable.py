@@ -22,10 +22,10 @@ def printable(text: str, limit: int | None = MAX_CHARACTERS) -> str:
 
 
 def escape(character: str) -> str:
-    """The number of one character, as Python would write it."""
+    """The number of one character, as Python would write it; a byte that is none as a byte."""
     code = ord(character)
-    if code < 0x80:  # beyond, \x is for bytes that are no character
-        return f"\\x{code:02x}"
+    if code < 0x80 or 0xDC80 <= code <= 0xDCFF:  # the latter as surrogateescape decodes bytes
+        return f"\\x{code & 0xFF:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 

@@ -170,12 +170,9 @@ def _token_text(data: str, special: bool) -> Text:
 
 
 def _quoted(data: bytes) -> str:
-    parts = []
+    parts: list[str] = []
     for character in data.decode("utf-8", "surrogateescape"):
-        code = ord(character)
-        if 0xDC80 <= code <= 0xDCFF:  # a byte that is no character
-            parts.append(f"\\x{code - 0xDC00:02x}")
-        elif code > 0x7F and _is_unseen(character, first=not parts):
+        if character > "\x7f" and _is_unseen(character, first=not parts):
             parts.append(escape(character))
         else:
             parts.append(_ESCAPES.get(character) or printable(character))
