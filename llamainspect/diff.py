@@ -483,6 +483,11 @@ class _Comparison:
                 where = f"{half.path}: {half.checkpoint.reader.CONFIG_FILE}"
                 findings.append(Finding("note", where, message))
         findings += [self._resized(pair) for pair in self.pairs if _is_resized(pair)]
+        one_matrix = [_has_one_matrix(half.weights) for half in (self.a, self.b)]
+        if {*one_matrix} == {True, False} and self._is_wanted(OUTPUT):
+            tied, other = "AB" if one_matrix[0] else "BA"
+            message = f"in {tied} it has the bytes of the embedding, in {other} its own"
+            findings.append(Finding("note", OUTPUT, message))
         incomplete = [row.name for row in rows if row.status == "incomplete"]
         failed = [finding.where for finding in self._failed]
         if failed:
@@ -521,6 +526,15 @@ class _Comparison:
             f"first {rows:,} rows, which both have, {share} changed"
         )
         return Finding("note", pair.name, message)
+
+
+def _has_one_matrix(weights: dict[str, Weight]) -> bool | None:
+    """Whether output and embedding are two names for the same bytes; None: not both are there."""
+    both = [weights[name] for name in (OUTPUT, EMBEDDING) if name in weights]
+    if len(both) < 2:
+        return None
+    output, embedding = [[part._replace(name="") for part in each.parts] for each in both]
+    return output == embedding
 
 
 def _is_resized(pair: _Pair) -> bool:

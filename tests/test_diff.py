@@ -88,6 +88,28 @@ def errors(report) -> list[str]:
     return [f"{f.where}: {f.message}" for f in report.findings if f.severity == "error"]
 
 
+def test_an_output_that_is_the_embedding_in_one_of_the_two_alone_is_a_note(tmp_path):
+    matrix = torch.arange(6.0).view(3, 2)
+    tied = {"tok_embeddings.weight": matrix, "output.weight": matrix}
+    loose = tied | {"output.weight": matrix.clone()}
+    paths = {
+        name: str(write_native(tmp_path / name, None, [state]))
+        for name, state in (("tied", tied), ("loose", loose))
+    }
+    notes = {}
+    for a in paths:
+        for b in paths:
+            report = diff_checkpoints(paths[a], paths[b])
+            assert (report.ok, report.identical) == (True, True)
+            notes[a, b] = [f.message for f in report.findings if f.where == "output.weight"]
+    assert notes == {
+        ("tied", "tied"): [],
+        ("tied", "loose"): ["in A it has the bytes of the embedding, in B its own"],
+        ("loose", "tied"): ["in B it has the bytes of the embedding, in A its own"],
+        ("loose", "loose"): [],
+    }
+
+
 def test_weights_without_values_are_not_called_the_same(tmp_path, run):
     for side, rows in (("a", 3), ("b", 5)):
         state = {"w": torch.empty(rows, device="meta"), "x": torch.ones(2)}
