@@ -67,6 +67,7 @@ LEFT_OUT = ("capacity_factor", "auto_scale_F", "native")
 # Written by some releases only; compared where both have them.
 OPTIONAL = ("nope_layer_interval", "attention_chunk_size", "floor_scale", "attn_scale")
 HARMLESS = ("context_length",)
+SCALES = ".quantizer."  # in names of the scales of channels, behind the tensor that they are of
 OF_SERVING = ("max_batch_size", "max_seq_len")  # in params.json
 
 
@@ -301,6 +302,7 @@ class _Comparison:
         if glob is None:
             return True
         names = {name, to_hub(name, self.a.checkpoint.config or self.b.checkpoint.config)}
+        names.add(name.partition(SCALES)[0])  # without them, numbers that are equal mean nothing
         for half in (self.a, self.b):
             if name in half.weights:
                 names.add(name_of(half.checkpoint, half.weights[name], "hf"))

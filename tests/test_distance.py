@@ -432,11 +432,12 @@ def test_scales_of_channels_are_compared_as_weights_of_their_own(tmp_path):
         x = torch.quantize_per_channel(torch.full((3, 2), scale), scales, points, 0, torch.qint8)
         (tmp_path / side).mkdir()
         paths.append(write(tmp_path / side, {"x": x}))
-    report = diff_checkpoints(*paths)
-    assert {row.name: row.status for row in report.weights} == {
-        "x": "identical", "x.quantizer.1": "changed", "x.quantizer.2": "identical",
-    }  # fmt: skip
-    assert not report.same
+    for options in (DiffOptions(), DiffOptions(names="x")):
+        report = diff_checkpoints(*paths, options)
+        assert {row.name: row.status for row in report.weights} == {
+            "x": "identical", "x.quantizer.1": "changed", "x.quantizer.2": "identical",
+        }  # fmt: skip
+        assert not report.same
 
 
 @pytest.mark.filterwarnings("ignore:Sparse ")  # is in beta, and is not checked
