@@ -232,7 +232,8 @@ def float_type(dtype: DType) -> type[np.float32] | type[np.float64]:
 def _same_storage_form(a: Side, b: Side) -> bool:
     """Whether equal bits are equal values."""
     parts = (*a.weight.parts, *b.weight.parts)
-    return len({(part.dtype.name, part.conjugate, part.negative) for part in parts}) == 1
+    forms = {(part.dtype.name, part.conjugate, part.negative, part.meaning) for part in parts}
+    return len(forms) == 1
 
 
 def _identical(elements: int, valued: bool) -> Distance:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from llamainspect.blocks import BLOCK_NBYTES
+from llamainspect.checkpoint import open_checkpoint
 from llamainspect.diff import DiffOptions, diff_checkpoints
-from llamainspect.distance import round_to
+from llamainspect.distance import Side, round_to, same_values
 
 FLOATS = {
     "F64": torch.float64,
@@ -407,6 +408,19 @@ def test_equal_numbers_of_other_scales_or_zero_points_are_not_called_equal(
     assert not torch.equal(a.dequantize(), b.dequantize())
     assert compare(tmp_path, a, b, options).status == "incomplete"
     assert not diff_checkpoints(str(tmp_path / "a/x.pth"), str(tmp_path / "b/x.pth"), options).same
+
+
+@quantised_tensors_are_deprecated
+def test_weights_that_were_swapped_are_not_recognised_by_numbers_of_other_scales(tmp_path):
+    for side, scale in (("a", 0.1), ("b", 0.2)):
+        (tmp_path / side).mkdir()
+        write(tmp_path / side, {"x": quantised(scale, 0)})
+    sides = []
+    for side in "aab":
+        checkpoint = open_checkpoint(str(tmp_path / side / "x.pth"))
+        sides.append(Side(checkpoint, checkpoint.weights["x"]))
+    assert same_values(sides[0], sides[1])
+    assert not same_values(sides[0], sides[2])
 
 
 @quantised_tensors_are_deprecated
