@@ -48,9 +48,11 @@ from llamainspect.reports import (
     WeightDifference,
     worst_first,
 )
+from llamainspect.reuse import read_too_often
 from llamainspect.rope import LINEAR, choose_rope
 from llamainspect.sources import CHANGED, Folder
 from llamainspect.subject import Subject, find_subject, subject_of
+from llamainspect.value_findings import grouped
 from llamainspect.verdicts import Compared, find_likeness
 from llamainspect.weights import Weight, rows_of
 from llamainspect.workers import Meter, in_parallel
@@ -280,7 +282,11 @@ class _Comparison:
         self._by_name: dict[str, Compared] = {}
         self.findings: list[Finding] = []
         self.read = Meter()
-        self._failed: list[Finding] = []  # weights whose bytes could not be read
+        self._refused = self._too_often()
+        self._failed: list[Finding] = []  # weights whose bytes could not be read, or are not
+        for pair in self.pairs:
+            if pair.status is None and pair.name in self._refused:
+                self._failed.append(self._refusal(pair))
 
     def _match(self) -> list[_Pair]:
         """Weights by name; of a tied model the embedding stands for the output it lacks."""
@@ -326,9 +332,17 @@ class _Comparison:
         unknown = any(spec is not None and spec.shape is None for spec in specs)
         return unknown and halves[0].format != halves[1].format
 
+    def _too_often(self) -> dict[str, str]:
+        """Weights that either side would have read more often than its bytes may be, and why."""
+        both = [(pair.a, pair.b) for pair in self.pairs if pair.a and pair.b]
+        return read_too_often(b for _, b in both) | read_too_often(a for a, _ in both)
+
+    def _refusal(self, pair: _Pair) -> Finding:
+        return Finding("error", pair.name, self._refused[pair.name])
+
     def run(self) -> Generator[tuple[FileProgress, ...], None, None]:
         """Look at all values; how far it is comes in between."""
-        todo = [pair for pair in self.pairs if pair.status is None]
+        todo = [p for p in self.pairs if p.status is None and p.name not in self._refused]
         total = sum(weight.nbytes for pair in todo for weight in (pair.a, pair.b) if weight)
         # The largest first, so that no core is left with one of them at the end.
         todo.sort(key=_nbytes, reverse=True)
@@ -491,9 +505,8 @@ class _Comparison:
             message = f"in {tied} it has the bytes of the embedding, in {other} its own"
             findings.append(Finding("note", OUTPUT, message))
         incomplete = [row.name for row in rows if row.status == "incomplete"]
-        failed = [finding.where for finding in self._failed]
-        if failed:
-            findings.append(Finding("error", listing(compress(failed)), self._failed[0].message))
+        findings += grouped("error", [(f.where, f.message) for f in self._failed])
+        failed = {finding.where for finding in self._failed}
         incomplete = [name for name in incomplete if name not in failed]
         if incomplete:
             message = "not compared: parts of it are in shards that cannot be read"
@@ -515,6 +528,8 @@ class _Comparison:
         """What became of the rows that both vocabularies have."""
         assert pair.a is not None
         assert pair.b is not None
+        if pair.name in self._refused:
+            return self._refusal(pair)
         rows = min(pair.a.shape[0], pair.b.shape[0])
         a = Side(self.a.checkpoint, rows_of(pair.a, 0, rows))
         b = Side(self.b.checkpoint, rows_of(pair.b, 0, rows))

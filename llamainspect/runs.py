@@ -9,6 +9,7 @@ from llamainspect.errors import CorruptFile, InvalidRequest, MissingFile, Unsupp
 from llamainspect.formats.model_parallel import SCALES_FILE, WEIGHT_FILE
 from llamainspect.names import NOT_PARAMETERS, component_of, counted, layer_of, listing
 from llamainspect.readahead import OUTPUT, layer_weight
+from llamainspect.reuse import read_too_often
 from llamainspect.rope import LINEAR
 from llamainspect.subject import Subject
 from llamainspect.text_path import text_config, text_weights, with_scales, with_shared_expert
@@ -102,6 +103,7 @@ def check_runnable(subject: Subject) -> tuple[Checkpoint, ModelConfig]:
     checkpoint = subject.checkpoint._replace(weights=weights)
     config = _with_stored_heads(checkpoint, config)
     _check_weights(checkpoint, config)
+    _check_reuse(checkpoint, config)
     return checkpoint._replace(weights=with_shared_expert(checkpoint.weights)), config
 
 
@@ -192,6 +194,14 @@ def _check_weights(checkpoint: Checkpoint, config: ModelConfig) -> None:
             f"{checkpoint.source.place}: {counted(len(missing), 'weight')} that the configuration "
             f"asks for are not there: {listing(missing)}; `llamainspect summary` says more"
         )
+
+
+def _check_reuse(checkpoint: Checkpoint, config: ModelConfig) -> None:
+    """Raises UnsupportedFile where views of few bytes pose as the weights of a model."""
+    names = expected_weights(config, checkpoint.weights).keys() & checkpoint.weights.keys()
+    weights = [weight for name, weight in checkpoint.weights.items() if name in names]
+    for name, reason in read_too_often(e for w in weights for e in with_beside(w)).items():
+        raise UnsupportedFile(f"{name}: {reason}")
 
 
 def _dtypes(weight: Weight) -> set[str]:

@@ -38,6 +38,7 @@ from llamainspect.reports import (
     WeightStats,
     worst_first,
 )
+from llamainspect.reuse import read_too_often
 from llamainspect.sources import CHANGED, Folder
 from llamainspect.tally import (
     MAX_PLACES,
@@ -68,7 +69,6 @@ SORTS: dict[str, Callable[[WeightStats], Any]] = {
 }  # the largest first
 MAX_WORKERS = 12  # each takes 18 MiB at most, and so many are faster than any disk
 PLOT_BINS = 60  # they fit into 80 columns
-MAX_REPEATED_NBYTES = 256 * 2**20  # of a view that shows few bytes very often
 MAX_LOCATED = 2_000  # NaN and Inf that are located in all
 
 
@@ -174,17 +174,6 @@ def _chosen(checkpoint: Checkpoint, options: StatsOptions) -> dict[str, Weight]:
     return chosen
 
 
-def _endless(weight: Weight) -> str | None:
-    """Why a weight is not read that a few stored bytes make as long as anybody likes."""
-    for part in weight.parts:
-        if part.nbytes > max(part.storage.nbytes, MAX_REPEATED_NBYTES):
-            return (
-                f"its {part.elements:,} elements are {part.storage.nbytes:,} stored bytes over and "
-                "over (strides repeat them), and are not looked at"
-            )
-    return None
-
-
 def _is_called(name: str, pattern: str) -> bool:
     return name == pattern or fnmatchcase(name, pattern)  # a name may hold brackets
 
@@ -244,13 +233,14 @@ class _Scan:
         todo = [weight for weight in self.weights.values() if self._is_read(weight)]
         self._todo = sorted(todo, key=lambda weight: _layer_number(weight.name))
         self._left = Counter(layer_of(weight.name) for weight in todo)
+        self.failed |= read_too_often(self._todo)
 
     def _is_read(self, weight: Weight) -> bool:
         return _has_values(weight) and weight.complete and weight.name not in self.same_as
 
     def run(self) -> Generator[tuple[FileProgress, ...], None, None]:
         """Look at all values; how far it is comes in between."""
-        total = sum(weight.nbytes for weight in self._todo)
+        total = sum(weight.nbytes for weight in self._todo if weight.name not in self.failed)
         for ready in in_parallel(self._slices(), self._work, _nbytes, MAX_WORKERS):
             for piece, found in ready:
                 self._take(piece, found)
@@ -258,10 +248,8 @@ class _Scan:
 
     def _slices(self) -> Iterator[Slice]:
         for weight in self._todo:
-            reason = _endless(weight)
-            if reason:
-                self.failed[weight.name] = reason
-            pieces = [] if reason else list(slices_of(weight, self._form(weight)))
+            failed = weight.name in self.failed
+            pieces = [] if failed else list(slices_of(weight, self._form(weight)))
             self._open[weight.name] = Gathering(weight, len(pieces))
             if not pieces:
                 self._finish(weight)

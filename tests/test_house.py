@@ -21,6 +21,7 @@ FLOORS = [
         "hub_config",
         "architecture",
         "weights",
+        "reuse",
         "hub_names",
         "catalog",
         "reports",
@@ -100,7 +101,7 @@ FLOORS = [
 ORDER = [
     "errors", "dtypes", "tensors", "names", "processes", "nearest", "config",
     "architecture", "catalog",
-    "reports", "progress", "cores", "weights",
+    "reports", "progress", "cores", "weights", "reuse",
     "published", "generations", "chat", "gpus", "footprint", "plans", "activations",
     "training", "rope", "hub_config", "hub_names", "bits",
     "glossary", "moments", "profiles", "value_findings",
