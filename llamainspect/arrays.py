@@ -3,7 +3,6 @@
 Shards are joined here and small floats decoded. Only the bytes that are asked for are read.
 """
 
-import errno
 import math
 from itertools import product
 from typing import Any
@@ -18,45 +17,6 @@ from llamainspect.tensors import TensorInfo, contiguous_strides
 from llamainspect.weights import Weight, stored_row
 
 Index = tuple[int, ...]
-ZIP = b"PK"  # how an archive begins
-
-
-def read_npz(file: str, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
-    """Those arrays of a numpy archive that are there, in this machine's byte order.
-
-    Whole numbers come as int64. Raises CorruptFile; nothing is ever unpickled.
-    """
-    found = {}
-    with open(file, "rb") as opened:
-        if opened.read(2) != ZIP:
-            raise CorruptFile(f"{file}: it is no archive as numpy.savez writes it; record it anew")
-        opened.seek(0)
-        try:
-            with np.load(opened, allow_pickle=False) as archive:
-                found = {name: archive[name] for name in names if name in archive}
-        except Exception as error:  # zip, header and data each fail in ways of their own
-            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-                raise  # the disk; bz2 numbers no error, and a directory can lead before the file
-            raise CorruptFile(f"{file}: {_npz_reason(error)}; record it anew") from error
-    return {name: _as_numbers(file, name, array) for name, array in found.items()}
-
-
-def _npz_reason(error: Exception) -> str:
-    if isinstance(error, MemoryError):
-        return "it claims to hold more than there is memory for"
-    if "pickle" in str(error):
-        return "it holds Python objects, which are not unpickled here"
-    first_line = str(error).partition("\n")[0] or type(error).__name__
-    return f"numpy cannot read it ({first_line})"
-
-
-def _as_numbers(file: str, name: str, array: object) -> npt.NDArray[Any]:
-    if isinstance(array, np.ndarray) and array.dtype.kind in "iu":
-        return array.astype(np.int64)
-    if isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.dtype.itemsize <= 8:
-        return array.astype(array.dtype.newbyteorder("="))
-    kind = f"of type {array.dtype}" if isinstance(array, np.ndarray) else "no array"
-    raise CorruptFile(f"{file}: {name} is {kind}, and numbers are needed; record it anew")
 
 
 def read_elements(

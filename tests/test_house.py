@@ -66,6 +66,7 @@ FLOORS = [
         "tokenizer",
         "subject",
         "readahead",
+        "npz",
         "runs",
         "questions",
         "text_path",
@@ -119,7 +120,7 @@ ORDER = [
     "formats.flipped_bit", "formats.torch_scan",
     "checklists", "hub", "integrity", "streams", "examination", "expectations", "tokenizer",
     "tokenizer.tiktoken_codec", "tokenizer.sentencepiece_codec", "tokenizer.json_codec",
-    "subject", "text_path", "shares", "readahead", "runs", "questions",
+    "npz", "subject", "text_path", "shares", "readahead", "runs", "questions",
     "model", "model.devices", "model.parallel", "model.transformer", "model.moe", "model.quantize",
     "model.dequantize", "model.load",
     "model.runner",
@@ -129,6 +130,7 @@ ORDER = [
 HEAVY = {
     "numpy": {
         "arrays",
+        "npz",
         "blocks",
         "distance",
         "verdicts",
@@ -144,7 +146,7 @@ HEAVY = {
     "typer": {"cli"},
     "json": {"formats.strict_json", "render.json"},
     "pickle": set(),
-    "zipfile": {"formats.pickled_files"},
+    "zipfile": {"formats.pickled_files", "npz"},
     "psutil": {"model.devices"},
     "safetensors": {"model.recordings"},
     "transformers": {"model.referee"},

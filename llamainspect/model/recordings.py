@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from llamainspect import runs
-from llamainspect.arrays import read_npz
 from llamainspect.dtypes import DTYPES
 from llamainspect.errors import (
     CorruptFile,
@@ -23,6 +22,7 @@ from llamainspect.errors import (
 )
 from llamainspect.formats.safetensors_header import read_header
 from llamainspect.model.load import as_tensor
+from llamainspect.npz import read_npz
 from llamainspect.readahead import RawPart
 from llamainspect.sources import CHANGED, Folder, open_source
 from llamainspect.targets import check_target

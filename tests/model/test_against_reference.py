@@ -8,6 +8,7 @@ import io
 import json
 import math
 import struct
+import tracemalloc
 import warnings
 import zipfile
 from collections import Counter
@@ -808,6 +809,70 @@ def test_an_archive_that_is_cut_short_is_closed_again(tmp_path):
             recordings.load(file)
         gc.collect()
     assert not [str(warning.message) for warning in caught]
+
+
+# --- recordings that ask for more memory than they have bytes -------------------------------------
+
+
+def deflated(path: Path, compression: int = zipfile.ZIP_DEFLATED, **members: bytes) -> str:
+    with zipfile.ZipFile(path / "r.npz", "w", compression) as opened:
+        for name, data in members.items():
+            opened.writestr(f"{name}.npy", data)
+    return str(path / "r.npz")
+
+
+def zeros_file(shape: tuple[int, ...], kind: str) -> bytes:
+    return array_file(np.zeros(shape, kind))
+
+
+BOMBS: dict[str, Any] = {
+    "logits": lambda p: deflated(
+        p, tokens=zeros_file((33,), "i8"), logits=zeros_file((33, 2**17), "f4")
+    ),
+    "tokens": lambda p: deflated(
+        p, tokens=zeros_file((2**21 + 1,), "i8"), logits=zeros_file((1, 8), "f4")
+    ),
+    "tokens of 8 bits, which get 64": lambda p: deflated(
+        p, tokens=zeros_file((2**21 + 1,), "u1"), logits=zeros_file((1, 8), "f4")
+    ),
+    "a header": lambda p: deflated(
+        p,
+        tokens=b"\x93NUMPY\x02\x00" + struct.pack("<I", 17 * 2**20) + b" " * 17 * 2**20,
+        logits=array_file(LOGITS),
+    ),
+    "no array": lambda p: deflated(p, tokens=bytes(17 * 2**20), logits=array_file(LOGITS)),
+    "a header that lies": lambda p: archive(
+        p, tokens=array_file(TOKENS), logits=array_header("(4, 1048577)")
+    ),
+    "bzip2": lambda p: deflated(
+        p, zipfile.ZIP_BZIP2, tokens=array_file(TOKENS), logits=array_file(LOGITS)
+    ),
+    "LZMA": lambda p: deflated(
+        p, zipfile.ZIP_LZMA, tokens=array_file(TOKENS), logits=array_file(LOGITS)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_archives_that_would_take_far_more_memory_than_they_have_bytes_are_refused(name, tmp_path):
+    file = BOMBS[name](tmp_path)
+    assert Path(file).stat().st_size < 2**17
+    tracemalloc.start()
+    with pytest.raises(CorruptFile, match=r"r.npz: (tokens|logits) (would take|is compressed)"):
+        recordings.load(file)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", ["f4", "f8"])
+def test_a_compressed_recording_of_rounded_logits_is_read(kind, tmp_path):
+    """Of what models write, whole numbers in float64 are compressed best: to a ninth."""
+    logits = np.random.default_rng(0).normal(scale=3, size=(32, 2**17)).round().astype(kind)
+    file = str(tmp_path / "r.npz")
+    np.savez_compressed(file, tokens=np.arange(32), logits=logits)
+    assert logits.nbytes >= 2**24
+    assert Path(file).stat().st_size < logits.nbytes / 3
+    assert np.array_equal(recordings.load(file).logits.numpy(), logits)
 
 
 @pytest.mark.parametrize("kind", [">f4", ">f8", ">f2"])
