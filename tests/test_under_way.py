@@ -504,6 +504,24 @@ def test_streams_may_be_closed_full_or_poor(pristine, how):
         check_stream(*STREAMS[how], [command, *arguments])
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("arguments", ["--help", "summary --help", "--version"])
+def test_what_the_parser_prints_ends_as_an_answer_does(arguments):
+    for how in ("nobody reads on", "one line is read", "stdout is closed", "the disk is full"):
+        check_stream(*STREAMS[how], arguments.split())
+    command = shlex.join([sys.executable, "-m", "llamainspect", *arguments.split()])
+    done = subprocess.run(f"{command} > /dev/full", shell=True, capture_output=True, text=True)
+    assert done.stderr == (
+        "llamainspect: standard output: No space left on device; make room, or write elsewhere\n"
+    )
+
+
+def test_a_wrong_command_line_is_one_whoever_listens():
+    command = shlex.join([sys.executable, "-m", "llamainspect", "nonsense"])
+    line = f"set -o pipefail; {command} 2>&1 | true"
+    assert subprocess.run(["bash", "-c", line], capture_output=True).returncode == 2
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("command", EVERY)
 @pytest.mark.parametrize("how", STREAMS)

@@ -1,5 +1,6 @@
 """The command line: parse, call, show, exit. Nothing is computed here, and little is imported."""
 
+import errno
 import gc
 import io
 import os
@@ -26,6 +27,7 @@ NO_MEMORY = "there is not enough memory for that; give it less at a time"
 EXIT_NO = 1
 EXIT_WRONG_COMMAND_LINE = 2
 EXIT_NO_ANSWER = 3
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 TOGETHER = frozenset({"logits", "generate", "evaluate", "verify-logits"})  # under torchrun
 MODEL_VARIABLE = "LLAMAINSPECT_MODEL"
 LISTED_WEIGHTS = 20  # on a page, unless --top says otherwise
@@ -99,7 +101,15 @@ def main() -> NoReturn:
         if type(error).__name__ != "OutOfMemoryError" and "allocate" not in str(error):
             raise
         _fail(NO_MEMORY)
+    except SystemExit as end:
+        broken = end.__context__  # of which Typer and rich make a 1, where they print help
+        if not isinstance(broken, BrokenPipeError):
+            raise
+        sys.exit(getattr(broken.__context__, "exit_code", 0))  # of a wrong command line
     except OSError as error:
+        if error.errno in NO_ROOM and not error.filename:  # help again; files have their names
+            with _writing():
+                raise
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}; check the path and its permissions")
     finally:
