@@ -162,13 +162,13 @@ def _oddities(pickle: FoundPickle, limit: int) -> Iterator[Oddity]:
             "the program that loads the file"
         )
         yield Oddity(where, at, "dangerous", message)
-    for at, target in scan.keywords[:limit]:
-        if is_tensor_construct(target.module, target.name):
-            message = (
-                f"it calls {target.module}.{target.name} with arguments by name, as no checkpoint "
-                "does; torch takes addresses in memory so"
-            )
-            yield Oddity(where, at, "dangerous", message)
+    named = [(at, of) for at, of in scan.keywords if is_tensor_construct(of.module, of.name)]
+    for at, target in named[:limit]:
+        message = (
+            f"it calls {target.module}.{target.name} with arguments by name, as no checkpoint "
+            "does; torch takes addresses in memory so"
+        )
+        yield Oddity(where, at, "dangerous", message)
     for at in scan.references[:limit]:
         message = (
             "a persistent id that describes no storage: the loading program says what it is, and "

@@ -370,6 +370,28 @@ def test_calls_are_counted():
     assert {name: use.calls for name, use in scan.uses.items()} == {("posix", "system"): 2}
 
 
+# What a pickle can do very often, and where the first 1,000 times stand.
+OFTEN: dict[str, tuple[bytes, bytes, range]] = {
+    "altered": (named("a", "b"), b"Nb", range(8, 2008, 2)),
+    "extensions": (b"", b"\x82\x010", range(2, 3002, 3)),
+    "references": (b"", b"NQ0", range(3, 3003, 3)),
+    "computed": (b"", b"NN\x930", range(4, 4004, 4)),
+}
+
+
+@pytest.mark.parametrize("what", OFTEN)
+def test_what_is_done_100_000_times_is_noted_a_thousand_times(what):
+    before, operations, places = OFTEN[what]
+    data = proto(2) + before + operations * 100_000 + b"N."
+    tracemalloc.start()
+    scan = scan_pickle(View.of(data))
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+    assert scan.broken is None
+    noted = [one[0] if isinstance(one, tuple) else one for one in getattr(scan, what)]
+    assert noted == list(places)
+
+
 def test_a_harmless_tar_is_known(tmp_path):
     tar(HARMLESS_TAR)(tmp_path / "old.pth")
     scanned = only(tmp_path / "old.pth")
@@ -530,6 +552,15 @@ def test_what_torch_writes_by_name_and_by_persistent_id_is_no_oddity(tmp_path):
     storage = b"(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0" + b"0X\3\0\0\0cpuK\1tQ."
     (tmp_path / "b.pkl").write_bytes(storage)
     assert only(tmp_path / "b.pkl").verdict == "known"
+
+
+def test_keywords_of_a_tensor_construct_are_told_behind_thousands_of_others(tmp_path):
+    others = (b"ca\nb\n)}" + b"\x92" + b"0") * 2_000
+    last = named("torch._utils", "_rebuild_tensor_v2") + b")}" + b"\x92."
+    (tmp_path / "a.pkl").write_bytes(proto(4) + others + last)
+    (odd,) = only(tmp_path / "a.pkl").oddities
+    assert odd.position == 2 + len(others) + len(last) - 2
+    assert "torch._utils._rebuild_tensor_v2 with arguments by name" in odd.message
 
 
 def test_torchscript_is_told_whatever_the_case_of_its_folder(tmp_path):

@@ -30,6 +30,7 @@ WINDOW_NBYTES = 2**16
 MAX_LINE = 2**24  # of the text opcodes
 MAX_KEPT_TEXT = MAX_GLOBAL_NAME + 1  # so that one that was cut is known by its length
 MAX_NESTED = 1_000  # constants that may be pickles themselves
+MAX_NOTED = 1_000  # oddities of each kind: a report shows no more
 MAX_KEPT = 2**24  # bytes of those that had to be decoded
 # How a pickle of protocol 2 or later begins, an archive, and the globals of protocols 0 and 1.
 NESTED = re.compile(
@@ -46,6 +47,17 @@ class Use:
     calls: int = 0
 
 
+class _First(list[Any]):
+    """The first MAX_NOTED of what is appended: a pickle of a few MB can do millions of times what
+    is worth a word once."""
+
+    __slots__ = ()
+
+    def append(self, one: Any) -> None:
+        if len(self) < MAX_NOTED:
+            super().append(one)
+
+
 @dataclass(slots=True)
 class PickleScan:
     """What one pickle names. Positions count from the start of the view that it stands in."""
@@ -55,12 +67,12 @@ class PickleScan:
     operations: int = 0
     read_nbytes: int = 0
     uses: dict[tuple[str, str], Use] = field(default_factory=dict)  # by (module, name)
-    computed: list[int] = field(default_factory=list)  # where a global's name cannot be told
-    extensions: list[tuple[int, int]] = field(default_factory=list)  # position and number
-    altered: list[tuple[int, Global]] = field(default_factory=list)  # globals that get attributes
+    computed: list[int] = field(default_factory=_First)  # where a global's name cannot be told
+    extensions: list[tuple[int, int]] = field(default_factory=_First)  # position and number
+    altered: list[tuple[int, Global]] = field(default_factory=_First)  # globals given attributes
     keywords: list[tuple[int, Global]] = field(default_factory=list)  # called with named arguments
-    references: list[int] = field(default_factory=list)  # persistent ids that are no storages
-    torn: list[int] = field(default_factory=list)  # operations across the end of a frame
+    references: list[int] = field(default_factory=_First)  # persistent ids that are no storages
+    torn: list[int] = field(default_factory=_First)  # operations across the end of a frame
     nested: list[tuple[int, View]] = field(default_factory=list)  # constants that may be pickles
     unseen: int = 0  # more of these
     broken: str | None = None  # why CPython stops at `end`, without a result
