@@ -123,7 +123,7 @@ class Reader:
                 "values are not looked at"
             )
         self._starts: dict[str, int] = {}
-        self._scattered: dict[TensorInfo, Codes] = {}  # the last part that had to be read whole
+        self._scattered: dict[TensorInfo, Codes] = {}  # parts that had to be read whole
 
     def read(self, first: int, last: int) -> Codes:
         """Rows `first` to `last` as (rows, columns). Raises CorruptFile when they are not there."""
@@ -170,14 +170,22 @@ class Reader:
             )
 
     def _whole(self, part: TensorInfo, start: int) -> Codes:
-        """All of a part whose rows lie scattered (a transposed view), up to a limit."""
+        """All of a part whose rows lie scattered (a transposed view), up to a limit.
+
+        Parts that are joined along their rows come one after the other; of others every block
+        needs all, and they are kept together.
+        """
         assert part.strides is not None
         if part in self._scattered:
             return self._scattered[part]
-        if max(part.span, part.nbytes) > self.max_scattered_nbytes:
+        if not self.weight.axis:
+            self._scattered.clear()
+        kept = sum(codes.nbytes for codes in self._scattered.values())
+        nbytes = kept + max(part.span, part.nbytes)
+        if nbytes > self.max_scattered_nbytes:
             raise UnsupportedFile(
-                f"{part.name}: a transposed view of {part.span:,} bytes, which is not read; "
-                "save it anew, contiguous"
+                f"{part.name}: a transposed view, for which {nbytes:,} bytes would have to be in "
+                "memory at once, so it is not read; save it anew, contiguous"
             )
         raw = np.empty(part.span // self.type.itemsize, self.type)
         self._fill(part, start, raw)
@@ -185,7 +193,7 @@ class Reader:
         strides = tuple(step * width for step in part.strides)
         view = np.lib.stride_tricks.as_strided(raw, part.shape, strides)
         columns = part.shape[-1] if len(part.shape) > 1 and self.grid.columns > 1 else 1
-        self._scattered = {part: np.ascontiguousarray(view).reshape(-1, columns)}
+        self._scattered[part] = np.ascontiguousarray(view).reshape(-1, columns)
         return self._scattered[part]
 
     def _start(self, part: TensorInfo) -> int:

@@ -3,16 +3,20 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from checkpoints import TINY, TINY_HIDDEN, dense_shapes
 
 from llamainspect import reuse
+from llamainspect.blocks import Memory, Reader, grid_of
+from llamainspect.checkpoint import Checkpoint, open_checkpoint
 from llamainspect.diff import diff_checkpoints
 from llamainspect.dtypes import DTYPES
 from llamainspect.errors import UnsupportedFile
 from llamainspect.reuse import read_too_often
 from llamainspect.runs import check_runnable
+from llamainspect.sources import Folder
 from llamainspect.stats import compute_stats
 from llamainspect.subject import find_subject
 from llamainspect.tensors import Storage, TensorInfo
@@ -103,6 +107,42 @@ def test_overlapping_views_are_read_up_to_a_limit(tmp_path, monkeypatch):
     diff = diff_checkpoints(*paths)
     assert diff.counts == {"incomplete": 168, "changed": 32}
     assert {row.name for row in diff.weights if row.max_abs == 1.0} == set(names)
+
+
+@pytest.fixture
+def scattered(tmp_path) -> Checkpoint:
+    """Columns of one matrix in two shards, each stored transposed: 2 MiB and 2 MiB."""
+    matrix = torch.arange(1024.0 * 1024).view(1024, 1024)
+    for rank, part in enumerate(matrix.split(512, dim=1)):
+        transposed = part.T.contiguous().T
+        state = {"layers.0.attention.wo.weight": transposed}
+        torch.save(state, tmp_path / f"consolidated.0{rank}.pth")
+    (tmp_path / "params.json").write_text(json.dumps(TINY | {"dim": 1024}))
+    return open_checkpoint(str(tmp_path))
+
+
+def test_transposed_parts_side_by_side_are_read_once(scattered, monkeypatch):
+    lengths = []
+    read_into = Folder.read_into
+
+    def counting(self, file, offset, buffer, *runs):
+        lengths.append(len(buffer))
+        read_into(self, file, offset, buffer, *runs)
+
+    monkeypatch.setattr(Folder, "read_into", counting)
+    (weight,) = scattered.weights.values()
+    reader = Reader(scattered, weight, grid_of(weight), Memory())
+    rows = [reader.read(first, first + 128).copy() for first in range(0, 1024, 128)]
+    assert np.array_equal(np.concatenate(rows), np.arange(1024.0 * 1024).reshape(1024, 1024))
+    assert lengths == [2 * MIB, 2 * MIB]
+
+
+def test_transposed_parts_side_by_side_have_one_limit(scattered):
+    (weight,) = scattered.weights.values()
+    grid = grid_of(weight)
+    reader = Reader(scattered, weight, grid, Memory(), max_scattered_nbytes=4 * MIB - 1)
+    with pytest.raises(UnsupportedFile, match="4,194,304 bytes would have to be in memory"):
+        reader.read(0, 1)
 
 
 def test_layers_that_share_their_weights_are_read_and_compared(tmp_path):
