@@ -371,7 +371,7 @@ def test_calls_are_counted():
 
 
 # What a pickle can do very often, and where the first 1,000 times stand.
-OFTEN: dict[str, tuple[bytes, bytes, range]] = {
+A_HUNDRED_THOUSAND: dict[str, tuple[bytes, bytes, range]] = {
     "altered": (named("a", "b"), b"Nb", range(8, 2008, 2)),
     "extensions": (b"", b"\x82\x010", range(2, 3002, 3)),
     "references": (b"", b"NQ0", range(3, 3003, 3)),
@@ -379,9 +379,9 @@ OFTEN: dict[str, tuple[bytes, bytes, range]] = {
 }
 
 
-@pytest.mark.parametrize("what", OFTEN)
+@pytest.mark.parametrize("what", A_HUNDRED_THOUSAND)
 def test_what_is_done_100_000_times_is_noted_a_thousand_times(what):
-    before, operations, places = OFTEN[what]
+    before, operations, places = A_HUNDRED_THOUSAND[what]
     data = proto(2) + before + operations * 100_000 + b"N."
     tracemalloc.start()
     scan = scan_pickle(View.of(data))
