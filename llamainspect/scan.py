@@ -5,22 +5,26 @@ what the stream tells them to call. Nothing of that happens here. Globals are kn
 spelling; what is not known is not trusted, and whatever could not be followed is not known.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 from llamainspect.effects import effect_of
 from llamainspect.errors import LlamaInspectError, NotACheckpoint, reason_of
-from llamainspect.formats.pickle_scan import CHANCE, Use, scan_pickle
+from llamainspect.formats.pickle_scan import Use
 from llamainspect.formats.pickled_files import (
+    NUMPY_SIGN,
     Doubt,
     FoundPickle,
     PickledFile,
     describe_other,
-    is_other_format,
     may_be_pickled,
 )
+from llamainspect.formats.safetensors_header import read_header
 from llamainspect.formats.signatures import HEAD_NBYTES, describe_compression
 from llamainspect.formats.torch_pickle import is_tensor_construct
+from llamainspect.formats.torch_zip import GGUF_SIGN
 from llamainspect.formats.views import View
 from llamainspect.reports import (
     GOOD_TO_BAD,
@@ -36,11 +40,11 @@ from llamainspect.sources import UNREADABLE, Folder, open_source
 # By name a file for torch.load or pickle; others are when they begin as such files do. pandas and
 # joblib unpack what is compressed by themselves.
 PICKLED_NAME = re.compile(
-    r".*\.(?:pth|pt|bin|pkl|pickle|ckpt|th|p|dill|joblib|pth\.tar)"
-    r"(?:\.(?:gz|bz2|xz|lzma|z|zst|zip))?",
+    r".*\.(?:pth|pt|bin|pkl|pickle|ckpt|th|p|dill|joblib|pth\.tar|gz|bz2|xz|lzma|z|zst|lz4)",
     re.IGNORECASE | re.DOTALL,
 )
 OTHER_NAME = re.compile(r".*\.(?:safetensors|gguf|json|txt|md)", re.IGNORECASE | re.DOTALL)
+OTHER_SIGNS = (GGUF_SIGN, b"lmgg", b"fmgg", b"tjgg", NUMPY_SIGN)  # llama.cpp's, now and before
 MAX_GLOBALS = 1_000  # of one file, in a report
 
 
@@ -49,7 +53,8 @@ def scan_files(path: str) -> ScanReport:
 
     Raises NotACheckpoint when there is no file, OSError when the directory cannot be listed.
     """
-    folder = open_source(path)
+    # Of a model's folder in the hub's cache everything is meant, and not one snapshot alone.
+    folder = Folder(path) if os.path.isdir(path) else open_source(path)
     if not folder.only:
         folder.files()  # of one below it that cannot, the report says so
     files: list[ScannedFile] = []
@@ -82,20 +87,23 @@ def _scan_file(folder: Folder, file: str, expected: bool) -> ScannedFile | None:
     try:
         view = View.of_file(folder, file)
         head = view.read(0, HEAD_NBYTES)
-        expected = expected or describe_compression(head) is not None
-        if not (expected or may_be_pickled(head) or scan_pickle(view, 0, CHANCE + 1).is_no_chance):
+        packed = describe_compression(head)
+        if not (expected or packed or may_be_pickled(view)):
             return None
         found = PickledFile(view.at_once())
+        if found.kind == "none":
+            if not packed and (not expected or _is_other_format(folder, file, head)):
+                return None
+            found.doubts.append(Doubt("", describe_other(head, view.nbytes)))
     except (LlamaInspectError, OSError) as error:
         return _closed(file, reason_of(error, file))
-    if found.kind == "none" and is_other_format(head, view.nbytes):
-        return None
-    if found.kind == "none":
-        found.doubts.append(Doubt("", describe_other(head, view.nbytes)))
     # Text may begin as a pickle does: `import os` names a global, and ends there.
-    likely = head.startswith(b"\x80") or any(pickle.scan.is_no_chance for pickle in found.pickles)
-    if not expected and not (likely and found.pickles):
+    by_chance = not any(pickle.scan.is_no_chance for pickle in found.pickles)
+    if not expected and found.kind == "pickle" and by_chance and not head.startswith(b"\x80"):
         return None
+    if not (expected or found.pickles or found.doubts):
+        return None  # an archive of something else
+    found.doubts[:0] = found.refusals
     pickles: list[ScannedPickle] = []
     oddities: list[Oddity] = []
     left = MAX_GLOBALS
@@ -113,6 +121,15 @@ def _scan_file(folder: Folder, file: str, expected: bool) -> ScannedFile | None:
         pickles=tuple(pickles),
         oddities=tuple(oddities),
     )
+
+
+def _is_other_format(folder: Folder, file: str, head: bytes) -> bool:
+    """Whether a file in which no pickle was found is one of a format that has none."""
+    if head[8:9] == b"{":
+        with suppress(LlamaInspectError):
+            read_header(folder, file)
+            return True
+    return head.startswith(OTHER_SIGNS)
 
 
 def _closed(file: str, reason: str) -> ScannedFile:

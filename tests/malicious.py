@@ -6,6 +6,7 @@ what `llamainspect scan`, picklescan and fickling say of them.
 
 import gzip
 import io
+import lzma
 import pickle
 import struct
 import sys
@@ -465,7 +466,9 @@ def in_a_storage(data: bytes) -> Callable[[Path], None]:
     return lambda path: torch.save({"w": torch.frombuffer(padded, dtype=torch.uint8)}, path)
 
 
-def behind_a_constant(comment: bytes, end: bytes, extra: int = 0) -> Callable[[Path], None]:
+def behind_a_constant(
+    comment: bytes = b"", extra: int = 0, version: int = 20
+) -> Callable[[Path], None]:
     """An archive of an array in a constant of a harmless pickle, found by its end alone."""
 
     def write(path: Path) -> None:
@@ -476,7 +479,8 @@ def behind_a_constant(comment: bytes, end: bytes, extra: int = 0) -> Callable[[P
                 archive.writestr(info, b"")
             archive.writestr("a.npy", numpy_array(INNER))
             archive.comment = comment
-        data = b"!" + path.read_bytes() + end
+        data = bytearray(b"!" + path.read_bytes())
+        struct.pack_into("<H", data, data.rindex(b"PK\1\2") + 6, version)
         path.write_bytes(proto(3) + b"B" + struct.pack("<L", len(data)) + data + b".")
 
     return write
@@ -615,6 +619,13 @@ FILES: dict[str, Callable[[Path], None]] = {
     ),
     "an array of objects in a storage": in_a_storage(numpy_array(INNER)),
     "a pickle in a storage": in_a_storage(INNER),
+    "a pickle in a storage, behind 20 operations": in_a_storage(b"N0" * 10 + INNER),
+    "a pickle in a storage, behind a constant": in_a_storage(
+        b"B" + struct.pack("<L", 1_000) + bytes(1_000) + b"0" + INNER
+    ),
+    "lzma that begins as safetensors": lambda path: path.write_bytes(
+        b"]\0\0\0\0\0\0\0{" + lzma.compress(INNER, lzma.FORMAT_ALONE)[9:]
+    ),
     "an archive in a storage": lambda path: in_a_storage(
         std_zip(path, [("a/data.pkl", INNER)])
     )(path),
@@ -628,11 +639,18 @@ FILES: dict[str, Callable[[Path], None]] = {
     "an archive of arrays behind an empty one": lambda path: path.write_bytes(
         b"PK\x05\x06\n\xff" + std_zip(path, [("a.npy", numpy_array(INNER))])
     ),
-    "an archive with a directory of 4.5 MB": behind_a_constant(b"", b"", 70),
-    "an archive 65,536 bytes before the end": behind_a_constant(b"x" * 65_535, b""),
+    "an archive with a directory of 4.5 MB": behind_a_constant(extra=70),
+    "an archive 65,536 bytes before the end": behind_a_constant(b"x" * 65_535),
+    "an archive of version 9.9": behind_a_constant(version=99),
     "tar in the header of a zip": tar_in_a_header,
     "torch zip, a package": lambda path: torch_zip(
         NAMES_TENSORS, path, {".data/extern_modules": b"", "evil.py": b"import os"}
+    ),
+    "torch zip, an expression": lambda path: torch_zip(
+        NAMES_TENSORS, path, {"models/model.json": b"{}"}
+    ),
+    "torch zip, a source for a compiler": lambda path: torch_zip(
+        NAMES_TENSORS, path, {"data/aotinductor/model/x.cpp": b""}
     ),
     "torch zip, a library": lambda path: torch_zip(
         NAMES_TENSORS, path, {"data/aotinductor/model/x.so": b"\x7fELF"}

@@ -86,7 +86,9 @@ NOT_DANGEROUS = {
     "a wrong sign of the archive", "before torch 1.6, attributes of a function",
     "before torch 1.6, a file written", "tar, attributes of a function",
     "an archive with a directory of 4.5 MB", "an array of objects behind one of records",
-    "torch zip, a package", "torch zip, a library",
+    "torch zip, a package", "torch zip, a library", "torch zip, an expression",
+    "torch zip, a source for a compiler", "an archive of version 9.9",
+    "lzma that begins as safetensors",
 }  # fmt: skip
 
 
@@ -709,6 +711,75 @@ def test_a_pickle_under_any_name_is_found_however_it_begins(tmp_path, start):
     for path in (tmp_path, tmp_path / "vocabulary.txt"):
         (scanned,) = li.scan_files(str(path)).files
         assert (scanned.file, scanned.verdict) == ("vocabulary.txt", "dangerous")
+
+
+def deflated_in_front(path):
+    path.write_bytes(b"#!/bin/sh\n" + std_zip(path, [("data", INNER)], zipfile.ZIP_DEFLATED))
+
+
+# What a name does not tell: each is dangerous or unknown, as one file and in a directory.
+UNDER_OTHER_NAMES = {
+    "weights.npz": lambda path: std_zip(path, [("a.npy", INNER)], zipfile.ZIP_BZIP2),
+    "lzma.zip": lambda path: std_zip(path, [("data", INNER)], zipfile.ZIP_LZMA),
+    "data.zip": lambda path: std_zip(path, [("data", b"N0" + INNER)]),
+    "front.zip": deflated_in_front,
+    "model.tar": lambda path: path.write_bytes(
+        tar_member(b"l", b"11 mtime=1\n", b"g") + HARMFUL_TAR + bytes(1024)
+    ),
+    "model.sav": lambda path: path.write_bytes(
+        b"ZF" + hex(len(INNER)).ljust(19).encode() + zlib.compress(INNER)
+    ),
+    "data.xz": lambda path: path.write_bytes(
+        lzma.compress(
+            INNER,
+            lzma.FORMAT_ALONE,
+            filters=[{"id": lzma.FILTER_LZMA1, "dict_size": 4096, "lc": 4, "lp": 0}],
+        )
+    ),
+    "altered.json": lambda path: path.write_bytes(
+        b"N0" + named("collections", "Counter") + b"N}" + proto(2) + b"X\1\0\0\0aNs\x86b!"
+    ),
+    "model.pt2": lambda path: torch_zip(b"N.", path, {"data/aotinductor/x.so.1": b"\x7fELF"}),
+}
+
+
+@pytest.mark.parametrize("name", UNDER_OTHER_NAMES)
+def test_under_any_name_it_is_found(tmp_path, name):
+    UNDER_OTHER_NAMES[name](tmp_path / name)
+    for path in (tmp_path, tmp_path / name):
+        (scanned,) = li.scan_files(str(path)).files
+        assert scanned.verdict != "known"
+
+
+def test_where_the_scanner_gives_up_is_not_where_a_pickle_ends(tmp_path, monkeypatch):
+    """It begins as a safetensors file does, too, and has that name."""
+    monkeypatch.setattr("llamainspect.formats.pickle_scan.MAX_LINE", 2**10)
+    data = b"B\5\0\0\0\0\0\0{}0V" + b"a" * 2**16 + b"\n0" + RUN + STOP
+    for name in ("model.bin", "model.safetensors"):
+        (tmp_path / name).write_bytes(data)
+        assert only(tmp_path / name).verdict == "unknown"
+
+
+def test_of_a_folder_of_the_hub_everything_is_scanned(tmp_path):
+    for name in ("blobs", "refs", "snapshots/main"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "refs" / "main").write_text("main")
+    (tmp_path / "snapshots" / "main" / "README.md").write_text("A model.")
+    torch_zip(INNER, tmp_path / "pytorch_model.bin")
+    report = li.scan_files(str(tmp_path))
+    assert [scanned.file for scanned in report.files] == ["pytorch_model.bin"]
+    assert report.verdict == "dangerous"
+
+
+@pytest.mark.parametrize("text", ["N.B. This is text.\n", "cat\ndog\n", "I1\n.\n", "import os\n"])
+def test_text_that_begins_as_a_pickle_and_does_nothing_is_text(tmp_path, text):
+    (tmp_path / "notes").write_text(text)
+    torch_zip(NAMES_TENSORS, tmp_path / "model.pth", {"notes": text.encode()})
+    std_zip(tmp_path / "notes.zip", [("notes", text.encode())], zipfile.ZIP_DEFLATED)
+    report = li.scan_files(str(tmp_path))
+    assert [(s.file, s.verdict, len(s.pickles)) for s in report.files] == [
+        ("model.pth", "known", 1)
+    ]
 
 
 ARRAYS = {

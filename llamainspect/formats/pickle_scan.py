@@ -26,6 +26,7 @@ from llamainspect.formats.views import View
 
 MAX_FOLLOWED = 8_000_000  # operations; a 405B shard has 50,000
 CHANCE = 100  # operations that no other file begins with
+ENDS = "it ends before its STOP"
 WINDOW_NBYTES = 2**16
 MAX_LINE = 2**24  # of the text opcodes
 MAX_KEPT_TEXT = MAX_GLOBAL_NAME + 1  # so that one that was cut is known by its length
@@ -76,22 +77,22 @@ class PickleScan:
     nested: list[tuple[int, View]] = field(default_factory=list)  # constants that may be pickles
     unseen: int = 0  # more of these
     broken: str | None = None  # why CPython stops at `end`, without a result
+    given_up: bool = False  # CPython would go on, and this does not
 
     @property
     def is_no_chance(self) -> bool:
-        """Whether bytes that only might be a pickle are one: it ends well, it calls what can have
+        """Whether bytes that only might be a pickle are one: it does something to what can have
         that name, or it is too long to be one by chance."""
-        called = any(
-            use.calls and "".join(pair).replace(".", "").isidentifier()
-            for pair, use in self.uses.items()
-        )
-        return self.broken is None or called or self.operations > CHANCE
+        done_to = [(of.module, of.name) for _, of in (*self.altered, *self.keywords)]
+        done_to += [pair for pair, use in self.uses.items() if use.calls]
+        real = any("".join(pair).replace(".", "").isidentifier() for pair in done_to)
+        return real or self.operations > CHANCE or self.given_up
 
     @property
     def says_something(self) -> bool:
         """Whether it names anything, ends as a pickle does, or is too long to be one by chance."""
         named = self.computed or self.extensions or self.uses
-        return bool(named) or self.broken is None or self.operations > CHANCE
+        return bool(named) or self.broken is None or self.is_no_chance
 
 
 def scan_pickle(view: View, start: int = 0, budget: int = MAX_FOLLOWED) -> PickleScan:
@@ -102,17 +103,21 @@ def scan_pickle(view: View, start: int = 0, budget: int = MAX_FOLLOWED) -> Pickl
     try:
         while not machine.follow(min(budget - scan.operations, WINDOW_NBYTES)):
             if scan.operations >= budget:
-                raise _Broken(f"it has more than {budget:,} operations, which are not followed")
+                raise _GivenUp(f"it has more than {budget:,} operations, which are not followed")
             if len(machine.stack) + len(machine.memo) + len(scan.uses) > MAX_OBJECTS:
-                raise _Broken(f"it makes more than {MAX_OBJECTS:,} objects")
+                raise _GivenUp(f"it makes more than {MAX_OBJECTS:,} objects")
     except _Broken as broken:
-        scan.broken = str(broken)
+        scan.broken, scan.given_up = str(broken), isinstance(broken, _GivenUp)
     scan.end = machine.position
     return scan
 
 
 class _Broken(Exception):
     """Where CPython would stop with an error."""
+
+
+class _GivenUp(_Broken):
+    """Where CPython would go on, and here is the limit."""
 
 
 _OTHER = object()  # a value that no name is made of
@@ -170,7 +175,7 @@ class _Machine:
     def advance(self, length: int) -> None:
         end = self.position + length
         if end > self.view.nbytes:
-            raise _Broken("it ends before its STOP")
+            raise _Broken(ENDS)
         if self.position < self.frame_end < end:
             self.scan.torn.append(self.at)
             self.frame_end = 0  # once is enough
@@ -188,7 +193,7 @@ class _Machine:
             if found >= 0 or len(data) < length:
                 return self.take(found + 1 if found >= 0 else len(data))[:-1]
             if length >= MAX_LINE:
-                raise _Broken(f"a line has more than {MAX_LINE:,} bytes")
+                raise _GivenUp(f"a line has more than {MAX_LINE:,} bytes, which are not followed")
             length *= 8
 
     # --- the stack; below the last mark it counts as empty, as in CPython ---

@@ -13,7 +13,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
 from math import prod
@@ -21,12 +21,18 @@ from typing import Any, NamedTuple
 
 from llamainspect.dtypes import BY_TORCH_STORAGE
 from llamainspect.errors import CorruptFile, LlamaInspectError, UnsupportedFile
-from llamainspect.formats.pickle_scan import NESTED, NESTED_NBYTES, PickleScan, scan_pickle
+from llamainspect.formats.pickle_scan import (
+    CHANCE,
+    ENDS,
+    NESTED,
+    NESTED_NBYTES,
+    PickleScan,
+    scan_pickle,
+)
 from llamainspect.formats.signatures import (
     HEAD_NBYTES,
     describe_compression,
     describe_stand_in,
-    is_like_safetensors,
 )
 from llamainspect.formats.symbolic_pickle import Global, Opaque, PickleReader
 from llamainspect.formats.torch_pickle import MAX_PICKLE_NBYTES, read_pickle
@@ -58,10 +64,11 @@ MAX_MEMBER_NBYTES = 16 * 2**20  # of a compressed member
 MAX_DIRECTORY_NBYTES = 4 * 2**20  # of an archive that torch did not write
 SWEPT_NBYTES = 32 * 2**20  # of it, searched for headers that no directory names
 BLOCK_NBYTES = 2**16
+PROTO = b"\x80"  # how pickles of protocol 2 and later begin
 PICKLE_NAME = re.compile(r".*\.(?:pkl|pickle|p|pck|joblib|dill)", re.IGNORECASE | re.DOTALL)
 # Records that some loaders run, and who; torch looks names up in any case.
 PROGRAMS = tuple(
-    (re.compile(pattern, re.IGNORECASE | re.DOTALL), message)
+    (re.compile(rf"(?:[^/]*/)?(?:{pattern})", re.IGNORECASE | re.DOTALL), message)
     for pattern, message in (
         (
             r"code/.*|constants\.pkl.*",
@@ -71,7 +78,10 @@ PROGRAMS = tuple(
             r"\.data/extern_modules",
             "it is a torch.package, and loading that runs the sources in it",
         ),
-        (r"(?!code/).*\.pyc?", "it holds a Python source, which torch.package would run"),
+        (
+            r"archive_format|models/.*\.json|data/aotinductor/.*",
+            "it holds a program of torch.export, and loading that evaluates it or compiles it",
+        ),
         (
             r".*\.(?:so|dll|dylib|pyd)(?:\.\d+)*",
             "it holds a library of machine code, which torch._inductor would load",
@@ -86,7 +96,6 @@ NUMPY_PLAIN = re.compile(
     rb"'shape': \(((?:\d{1,18}L?, ?)*(?:\d{1,18}L?)?)\), \} *\n"
 )
 NUMPY_FIXED = 8  # bytes: the sign and the version
-OTHER_SIGNS = (GGUF_SIGN, b"lmgg", b"fmgg", b"tjgg", NUMPY_SIGN)  # llama.cpp's, now and before
 LENGTH16, LENGTH32 = struct.Struct("<H"), struct.Struct("<L")
 MAX_NUMPY_HEADER = 10_000
 TAR_BLOCK = 512
@@ -122,6 +131,7 @@ class PickledFile:
     def __init__(self, view: View) -> None:
         self.pickles: list[FoundPickle] = []
         self.doubts: list[Doubt] = []
+        self.refusals: list[Doubt] = []  # why torch.load would not take an archive, or not as one
         self._left = MAX_WORK
         try:
             self.kind = self._look(view, "", 0)  # torch, zip, legacy, tar, array, pickle, none
@@ -153,16 +163,21 @@ class PickledFile:
 
     def _inside(self, view: View, where: str, level: int) -> None:
         """What may be a file of these kinds; forgotten when it is not."""
-        pickles, doubts = len(self.pickles), len(self.doubts)
+        pickles, doubts, refusals = len(self.pickles), len(self.doubts), len(self.refusals)
         kind = self._look(view, where, level)
-        found = self.pickles[pickles:]
-        chance = kind == "pickle" and not any(pickle.scan.is_no_chance for pickle in found)
+        found = [pickle.scan for pickle in self.pickles[pickles:]]
+        whole = bool(found) and found[0].broken is None and view.read(0, 1) == PROTO
+        chance = kind == "pickle" and not whole and not any(scan.is_no_chance for scan in found)
         if (kind == "none" or chance) and level <= MAX_LEVELS:
-            del self.pickles[pickles:], self.doubts[doubts:]
+            del self.pickles[pickles:], self.doubts[doubts:], self.refusals[refusals:]
 
     def _doubt(self, where: str, message: str) -> None:
-        if len(self.doubts) < MAX_DOUBTS:
+        if len(self.doubts) + len(self.refusals) < MAX_DOUBTS:
             self.doubts.append(Doubt(where, message))
+
+    def _refuse(self, where: str, message: str) -> None:
+        if len(self.doubts) + len(self.refusals) < MAX_DOUBTS:
+            self.refusals.append(Doubt(where, message))
 
     # --- pickles, one behind the other ---
 
@@ -233,7 +248,7 @@ class PickledFile:
             others = [name for name in records if name not in storages][:MAX_MEMBERS]
             parts = {name: _record(archive, name, records[name]) for name in others}
         except LlamaInspectError as error:
-            self._doubt(where, str(error).removeprefix(f"{NAME}: "))
+            self._refuse(where, str(error).removeprefix(f"{NAME}: "))
             self._search_zip(view, where, level, self._listed(view, where))
             return "zip"
         for name, part in parts.items():
@@ -244,11 +259,15 @@ class PickledFile:
         if len(records) > len(storages) + len(parts):
             self._doubt(where, f"more than {MAX_MEMBERS:,} records are no storages")
         if PICKLE not in records:
-            self._doubt(where, f"it holds no {PICKLE}, so torch.load would refuse it")
-        for pattern, message in PROGRAMS:
-            if program := next(filter(pattern.fullmatch, records), None):
-                self._doubt(_below(where, program), message)
+            self._refuse(where, f"it holds no {PICKLE}, so torch.load would refuse it")
+        self._programs(records, where)
         return "torch"
+
+    def _programs(self, names: Iterable[str], where: str) -> None:
+        """What is run that is no pickle; of each kind the first."""
+        for pattern, message in PROGRAMS:
+            if program := next(filter(pattern.fullmatch, names), None):
+                self._doubt(_below(where, program), message)
 
     def _behind(self, view: View, where: str, level: int) -> str:
         """An archive that is found by its end, whatever stands in front of it."""
@@ -256,7 +275,7 @@ class PickledFile:
         members = self._listed(view, where)
         if not members:
             return "none" if len(self.doubts) == doubts else "zip"
-        self._doubt(where, "an archive stands in it behind something else")
+        self._refuse(where, "an archive stands in it behind something else")
         self._search_zip(view, where, level, members)
         return "zip"
 
@@ -271,18 +290,18 @@ class PickledFile:
         """numpy.load and torch.export.load unpickle a storage when its bytes begin that way."""
         block = archive.view.read(record.start, HEAD_NBYTES)  # its header, and how it begins
         skipped = LOCAL.size + sum(LOCAL.unpack_from(block)[-2:]) if len(block) >= LOCAL.size else 0
-        head = block[skipped:]
+        start = record.start + skipped
+        part = archive.view.part(start, min(record.nbytes, archive.view.nbytes - start))
+        head = block[skipped : skipped + record.nbytes]
         if len(head) < NESTED_NBYTES:
-            head = archive.view.read(record.start + skipped, NESTED_NBYTES)
-        if NESTED.match(head) or head.startswith(NUMPY_SIGN):
-            start = record.start + skipped
-            part = archive.view.part(start, min(record.nbytes, archive.view.nbytes - start))
+            head = part.read(0, NESTED_NBYTES)
+        if _begins_pickled(head, part):
             self._inside(part, where, level + 1)
 
     def _member(self, view: View, name: str, where: str, level: int, whole: bool = True) -> None:
         """A record: one with a pickle's name is one, others may be."""
         if not PICKLE_NAME.fullmatch(name):
-            if may_be_pickled(view.read(0, HEAD_NBYTES)):
+            if may_be_pickled(view):
                 self._inside(view, where, level + 1)
             return
         if self._row(view, where, level, whole) == "none":
@@ -292,6 +311,7 @@ class PickledFile:
         """Through the members that the standard library finds, and those that no directory has."""
         self._spend(min(view.nbytes, SWEPT_NBYTES))
         listed = {member.start for member in members}
+        self._programs([member.name for member in members], where)
         for member in chain(members, _swept(view, listed)):
             self._spend(MEMBER_NBYTES)
             place = _below(where, member.name)
@@ -387,14 +407,19 @@ class PickledFile:
         return "array" if len(self.pickles) + len(self.doubts) > found else "none"
 
 
-def may_be_pickled(head: bytes) -> bool:
-    """Whether a file that begins so may be a pickle, or an archive of some."""
-    return bool(NESTED.match(head)) or head.startswith(NUMPY_SIGN) or _is_tar(head)
+def may_be_pickled(view: View) -> bool:
+    """Whether it begins as a pickle does, or as an archive of some, or ends as one."""
+    head = view.read(0, HEAD_NBYTES)
+    return _begins_pickled(head, view) or _is_tar(head) or END_SIGN in _tail(view)
 
 
-def is_other_format(head: bytes, nbytes: int) -> bool:
-    """Whether a file in which no pickle was found is one of a format that has none."""
-    return is_like_safetensors(head, nbytes) or head.startswith(OTHER_SIGNS)
+def _begins_pickled(head: bytes, view: View) -> bool:
+    if NESTED.match(head) or head.startswith(NUMPY_SIGN):
+        return True
+    scan = scan_pickle(View.of(head), 0, CHANCE + 1)
+    if scan.broken == ENDS:  # the head, and perhaps not the pickle
+        scan = scan_pickle(view, 0, CHANCE + 1)
+    return scan.is_no_chance or scan.broken is None
 
 
 def describe_other(head: bytes, nbytes: int) -> str:
@@ -527,18 +552,19 @@ class _Seekable:
 
 
 def _members(view: View) -> list[_Member]:
-    """The members that the standard library finds; none when it finds no directory.
+    """The members that the standard library finds; none where no archive ends.
 
-    Raises UnsupportedFile for a directory that it might read and that is too long to be read here.
+    Raises UnsupportedFile for a directory that is not read, as others might read it.
     """
-    tail = view.read(max(0, view.nbytes - ZIP_END_NBYTES), ZIP_END_NBYTES)
-    if END_SIGN not in tail:
+    if END_SIGN not in _tail(view):
         return []
     try:
         with zipfile.ZipFile(_Seekable(view)) as archive:
             found = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):
-        return []
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
+        raise UnsupportedFile(
+            f"it ends as an archive does, and its directory cannot be read ({error})"
+        ) from error
     members = []
     for info in found[:MAX_MEMBERS]:
         if member := _local_member(view, info.header_offset):
@@ -546,6 +572,10 @@ def _members(view: View) -> list[_Member]:
             name, packed, method = info.orig_filename, info.compress_size, info.compress_type
             members.append(_Member(name, member.start, packed, method, flags, True))
     return members
+
+
+def _tail(view: View) -> bytes:
+    return view.read(max(0, view.nbytes - ZIP_END_NBYTES), ZIP_END_NBYTES)
 
 
 def _local_member(view: View, at: int) -> _Member | None:

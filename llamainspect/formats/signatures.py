@@ -9,14 +9,15 @@ from contextlib import suppress
 WEB_PAGE_STARTS = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<error")
 LFS_POINTER = b"version https://git-lfs"
 HEAD_NBYTES = 512  # that all of this looks at
-# As RFC 1952, bzip2, xz, lzma, RFC 8878 and the frame format of LZ4 have it.
+# As RFC 1952, bzip2, xz, lzma, RFC 8878, the frame format of LZ4 and joblib before 0.10 have it.
 COMPRESSED = (
     (b"\x1f\x8b", "gzip"),
     (b"BZh", "bzip2"),
     (b"\xfd7zXZ\0", "xz"),
-    (b"]\0\0", "lzma"),
+    (b"]\0", "lzma"),
     (b"\x28\xb5\x2f\xfd", "zstd"),
     (b"\x04\x22\x4d\x18", "lz4"),
+    (b"ZF0x", "zlib"),
 )
 ZLIB_STARTS = (b"x\x01", b"x^", b"x\x9c", b"x\xda")  # of its usual window, one for each level
 
