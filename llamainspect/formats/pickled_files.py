@@ -295,13 +295,18 @@ class PickledFile:
         head = block[skipped : skipped + record.nbytes]
         if len(head) < NESTED_NBYTES:
             head = part.read(0, NESTED_NBYTES)
-        if _begins_pickled(head, part):
+        if self._begins(head, part):
             self._inside(part, where, level + 1)
+
+    def _begins(self, head: bytes, view: View) -> bool:
+        begins, work = _begins_pickled(head, view)
+        self._spend(work)
+        return begins
 
     def _member(self, view: View, name: str, where: str, level: int, whole: bool = True) -> None:
         """A record: one with a pickle's name is one, others may be."""
         if not PICKLE_NAME.fullmatch(name):
-            if may_be_pickled(view):
+            if self._begins(view.read(0, HEAD_NBYTES), view):
                 self._inside(view, where, level + 1)
             return
         if self._row(view, where, level, whole) == "none":
@@ -409,17 +414,19 @@ class PickledFile:
 
 def may_be_pickled(view: View) -> bool:
     """Whether it begins as a pickle does, or as an archive of some, or ends as one."""
-    head = view.read(0, HEAD_NBYTES)
-    return _begins_pickled(head, view) or _is_tar(head) or END_SIGN in _tail(view)
+    return _begins_pickled(view.read(0, HEAD_NBYTES), view)[0] or END_SIGN in _tail(view)
 
 
-def _begins_pickled(head: bytes, view: View) -> bool:
-    if NESTED.match(head) or head.startswith(NUMPY_SIGN):
-        return True
+def _begins_pickled(head: bytes, view: View) -> tuple[bool, int]:
+    """Whether it may be one by its first bytes, and the work that it took to know."""
+    if NESTED.match(head) or head.startswith(NUMPY_SIGN) or _is_tar(head):
+        return True, 0
     scan = scan_pickle(View.of(head), 0, CHANCE + 1)
+    work = scan.operations * OPERATION_NBYTES
     if scan.broken == ENDS:  # the head, and perhaps not the pickle
         scan = scan_pickle(view, 0, CHANCE + 1)
-    return scan.is_no_chance or scan.broken is None
+        work += scan.operations * OPERATION_NBYTES + scan.read_nbytes
+    return scan.is_no_chance or scan.broken is None, work
 
 
 def describe_other(head: bytes, nbytes: int) -> str:
