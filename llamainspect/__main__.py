@@ -5,7 +5,8 @@ if TYPE_CHECKING:
     import sys
     from typing import NoReturn
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+SIGINT = 2  # `signal` would have to be imported for it
+INTERRUPTED = 128 + SIGINT  # as shells have it
 
 
 def main() -> "NoReturn":
@@ -29,12 +30,16 @@ def interrupt_again(lost: "sys.UnraisableHookArgs") -> None:
     """An interrupt that came while Python ran a callback of its own, such as that of a lock for
     imports, would be printed and forgotten; it comes again once that is over."""
     import _thread
+    import os
     import sys
     import time
 
     def soon() -> None:
         time.sleep(0.01)
-        _thread.interrupt_main()
+        if os.name == "posix":
+            os.kill(os.getpid(), SIGINT)  # which ends a wait, too
+        else:
+            _thread.interrupt_main()
 
     if lost.exc_type is KeyboardInterrupt:
         _thread.start_new_thread(soon, ())

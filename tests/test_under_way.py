@@ -294,10 +294,11 @@ class Callback:
     def __del__(self): raise self.error
 try:
     Callback(KeyboardInterrupt())
+    begin = time.monotonic()
     time.sleep(20)
     print("lost")
 except KeyboardInterrupt:
-    print("heard")
+    print("heard" if time.monotonic() - begin < 10 else "late")
 Callback(ValueError("said"))
 """
 
