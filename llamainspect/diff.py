@@ -54,7 +54,7 @@ from llamainspect.sources import CHANGED, Folder
 from llamainspect.subject import Subject, find_subject, subject_of
 from llamainspect.value_findings import grouped
 from llamainspect.verdicts import Compared, find_likeness
-from llamainspect.weights import Weight, rows_of
+from llamainspect.weights import Weight, rows_of, unnamed_parts
 from llamainspect.workers import Meter, in_parallel
 
 MAX_WORKERS = 4  # each has blocks of both sides in memory
@@ -550,8 +550,7 @@ def _has_one_matrix(weights: dict[str, Weight]) -> bool | None:
     both = [weights[name] for name in (OUTPUT, EMBEDDING) if name in weights]
     if len(both) < 2:
         return None
-    output, embedding = [[part._replace(name="") for part in each.parts] for each in both]
-    return output == embedding
+    return unnamed_parts(both[0]) == unnamed_parts(both[1])
 
 
 def _is_resized(pair: _Pair) -> bool:

@@ -15,6 +15,7 @@ from llamainspect.errors import LlamaInspectError, NotACheckpoint, reason_of
 from llamainspect.formats.pickle_scan import Use
 from llamainspect.formats.pickled_files import (
     NUMPY_SIGN,
+    PROTO,
     Doubt,
     FoundPickle,
     PickledFile,
@@ -99,7 +100,7 @@ def _scan_file(folder: Folder, file: str, expected: bool) -> ScannedFile | None:
         return _closed(file, reason_of(error, file))
     # Text may begin as a pickle does: `import os` names a global, and ends there.
     by_chance = not any(pickle.scan.is_no_chance for pickle in found.pickles)
-    if not expected and found.kind == "pickle" and by_chance and not head.startswith(b"\x80"):
+    if not expected and found.kind == "pickle" and by_chance and not head.startswith(PROTO):
         return None
     if not (expected or found.pickles or found.doubts):
         return None  # an archive of something else

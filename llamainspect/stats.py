@@ -51,7 +51,7 @@ from llamainspect.tally import (
     slices_of,
 )
 from llamainspect.value_findings import copy_finding, grouped, judge_values, narrow_finding
-from llamainspect.weights import Weight, parts_needed
+from llamainspect.weights import Weight, unnamed_parts
 from llamainspect.workers import Meter, in_parallel
 
 Sort = Literal[
@@ -202,7 +202,7 @@ def _twins(weights: dict[str, Weight]) -> dict[str, str]:
     first: dict[Any, str] = {}
     same = {}
     for name, weight in weights.items():
-        place = tuple(part._replace(name="") for part in parts_needed(weight))
+        place = unnamed_parts(weight)
         if first.setdefault(place, name) != name and weight.complete:
             same[name] = first[place]
     return same

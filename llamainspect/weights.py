@@ -205,3 +205,8 @@ def _of_columns(
 def parts_needed(weight: Weight) -> tuple[TensorInfo, ...]:
     """The parts that make the whole: of copies the first, of repeated KV heads one of each."""
     return weight.parts[:1] if weight.axis is None else weight.parts[:: weight.repeat]
+
+
+def unnamed_parts(weight: Weight) -> tuple[TensorInfo, ...]:
+    """Those parts without their names: equal for two weights that are the same bytes."""
+    return tuple(part._replace(name="") for part in parts_needed(weight))

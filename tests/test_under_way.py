@@ -303,6 +303,16 @@ Callback(ValueError("said"))
 """
 
 
+def test_the_program_listens_for_interrupts_that_python_would_lose():
+    script = (
+        "import sys, llamainspect.__main__ as program; sys.argv = ['llamainspect', '--version']\n"
+        "try: program.main()\n"
+        "except SystemExit: print(sys.unraisablehook is program.interrupt_again)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "True"
+
+
 def test_an_interrupt_within_a_callback_of_python_is_not_lost():
     """As in that of a lock for imports, while the program is being loaded."""
     done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True)

@@ -11,9 +11,8 @@ from llamainspect.errors import CorruptFile, UnsupportedFile
 from llamainspect.names import counted
 
 BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
-MAX_BLANKS = (
-    3 * 2**19
-)  # between fields: one in a line, and two at its end; Llama 4 has 200,018 lines
+# Between fields: one in a line, and two at its end; Llama 4 has 200,018 lines.
+MAX_BLANKS = 3 * 2**19
 MAX_SHOWN = 60  # characters of a bad line
 
 

@@ -8,7 +8,7 @@ from llamainspect.errors import CorruptFile, UnsupportedFile
 from llamainspect.sources import Source
 
 JSON_KINDS = {list: "a list", str: "text", bool: "true or false", type(None): "null"}
-MAX_JSON_NBYTES = 32 * 2**20  # an index of 200,000 tensors has about 20 MB
+MAX_JSON_NBYTES = 32 * 2**20  # an index of 200,000 tensors has 18 MB
 MAX_JSON_VALUES = 500_000  # a file of 32 MiB can hold millions, and each takes a hundred bytes
 
 

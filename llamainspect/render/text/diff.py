@@ -182,7 +182,7 @@ def _what(row: WeightDifference) -> str:
         return "0 and -0, or NaN of other bits"
     if row.dtype_a != row.dtype_b:
         return f"{row.dtype_a} and {row.dtype_b}"
-    return dict.fromkeys(("incomplete", "tabulated"), "not compared").get(row.status, "")
+    return "not compared" if row.status in ("incomplete", "tabulated") else ""
 
 
 def _changed(row: WeightDifference) -> Text:
