@@ -162,7 +162,7 @@ def _find_copies(
             f"{', '.join(compress([a.name for a, _ in group]))}, "
             f"{listing(compress([b.name for _, b in group]))}",
             f"{how}, so {sum(a.elements - unique[a.name] for a, _ in group):,} parameters are not "
-            "counted again; a sum over names counts them",
+            "counted again; a sum over names counts them again",
         )
         for (name, other, how), group in pairs.items()
     ]

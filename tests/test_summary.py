@@ -105,7 +105,7 @@ def test_of_many_names_for_the_same_bytes_each_sentence_is_true(tmp_path):
     told = {f.where: f.message for f in report.findings if f.message.startswith("tied")}
     assert told == {
         f"{name}, a": f"tied: names for the same bytes, so {sizes[name]} parameters are not "
-        "counted again; a sum over names counts them"
+        "counted again; a sum over names counts them again"
         for name in "bc"
     }
 
