@@ -12,10 +12,10 @@ INTERRUPTED = 128 + SIGINT  # as shells have it
 def main() -> "NoReturn":
     """Run the command line. An interrupt ends it quietly, even while it is still being loaded."""
     # Whatever is imported is imported in here.
-    import sys
-
-    sys.unraisablehook = interrupt_again
     try:
+        import sys
+
+        sys.unraisablehook = interrupt_again
         from llamainspect.cli import main as run
 
         run()

@@ -258,12 +258,21 @@ def test_a_file_that_another_process_never_leaves_alone_ends_in_an_answer(tmp_pa
 
 # --- interrupts -----------------------------------------------------------------------------------
 
-# From the first line that is ours; what Python does before that is its own.
-OURS = (
-    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from llamainspect.__main__ import main; "
-    "sys.stderr.write('.'); sys.stderr.flush(); main()"
-)
+# From the first import that is ours; what Python does before that is its own, and an interrupt
+# there is held back until then.
+OURS = """
+import signal, sys
+from llamainspect.__main__ import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def hook(event, arguments):
+    if event == "import" and arguments[0] == "llamainspect.cli":
+        sys.stderr.write(".")
+        sys.stderr.flush()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+sys.addaudithook(hook)
+main()
+"""
 INTERRUPTED = {
     "summary": ["summary", "{}"],
     "stats": ["stats", "{}"],
