@@ -34,6 +34,7 @@ from llamainspect.weights import Weight, meta_row
 
 Ints = npt.NDArray[np.int64]
 POINTS = 8  # that the elements of a bucket are spread over
+SPARSE = 2**12  # elements of a slice up to which all values of a type are too many to look at
 FEW = 2**16  # elements of a wide type that are counted one by one, too
 SLICE_NBYTES = 32 * 2**20  # of a weight that one thread looks at in one go
 RUN = 64  # elements of a column that are added up in float64
@@ -64,7 +65,7 @@ class ValueTable:
             self.values: Floats = values[self.order].astype(np.float64)
         finite = np.flatnonzero(np.isfinite(self.values))
         self.first, self.end = int(finite[0]), int(finite[-1]) + 1  # ranks of finite values
-        self.not_finite = np.flatnonzero(~np.isfinite(values))  # codes
+        self.rank = np.argsort(self.order)  # of each code
         self.code_values: Floats = values
         self.nan, self.inf = np.isnan(self.values), np.isinf(self.values)
         self.zero = self.values == 0
@@ -298,8 +299,12 @@ class _Counter:
         self.dtype, self.negative = part.dtype, part.negative
         known = has_table(self.dtype)
         self.table = table_of(self.dtype.name, self.negative) if known else table_of("BF16")
-        self.histogram = memory.take("histogram", len(self.table.order), np.int64)
-        self.histogram[:] = 0
+        # How often each code was seen; of a slice of few elements only those that were seen.
+        self.histogram: Ints | None = None
+        self.codes: list[Codes] = []
+        if (piece.last - piece.first) * piece.grid.columns > SPARSE:
+            self.histogram = memory.take("histogram", len(self.table.order), np.int64)
+            self.histogram[:] = 0
         self.places: list[Place] = []
         self.few: list[Floats] = []
         self.sums = None if known else Sums(self._shift())
@@ -324,9 +329,7 @@ class _Counter:
 
     def _add_counted(self, start: int, codes: Codes) -> None:
         plain = codes.reshape(-1).view(f"<u{self.dtype.block_bytes}")
-        found = self._bincount(plain)
-        self.histogram += found
-        if found[self.table.not_finite].any():
+        if not np.isfinite(self.table.code_values[self._count(plain)]).all():
             self._locate(start, self.table.code_values[plain])
 
     def _locate(self, start: int, values: Floats) -> None:
@@ -337,10 +340,16 @@ class _Counter:
         found = [Place(int(numbers[i]), float(values[odd[i]])) for i in first]
         self.places = sorted([*self.places, *found])[:MAX_PLACES]
 
-    def _bincount(self, codes: Codes) -> Ints:
+    def _count(self, codes: Codes) -> Codes | Ints:
+        """Count them; which there are comes back."""
+        if self.histogram is None:
+            self.codes.append(codes.copy())
+            return codes
         places = self.memory.take("places", codes.size, np.intp)
         np.copyto(places, codes)
-        return np.bincount(places, minlength=len(self.histogram))
+        found = np.bincount(places, minlength=len(self.histogram))
+        self.histogram += found
+        return np.flatnonzero(found)
 
     def _add_wide(self, start: int, codes: Codes, sums: Sums) -> None:
         values = self.memory.take("values", codes.size, np.float64).reshape(codes.shape)
@@ -379,14 +388,8 @@ class _Counter:
         narrow = self.memory.take("narrow", values.size, np.float32)
         np.copyto(narrow, values.reshape(-1), casting="unsafe")
         halves = narrow.view("<u2").reshape(-1, 2)
-        found = self._bincount(halves[:, 1])  # NaN and Inf have buckets of their own
-        self.histogram += found
-        if self.dtype.name == "F32":
-            by_rank = found[table_of("BF16").order]
-            sums.narrow &= not halves[:, 0].any()
-            sums.subnormal += int(by_rank[_subnormal_buckets()].sum()) - zeros
-        else:
-            sums.narrow = False
+        self._count(halves[:, 1])  # NaN and Inf have buckets of their own
+        sums.narrow &= self.dtype.name == "F32" and not halves[:, 0].any()
 
     def _add_round_trip(self, codes: Codes, form: WeightForm) -> None:
         values = self.memory.take("given", codes.size, np.float32).reshape(codes.shape)
@@ -408,17 +411,26 @@ class _Counter:
 
     def tally(self) -> Tally:
         """What was counted, by rank."""
-        by_rank = self.histogram[self.table.order]
-        ranks = np.flatnonzero(by_rank)
+        ranks, counts = self._by_rank()
+        if self.sums is not None and self.dtype.name == "F32":
+            self.sums.subnormal = int(counts[_subnormal_buckets()[ranks]].sum()) - self.sums.zeros
         return Tally(
             ranks=ranks,
-            counts=by_rank[ranks],
+            counts=counts,
             not_finite=tuple(self.places),
             sums=self.sums,
             few=np.concatenate(self.few) if self.few else np.empty(0),
             error=self.error,
             square=self.square,
         )
+
+    def _by_rank(self) -> tuple[Ints, Ints]:
+        if self.histogram is None:
+            codes = np.concatenate(self.codes) if self.codes else np.empty(0, np.uint8)
+            return np.unique(self.table.rank[codes], return_counts=True)
+        by_rank = self.histogram[self.table.order]
+        ranks = np.flatnonzero(by_rank)
+        return ranks, by_rank[ranks]
 
 
 @cache
