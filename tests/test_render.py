@@ -1,7 +1,8 @@
 """Text views: every report has one, and the pages look as recorded."""
 
+import json
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ from llamainspect import (
     tokenize_dialogue,
     verify_checksums,
 )
+from llamainspect.render.json import json_pieces
 from llamainspect.render.numbers import count_text, nbytes_text
 from llamainspect.render.printable import printable
 from llamainspect.render.text import to_text
@@ -203,6 +205,42 @@ def test_pages_at_100_columns_are_as_recorded(command, monkeypatch):
     report = REPORTS[command]("examples/mini-llama")
     page = to_text(report, terminal=True, plain=True, width=100)
     assert page == (PAGES / f"{command}.txt").read_text(encoding="utf-8")
+
+
+def as_loaded(value):
+    """What `json` reads of a value that was written: named tuples as objects."""
+    if isinstance(value, Report):
+        return {
+            "ok": value.ok,
+            **{f.name: as_loaded(getattr(value, f.name)) for f in fields(value)},
+        }
+    if hasattr(value, "_asdict"):
+        return as_loaded(value._asdict())
+    if isinstance(value, dict):
+        return {name: as_loaded(member) for name, member in value.items()}
+    return [as_loaded(member) for member in value] if isinstance(value, list | tuple) else value
+
+
+@pytest.mark.parametrize("command", REPORTS)
+def test_json_is_what_the_report_holds_row_by_row(command, monkeypatch):
+    monkeypatch.chdir(EXAMPLE.parent.parent)
+    report = REPORTS[command]("examples/mini-llama")
+    pieces = list(json_pieces(report))
+    assert json.loads("".join(pieces)) == {
+        "report": report.NAME,
+        "schema": 1,
+        **as_loaded(report),
+    }
+    assert all(len(piece) < 20_000 for piece in pieces)
+
+
+def test_json_of_rows_that_come_again_and_again():
+    """Whether their text is kept (256 are) or not, each has its own."""
+    inventory = list_tensors(open_checkpoint(EXAMPLE))
+    rows = [inventory.tensors[0]._replace(name=f"t{n}") for n in range(300)]
+    many = replace(inventory, tensors=(*rows, *rows[:10], rows[299], rows[299]))
+    names = [row["name"] for row in json.loads("".join(json_pieces(many)))["tensors"]]
+    assert names == [f"t{n}" for n in (*range(300), *range(10), 299, 299)]
 
 
 @pytest.mark.parametrize(

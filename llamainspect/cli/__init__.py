@@ -6,9 +6,10 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from itertools import chain
 from threading import Thread
 from typing import Annotated, NoReturn, TypeVar
 
@@ -135,15 +136,14 @@ def leave_others(code: int, finished: bool = True) -> NoReturn:
 def show(report: Report, json: bool, no_color: bool) -> None:
     """Print a report on stdout, and end with 1 when its answer is no."""
     if json:
-        from llamainspect.render.json import to_json
+        from llamainspect.render.json import json_pieces
 
-        text = f"{to_json(report)}\n"
+        _write(chain(json_pieces(report), "\n"))
     else:
         from llamainspect.render.text import to_text
 
         plain = no_color or bool(os.environ.get("NO_COLOR"))
-        text = to_text(report, terminal=sys.stdout.isatty(), plain=plain)
-    _write(text)
+        _write([to_text(report, terminal=sys.stdout.isatty(), plain=plain)])
     if not report.ok:
         raise typer.Exit(EXIT_NO)
 
@@ -174,9 +174,9 @@ def write_pieces(pieces: Generator[str, None, R], quiet: bool) -> R:
             report: R = stop.value
             break
         if not quiet:
-            _write(printable_lines(piece) if terminal else piece, needed=True)
+            _write([printable_lines(piece) if terminal else piece], needed=True)
     if not quiet:
-        _write("\n")
+        _write(["\n"])
     return report
 
 
@@ -230,12 +230,12 @@ def track(progress: Generator[tuple[FileProgress, ...], None, R], json: bool, no
     return finish(progress)
 
 
-def _write(text: str, needed: bool = False) -> None:
+def _write(texts: Iterable[str], needed: bool = False) -> None:
     """On stdout; ends the program quietly when nobody reads on what takes `needed` work to make."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     with _writing(needed):
-        sys.stdout.write(text)
+        sys.stdout.writelines(texts)
         sys.stdout.flush()
 
 
