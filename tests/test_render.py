@@ -236,7 +236,7 @@ def test_json_is_what_the_report_holds_row_by_row(command, monkeypatch):
 
 def test_json_of_rows_that_come_again_and_again():
     """Whether their text is kept (256 are) or not, each has its own."""
-    inventory = list_tensors(open_checkpoint(EXAMPLE))
+    inventory = list_tensors(open_checkpoint(str(EXAMPLE)))
     rows = [inventory.tensors[0]._replace(name=f"t{n}") for n in range(300)]
     many = replace(inventory, tensors=(*rows, *rows[:10], rows[299], rows[299]))
     names = [row["name"] for row in json.loads("".join(json_pieces(many)))["tensors"]]
