@@ -63,8 +63,10 @@ _HARMLESS = """
     pathlib.WindowsPath pathlib.PureWindowsPath torch._C.Generator torch.jit._pickle.build_intlist
     torch.jit._pickle.build_tensorlist torch.jit._pickle.build_doublelist
     torch.jit._pickle.build_boollist torch.jit._pickle.restore_type_tag
+    torch._dynamo.decorators._DimRange
     """.split()  # noqa: SIM905  as the table above
 _BY_NAME = {name: effect for effect, names in _DANGERS.items() for name in names.split()}
+_MOST_PARTS = 1 + max(name.count(".") for name in _BY_NAME)
 
 
 def effect_of(module: str, name: str) -> str | None:
@@ -81,7 +83,7 @@ def effect_of(module: str, name: str) -> str | None:
         return None
     inner = range(module.count(".") + 1, len(parts) - 1)  # attributes that may be modules
     for start in (0, *inner):
-        for end in range(start + 1, len(parts) + 1):
+        for end in range(start + 1, min(start + _MOST_PARTS, len(parts)) + 1):
             reached = ".".join(parts[start:end])
             if effect := _BY_NAME.get(reached) or _BY_NAME.get(reached.removeprefix("_")):
                 return effect

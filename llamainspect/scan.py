@@ -12,7 +12,6 @@ from contextlib import suppress
 
 from llamainspect.effects import effect_of
 from llamainspect.errors import LlamaInspectError, NotACheckpoint, reason_of
-from llamainspect.formats.pickle_scan import Use
 from llamainspect.formats.pickled_files import (
     NUMPY_SIGN,
     PROTO,
@@ -41,10 +40,10 @@ from llamainspect.sources import UNREADABLE, Folder, open_source
 # By name a file for torch.load or pickle; others are when they begin as such files do. pandas and
 # joblib unpack what is compressed by themselves.
 PICKLED_NAME = re.compile(
-    r".*\.(?:pth|pt|bin|pkl|pickle|ckpt|th|p|dill|joblib|pth\.tar|gz|bz2|xz|lzma|z|zst|lz4)",
+    r".*\.(?:pth|pt|pt2|bin|pkl|pickle|ckpt|th|p|dill|joblib|pth\.tar|gz|bz2|xz|lzma|z|zst|lz4)",
     re.IGNORECASE | re.DOTALL,
 )
-OTHER_NAME = re.compile(r".*\.(?:safetensors|gguf|json|txt|md)", re.IGNORECASE | re.DOTALL)
+OTHER_NAME = re.compile(r".*\.(?:safetensors|gguf|json|txt|md|npy|npz)", re.IGNORECASE | re.DOTALL)
 OTHER_SIGNS = (GGUF_SIGN, b"lmgg", b"fmgg", b"tjgg", NUMPY_SIGN)  # llama.cpp's, now and before
 MAX_GLOBALS = 1_000  # of one file, in a report
 
@@ -143,26 +142,27 @@ def _worst(statuses: Iterable[GlobalStatus]) -> GlobalStatus:
 
 def _judge(pickle: FoundPickle, limit: int) -> ScannedPickle:
     scan = pickle.scan
-    named = [_judge_global(*pair, use) for pair, use in scan.uses.items()]
+    judged = [(*_status_of(*pair), *pair, use) for pair, use in scan.uses.items()]
     # All of the worst are listed, whatever stands in front of them.
-    named.sort(key=lambda entry: -GOOD_TO_BAD.index(entry.status))
-    kept = sorted(named[:limit], key=lambda entry: entry.position)
+    judged.sort(key=lambda entry: -GOOD_TO_BAD.index(entry[0]))
+    kept = sorted(judged[:limit], key=lambda entry: entry[-1].position)
     return ScannedPickle(
         where=pickle.where,
         nbytes=scan.end - scan.start,
         operations=scan.operations,
-        globals=tuple(kept),
-        more_globals=len(named) - len(kept),
+        globals=tuple(
+            NamedGlobal(f"{module}.{name}", use.position, use.calls, status, effect)
+            for status, effect, module, name, use in kept
+        ),
+        more_globals=len(judged) - len(kept),
     )
 
 
-def _judge_global(module: str, name: str, use: Use) -> NamedGlobal:
-    spelled = f"{module}.{name}"
+def _status_of(module: str, name: str) -> tuple[GlobalStatus, str | None]:
     if is_tensor_construct(module, name):
-        return NamedGlobal(spelled, use.position, use.calls, "known", None)
+        return "known", None
     effect = effect_of(module, name)
-    status: GlobalStatus = "dangerous" if effect else "unknown"
-    return NamedGlobal(spelled, use.position, use.calls, status, effect)
+    return ("dangerous" if effect else "unknown"), effect
 
 
 def _oddities(pickle: FoundPickle, limit: int) -> Iterator[Oddity]:
@@ -176,8 +176,8 @@ def _oddities(pickle: FoundPickle, limit: int) -> Iterator[Oddity]:
         yield Oddity(where, at, "dangerous", message)
     for at, target in scan.altered[:limit]:
         message = (
-            f"it sets attributes of {target.module}.{target.name} itself, for all that use it in "
-            "the program that loads the file"
+            f"it sets attributes or items of {target.module}.{target.name} itself, for all that "
+            "use it in the program that loads the file"
         )
         yield Oddity(where, at, "dangerous", message)
     named = [(at, of) for at, of in scan.keywords if is_tensor_construct(of.module, of.name)]
@@ -187,6 +187,14 @@ def _oddities(pickle: FoundPickle, limit: int) -> Iterator[Oddity]:
             "does; torch takes addresses in memory so"
         )
         yield Oddity(where, at, "dangerous", message)
+    for at in scan.values[:limit]:
+        yield Oddity(where, at, "unknown", "it calls what another call made, whatever that is")
+    for at, name in scan.special[:limit]:
+        message = (
+            f"it holds the name {name}, which Python or NumPy asks an object for: as an attribute "
+            "it may lead to an address in memory or to a function"
+        )
+        yield Oddity(where, at, "unknown", message)
     for at in scan.references[:limit]:
         message = (
             "a persistent id that describes no storage: the loading program says what it is, and "

@@ -84,9 +84,18 @@ def blob(raw: bytes) -> bytes:
     return b"B" + struct.pack("<L", len(raw)) + raw
 
 
+def numpy_array(pickled: bytes, descr: str = "'descr': '|O'") -> bytes:
+    """The file of an array of objects."""
+    header = f"{{{descr}, 'fortran_order': False, 'shape': (1,), }}".encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + pickled
+
+
 ROT13 = call(named("_codecs", "encode"), wide("flfgrz"), wide("rot13"))  # "system"
 ORDERED = call(named("collections", "OrderedDict"))
 INNER = plain("posix", "system")
+# An import calls what stands in sys.path_hooks with what stands in sys.path.
+HOOK = b"csys\npath_hooks\n" + SYSTEM + b"a0csys\npath\n" + TRUE + b"a0cno_such_module\nx\n."
+LONG_LINE = b"Np" + b" " * 600 + b"5\n0" + RUN + STOP  # a number that is one as a whole
 
 # Names alone, by module and name: called with one text.
 CALLED = [
@@ -247,6 +256,29 @@ PICKLES: dict[str, bytes] = {
     "within text, for protocol 2": pickle.dumps(INNER, protocol=2),
     "within bytes within bytes": pickle.dumps(pickle.dumps(INNER, protocol=4), protocol=4),
     "protocol 0 within bytes": pickle.dumps(b"cposix\nsystem\n(S'true'\ntR.", protocol=4),
+    "within bytes, behind another operation": proto(3) + blob(b"N0" + RUN + STOP) + STOP,
+    "within bytes, of protocol 1": proto(3) + blob(proto(1) + RUN + STOP) + STOP,
+    "within bytes, items for a global": proto(3) + blob(HOOK) + STOP,
+    "within bytes, a line of 600 blanks": proto(3) + blob(LONG_LINE) + STOP,
+    "within bytes, an array": proto(3) + blob(numpy_array(INNER)) + STOP,
+    "within bytes, compressed": proto(3) + blob(zlib.compress(INNER)) + STOP,
+    "within text of protocol 0": b"V" + RUN.replace(b"\n", rb"\u000a") + b".\n.",
+    "items for a global": proto(2) + HOOK,
+    "an item of a table of functions": proto(2) + named("copyreg", "dispatch_table")
+    + named("builtins", "complex") + SYSTEM + b"s.",
+    "an address in memory by an attribute __new__": proto(4) + call(
+        named("torch._tensor", "_rebuild_from_type_v2"), named("torch._utils", "_rebuild_tensor"),
+        named("torch", "Tensor"),
+        b"(" + call(named("torch", "LongStorage"), b"]K\x08a") + b"K\0))t",
+        b"}" + wide("__new__") + named("torch.storage", "UntypedStorage") + b"s",
+    ) + b")}" + wide("allocator") + b"J\x01\0\0\0s\x92.",
+    "an address in memory by an attribute of NumPy's": proto(2) + call(
+        named("torch._utils", "_rebuild_parameter_with_state"), call(named("torch", "Tensor")),
+        b"\x89", ORDERED, b"}" + wide("__array_interface__") + b"}" + wide("data")
+        + b"J\x01\0\0\0\x89\x86ss",
+    ) + STOP,
+    "what a call made is called": proto(2) + call(call(named("collections", "Counter")), TRUE)
+    + STOP,
     "behind a constant of 100,000 bytes": proto(3) + b"B" + struct.pack("<L", 100_000)
     + bytes(100_000) + b"0" + RUN + STOP,
     "behind 70,000 operations": proto(2) + b"N0" * 35_000 + RUN + STOP,
@@ -443,12 +475,6 @@ HARMLESS_TAR = {"storages": STORAGES, "tensors": TENSORS, "pickle": NAMES_TENSOR
 HARMFUL_TAR = b"".join(
     tar_member(name.encode(), data) for name, data in (HARMLESS_TAR | {"pickle": INNER}).items()
 )
-
-
-def numpy_array(pickled: bytes, descr: str = "'descr': '|O'") -> bytes:
-    """The file of an array of objects."""
-    header = f"{{{descr}, 'fortran_order': False, 'shape': (1,), }}".encode().ljust(117) + b"\n"
-    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + pickled
 
 
 HARMLESS_ARRAY = b"".join(

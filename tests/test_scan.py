@@ -9,6 +9,7 @@ import os
 import pickle
 import pickletools
 import random
+import struct
 import subprocess
 import sys
 import tarfile
@@ -17,6 +18,7 @@ import tracemalloc
 import warnings
 import zipfile
 import zlib
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -29,22 +31,27 @@ from malicious import (
     CONSTRUCTIONS,
     HARMFUL_TAR,
     HARMLESS_TAR,
+    HOOK,
     INNER,
     LEGACY,
+    LONG_LINE,
     NAMES_TENSORS,
     RUN,
     STOP,
     named,
+    numpy_array,
     proto,
     std_zip,
     tar,
     tar_member,
     torch_zip,
     verdicts,
+    wide,
 )
 from test_cli import EXAMPLE, in_terminal
 
 import llamainspect as li
+from llamainspect import effects
 from llamainspect.effects import effect_of
 from llamainspect.formats.pickle_scan import scan_pickle
 from llamainspect.formats.views import View
@@ -88,7 +95,9 @@ NOT_DANGEROUS = {
     "an archive with a directory of 4.5 MB", "an array of objects behind one of records",
     "torch zip, a package", "torch zip, a library", "torch zip, an expression",
     "torch zip, a source for a compiler", "an archive of version 9.9",
-    "lzma that begins as safetensors",
+    "lzma that begins as safetensors", "within bytes, compressed", "what a call made is called",
+    "an address in memory by an attribute of NumPy's",
+    "an address in memory by an attribute __new__",
 }  # fmt: skip
 
 
@@ -494,9 +503,9 @@ def test_the_worst_is_listed_whatever_stands_in_front_of_it(tmp_path):
 
 
 def test_more_constants_than_are_looked_into_are_said(tmp_path):
-    inner = pickle.dumps(0)
+    inner = pickle.dumps(Fraction(1))
     (tmp_path / "many.pkl").write_bytes(
-        pickle.dumps([inner + bytes([n % 7]) for n in range(1_003)])
+        pickle.dumps([inner + bytes([n % 7]) for n in range(1_003)], protocol=4)
     )
     messages = [odd.message for odd in only(tmp_path / "many.pkl").oddities]
     assert "3 more constants may be pickles and were not looked into" in messages
@@ -741,6 +750,27 @@ UNDER_OTHER_NAMES = {
         b"N0" + named("collections", "Counter") + b"N}" + proto(2) + b"X\1\0\0\0aNs\x86b!"
     ),
     "model.pt2": lambda path: torch_zip(b"N.", path, {"data/aotinductor/x.so.1": b"\x7fELF"}),
+    "old.pt2": lambda path: std_zip(
+        path, [("version", b"8.2"), ("serialized_exported_program.json", b"{}")]
+    ),
+    "hook.dat": lambda path: path.write_bytes(HOOK),
+    "notes.txt": lambda path: path.write_bytes(HOOK),
+    "environment.dat": lambda path: path.write_bytes(named("os", "environ") + b"(Va\nVb\nu."),
+    "long_line.json": lambda path: path.write_bytes(LONG_LINE),
+    "long_line.npz": lambda path: std_zip(path, [("a.npy", LONG_LINE)]),
+    "frame.tar": lambda path: path.write_bytes(
+        lzma.compress(
+            HARMFUL_TAR,
+            lzma.FORMAT_ALONE,
+            filters=[{"id": lzma.FILTER_LZMA1, "lc": 0, "lp": 0, "pb": 0}],
+        )
+    ),
+    "model.joblib.old": lambda path: path.write_bytes(
+        b"ZF" + b"%x".rjust(19) % len(INNER) + zlib.compress(INNER)
+    ),
+    "sized.tar": lambda path: path.write_bytes(
+        tar_member(b"x", b"11 size=99\n", b"x") + HARMFUL_TAR + bytes(1024)
+    ),
 }
 
 
@@ -750,6 +780,103 @@ def test_under_any_name_it_is_found(tmp_path, name):
     for path in (tmp_path, tmp_path / name):
         (scanned,) = li.scan_files(str(path)).files
         assert scanned.verdict != "known"
+
+
+@pytest.mark.parametrize("limit", ["MAX_MEMBERS", "SWEPT_NBYTES"])
+def test_what_is_not_searched_to_its_end_is_not_passed_over(tmp_path, monkeypatch, limit):
+    """Arrays behind more members than are looked at, or far from where a directory is sought."""
+    monkeypatch.setattr("llamainspect.formats.pickled_files.SWEPT_NBYTES", 2**10)
+    path = tmp_path / "model.dat"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("big", bytes(2**11))
+        archive.writestr("other", b"")
+        archive.writestr("a.npy", numpy_array(INNER))
+    if limit == "MAX_MEMBERS":
+        monkeypatch.setattr("llamainspect.formats.pickled_files.MAX_MEMBERS", 2)
+        message = "of its members only 2 were looked at"
+    else:
+        path.write_bytes(path.read_bytes() + bytes(2**17))
+        message = "its directory is not found, and of its bytes 1,024 were searched"
+    (scanned,) = li.scan_files(str(tmp_path)).files
+    assert scanned.verdict == "unknown"
+    assert message in [odd.message for odd in scanned.oddities]
+
+
+def test_ordinary_tars_and_arrays_hold_no_pickle(tmp_path):
+    """Long names and times with fractions have headers of their own; fields may have names."""
+    fields = np.zeros(3, [("a b", "<U3"), ("x", "<f4", (2, 3)), ("y", "i1")])
+    np.save(tmp_path / "fields.npy", fields)
+    np.savez(tmp_path / "many.npz", fields, np.arange(9))
+    np.savez_compressed(tmp_path / "packed.npz", x=fields)
+    np.savez(tmp_path / "empty.npz")
+    for kind in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        with tarfile.open(tmp_path / f"{kind}.tar", "w", format=kind) as archive:
+            for name in ("a" * 200, "b" * 99 + "/" + "\u00fc" * 99, "c"):
+                info = tarfile.TarInfo(name)
+                info.size, info.mtime, info.uname = 600, 1.5, "\u00fc"
+                archive.addfile(info, io.BytesIO(bytes(600)))
+    paths = [tmp_path, *tmp_path.iterdir()]
+    assert len(paths) == 7
+    for path in paths:
+        for scanned in li.scan_files(str(path)).files:
+            assert (scanned.kind, scanned.verdict, scanned.pickles) == ("tar", "known", ())
+
+
+def test_long_names_of_a_tar_are_those_that_tarfile_reads(tmp_path):
+    """A row of pickles by its name, which no header holds as a whole."""
+    long = "x" * 150 + ".pkl"
+    for kind in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        with tarfile.open(tmp_path / f"{kind}.tar", "w", format=kind) as archive:
+            info = tarfile.TarInfo(long)
+            info.size = len(INNER)
+            archive.addfile(info, io.BytesIO(INNER))
+    for scanned in li.scan_files(str(tmp_path)).files:
+        assert [pickle.where for pickle in scanned.pickles] == [long]
+        assert scanned.verdict == "dangerous"
+
+
+def test_names_that_lead_over_hundreds_of_attributes_take_no_longer(monkeypatch):
+    looked_up = []
+
+    class Counting(dict):
+        def get(self, name, default=None):
+            looked_up.append(name)
+            return super().get(name, default)
+
+    monkeypatch.setattr("llamainspect.effects._BY_NAME", Counting(effects._BY_NAME))
+    assert effect_of("a", "b." * 499 + "b") is None
+    assert len(looked_up) < 2 * 500 * 6
+    assert effect_of("a", "b." * 400 + "os.system") == effects.RUNS_COMMANDS
+
+
+def test_of_many_long_names_only_those_of_the_report_are_spelled(tmp_path):
+    """40,000 pairs of 200 modules and 200 names of 900 characters."""
+    body = [b"\x80\4"]
+    for number in range(400):
+        body += [wide(f"{number:03d}".ljust(900, "m")), b"\x94", b"0"]
+    for number in range(40_000):
+        module, name = number // 200, 200 + number % 200
+        body.append(b"j%bj%b\x930" % (struct.pack("<L", module), struct.pack("<L", name)))
+    (tmp_path / "x.pkl").write_bytes(b"".join([*body, b"N."]))
+    tracemalloc.start()
+    scanned = only(tmp_path / "x.pkl")
+    assert tracemalloc.get_traced_memory()[1] < 30 * 2**20  # all names together have 72 MB
+    tracemalloc.stop()
+    assert len(scanned.pickles[0].globals) == 1_000
+    assert scanned.pickles[0].more_globals == 39_000
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_bytes_and_texts_that_hold_nothing_are_no_oddities(tmp_path, protocol):
+    """NumPy's scalars, texts of every kind, a few thousand of each; and nothing is left unseen."""
+    rng = random.Random(protocol)
+    words = ["x^2 + y", "input_ids", "cos", "is", "PKU", "BZh", "ZF", "N.", "((((", "I am", "Q."]
+    texts = [" ".join(rng.choices([*words, "\u4f60\u597d", "\n"], k=40)) for _ in range(3_000)]
+    held = [rng.randbytes(8) for _ in range(3_000)] + [rng.randbytes(600) for _ in range(300)]
+    torch.save([*words, *texts, *held], tmp_path / "x.pt", pickle_protocol=protocol or 1)
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps([words, texts, held], protocol))
+    for scanned in li.scan_files(str(tmp_path)).files:
+        assert scanned.oddities == ()
 
 
 def test_where_the_scanner_gives_up_is_not_where_a_pickle_ends(tmp_path, monkeypatch):

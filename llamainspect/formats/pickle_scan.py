@@ -16,7 +16,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
+from llamainspect.formats.signatures import HEAD_NBYTES
 from llamainspect.formats.symbolic_pickle import (
     MAX_GLOBAL_NAME,
     MAX_OBJECTS,
@@ -33,11 +35,13 @@ MAX_KEPT_TEXT = MAX_GLOBAL_NAME + 1  # so that one that was cut is known by its 
 MAX_NESTED = 1_000  # constants that may be pickles themselves
 MAX_NOTED = 1_000  # oddities of each kind: a report shows no more
 MAX_KEPT = 2**24  # bytes of those that had to be decoded
-# How a pickle of protocol 2 or later begins, an archive, and the globals of protocols 0 and 1.
-NESTED = re.compile(
-    rb"\x80[\x02-\x05]|PK(?:\x03\x04|\x05\x06)|\(*(?:c[A-Za-z_][\w.]{0,99}\n[A-Za-z_]|i[a-z_])"
-)
-NESTED_NBYTES = 128  # looked at by that
+# Names that Python, NumPy and others ask an object for; as texts, these mean nothing.
+SPECIAL = re.compile(r"__\w+__")
+NOT_SPECIAL = ("__main__", "__builtin__", "__version__", "__metadata__")
+# Whether bytes, by the first HEAD_NBYTES and a view of all, may be a file with pickles in it; and
+# the work that it took to know, counted in bytes read.
+Begins = Callable[[bytes, View], tuple[bool, int]]
+MAX_LOOK_WORK = 2**28  # at the constants of one pickle
 
 
 @dataclass(slots=True)
@@ -70,12 +74,15 @@ class PickleScan:
     uses: dict[tuple[str, str], Use] = field(default_factory=dict)  # by (module, name)
     computed: list[int] = field(default_factory=_First)  # where a global's name cannot be told
     extensions: list[tuple[int, int]] = field(default_factory=_First)  # position and number
-    altered: list[tuple[int, Global]] = field(default_factory=_First)  # globals given attributes
+    altered: list[tuple[int, Global]] = field(default_factory=_First)  # given attributes or items
     keywords: list[tuple[int, Global]] = field(default_factory=list)  # called with named arguments
+    values: list[int] = field(default_factory=_First)  # where what a call has made is called
+    special: list[tuple[int, str]] = field(default_factory=_First)  # texts that are SPECIAL
     references: list[int] = field(default_factory=_First)  # persistent ids that are no storages
     torn: list[int] = field(default_factory=_First)  # operations across the end of a frame
     nested: list[tuple[int, View]] = field(default_factory=list)  # constants that may be pickles
     unseen: int = 0  # more of these
+    look_work: int = 0  # at constants, as bytes read
     broken: str | None = None  # why CPython stops at `end`, without a result
     given_up: bool = False  # CPython would go on, and this does not
 
@@ -86,7 +93,7 @@ class PickleScan:
         done_to = [(of.module, of.name) for _, of in (*self.altered, *self.keywords)]
         done_to += [pair for pair, use in self.uses.items() if use.calls]
         real = any("".join(pair).replace(".", "").isidentifier() for pair in done_to)
-        return real or self.operations > CHANCE or self.given_up
+        return real or bool(self.values) or self.operations > CHANCE or self.given_up
 
     @property
     def says_something(self) -> bool:
@@ -95,16 +102,20 @@ class PickleScan:
         return bool(named) or self.broken is None or self.is_no_chance
 
 
-def scan_pickle(view: View, start: int = 0, budget: int = MAX_FOLLOWED) -> PickleScan:
-    """Follow the pickle that begins at `start`, for at most `budget` operations. Never raises for
-    what the stream holds; a file that cannot be read raises as its source does."""
-    machine = _Machine(view, start)
+def scan_pickle(
+    view: View, start: int = 0, budget: int = MAX_FOLLOWED, begins: Begins | None = None
+) -> PickleScan:
+    """Follow the pickle that begins at `start`, for at most `budget` operations. `begins` chooses
+    the constants that are noted as nested, none without it. Never raises for what the stream holds;
+    a file that cannot be read raises as its source does."""
+    machine = _Machine(view, start, begins)
     scan = machine.scan
     try:
         while not machine.follow(min(budget - scan.operations, WINDOW_NBYTES)):
             if scan.operations >= budget:
                 raise _GivenUp(f"it has more than {budget:,} operations, which are not followed")
-            if len(machine.stack) + len(machine.memo) + len(scan.uses) > MAX_OBJECTS:
+            objects = (machine.stack, machine.marks, machine.memo, scan.uses)
+            if sum(map(len, objects)) > MAX_OBJECTS:
                 raise _GivenUp(f"it makes more than {MAX_OBJECTS:,} objects")
     except _Broken as broken:
         scan.broken, scan.given_up = str(broken), isinstance(broken, _GivenUp)
@@ -121,12 +132,13 @@ class _GivenUp(_Broken):
 
 
 _OTHER = object()  # a value that no name is made of
+_MADE = object()  # by a call, or by the loading program
 _STORAGE_ID = object()  # a tuple as torch describes a storage: ("storage", ...)
 
 
 class _Machine:
-    def __init__(self, view: View, start: int) -> None:
-        self.view = view
+    def __init__(self, view: View, start: int, begins: Begins | None) -> None:
+        self.view, self.begins = view, begins
         self.scan = PickleScan(start)
         self.stack: list[Any] = []
         self.marks: list[int] = []
@@ -228,25 +240,44 @@ class _Machine:
     def called(self, function: Any) -> None:
         if isinstance(function, Global):
             self.scan.uses[function.module, function.name].calls += 1
-        self.stack.append(_OTHER)
+        elif function is _MADE:
+            self.scan.values.append(self.at)
+        self.stack.append(_MADE)
 
     def constant(self, length: int, text: bool) -> None:
-        """Texts are kept, as names are made of them; what looks like a pickle is noted."""
+        """Texts are kept, as names are made of them; what may be a file with pickles is noted."""
         start = self.position
-        head = self.ahead(NESTED_NBYTES)[:length]
+        head = self.ahead(HEAD_NBYTES)[:length]
         value: Any = _OTHER
         if text:  # of which a character takes four bytes at most
-            value = _decoded(self.ahead(min(length, 4 * MAX_KEPT_TEXT)))[:MAX_KEPT_TEXT]
+            value = self.text(_decoded(self.ahead(min(length, 4 * MAX_KEPT_TEXT))))
         self.advance(length)
         self.stack.append(value)
-        if NESTED.match(head):
-            self.note(start, self.view.part(start, length), 0)
-        elif text and NESTED.match(_bytes_of(head)):  # bytes, as protocol 2 spells them
-            raw = self.view.read(start, min(length, self.keepable))
-            self.note(start, View.of(_bytes_of(raw)), len(raw))
+        self.look(start, head, self.view.part(start, length))
+        if text and not head.isascii() and self.begins:  # bytes, as protocol 2 spells them
+            raw = _bytes_of(self.view.read(start, min(length, self.keepable)))
+            self.look(start, raw[:HEAD_NBYTES], View.of(raw), len(raw))
+
+    def text(self, value: str) -> str:
+        """As much of a text as a name can have."""
+        if SPECIAL.fullmatch(value) and value not in NOT_SPECIAL:
+            self.scan.special.append((self.at, value[:MAX_GLOBAL_NAME]))
+        return value[:MAX_KEPT_TEXT]
+
+    def look(self, position: int, head: bytes, inner: View, kept: int = 0) -> None:
+        """At a constant; `kept` of its bytes would stay in memory."""
+        if self.begins is None or len(head) < 2:
+            return
+        if self.scan.look_work > MAX_LOOK_WORK:
+            self.scan.unseen += 1
+            return
+        noted, work = self.begins(head, inner)
+        self.scan.look_work += work + kept
+        if noted:
+            self.note(position, inner, kept)
 
     def note(self, position: int, inner: View, kept: int) -> None:
-        """A constant that may be a pickle; `kept` of its bytes stay in memory."""
+        """A constant that may be one; `kept` of its bytes stay in memory."""
         if len(self.scan.nested) < MAX_NESTED and kept <= self.keepable:
             self.keepable -= kept
             self.scan.nested.append((position, inner))
@@ -276,13 +307,19 @@ def _text_line(unescaped: Callable[[bytes], str]) -> Callable[[_Machine], None]:
         text = _decoded(raw)
         with suppress(ValueError):
             text = unescaped(raw)
-        machine.stack.append(text[:MAX_KEPT_TEXT])
+        machine.stack.append(machine.text(text))
         with suppress(UnicodeEncodeError):
             inner = text.encode("latin-1")
-            if NESTED.match(inner):
-                machine.note(machine.at, View.of(inner), len(inner))
+            machine.look(machine.at, inner[:HEAD_NBYTES], View.of(inner), len(inner))
 
     return operation
+
+
+def _unescaped(raw: bytes) -> str:
+    quoted = raw.strip()[1:-1]
+    with catch_warnings():  # of escapes that are none, which stay as they are
+        simplefilter("ignore")
+        return _decoded(codecs.escape_decode(quoted)[0] if b"\\" in quoted else quoted)
 
 
 def _frame(machine: _Machine) -> None:
@@ -354,13 +391,13 @@ def _stack_global(machine: _Machine) -> None:
         machine.stack.append(machine.name(module, name))
     else:
         machine.scan.computed.append(machine.at)
-        machine.stack.append(_OTHER)
+        machine.stack.append(_MADE)
 
 
 def _extension(width: int) -> Callable[[_Machine], None]:
     def operation(machine: _Machine) -> None:
         machine.scan.extensions.append((machine.at, machine.number(width)))
-        machine.stack.append(_OTHER)
+        machine.stack.append(_MADE)
 
     return operation
 
@@ -407,12 +444,12 @@ def _add(taken: int | None) -> Callable[[_Machine], None]:
     """Items for what stands below them, which stays: a class, too, where there are none."""
 
     def operation(machine: _Machine) -> None:
-        if taken is None:
-            machine.pop_to_mark()
-        else:
-            for _ in range(taken):
-                machine.pop()
-        machine.top()
+        items = taken or len(machine.pop_to_mark())
+        for _ in range(taken or 0):
+            machine.pop()
+        target = machine.top()
+        if items and isinstance(target, Global):
+            machine.scan.altered.append((machine.at, target))
 
     return operation
 
@@ -427,7 +464,7 @@ def _persistent(machine: _Machine) -> None:
     program's affair. In files from before torch 1.6 it is a class that they hold."""
     if machine.pop() is not _STORAGE_ID:
         machine.scan.references.append(machine.at)
-    machine.stack.append(_OTHER)
+    machine.stack.append(_MADE)
 
 
 _STOP = b"."[0]
@@ -437,7 +474,7 @@ _BY_NAME: dict[str, Callable[[_Machine], None]] = {
     "POP": _pop,
     "POP_MARK": _drop_to_mark,
     "DUP": _duplicate,
-    "STRING": _text_line(lambda raw: _decoded(codecs.escape_decode(raw.strip()[1:-1])[0])),
+    "STRING": _text_line(_unescaped),
     "UNICODE": _text_line(lambda raw: raw.decode("raw-unicode-escape")),
     "TUPLE": _tuple,
     "BINPERSID": _persistent,

@@ -24,8 +24,6 @@ from llamainspect.errors import CorruptFile, LlamaInspectError, UnsupportedFile
 from llamainspect.formats.pickle_scan import (
     CHANCE,
     ENDS,
-    NESTED,
-    NESTED_NBYTES,
     PickleScan,
     scan_pickle,
 )
@@ -64,6 +62,13 @@ MAX_MEMBER_NBYTES = 16 * 2**20  # of a compressed member
 MAX_DIRECTORY_NBYTES = 4 * 2**20  # of an archive that torch did not write
 SWEPT_NBYTES = 32 * 2**20  # of it, searched for headers that no directory names
 BLOCK_NBYTES = 2**16
+# How a pickle of any protocol begins whose other bytes need no look, an archive, and the globals of
+# protocols 0 and 1.
+BEGINS = re.compile(
+    rb"\x80[\x00-\x05]|PK(?:\x03\x04|\x05\x06)|\(*[ci][A-Za-z_][\w.]{0,99}\n[A-Za-z_]"
+)
+# What names a global: a line's end, STACK_GLOBAL, an extension, a persistent id.
+NAMING = re.compile(rb"[\n\x93\x82-\x84Q]")
 PROTO = b"\x80"  # how pickles of protocol 2 and later begin
 PICKLE_NAME = re.compile(r".*\.(?:pkl|pickle|p|pck|joblib|dill)", re.IGNORECASE | re.DOTALL)
 # Records that some loaders run, and who; torch looks names up in any case.
@@ -79,7 +84,7 @@ PROGRAMS = tuple(
             "it is a torch.package, and loading that runs the sources in it",
         ),
         (
-            r"archive_format|models/.*\.json|data/aotinductor/.*",
+            r"archive_format|models/.*\.json|data/aotinductor/.*|serialized_exported_program\.json",
             "it holds a program of torch.export, and loading that evaluates it or compiles it",
         ),
         (
@@ -90,19 +95,32 @@ PROGRAMS = tuple(
 )
 ENCRYPTED = 1  # zip flag
 NUMPY_SIGN = b"\x93NUMPY"
-# The header of an array without objects, as NumPy writes it; readers take any spelling.
+# The header of an array without objects, as NumPy writes it, or of one with several such fields;
+# readers take any spelling.
+NUMPY_SHAPE = rb"\((?:\d{1,18}L?, ?)*(?:\d{1,18}L?)?\)"
+NUMPY_TYPE = rb"'[<>|=]?[?biufcmMSUV]\d{1,9}(?:\[\w+\])?'"
+NUMPY_FIELD = rb"\('[^'\\]*', %b(?:, %b)?\)" % (NUMPY_TYPE, NUMPY_SHAPE)
 NUMPY_PLAIN = re.compile(
-    rb"\{'descr': '[<>|=]?([?biufcmMSUV])(\d{1,9})(?:\[\w+\])?', 'fortran_order': (?:True|False), "
-    rb"'shape': \(((?:\d{1,18}L?, ?)*(?:\d{1,18}L?)?)\), \} *\n"
+    rb"\{'descr': (%b|\[%b(?:, %b)*\]), 'fortran_order': (?:True|False), 'shape': (%b), \} *\n"
+    % (NUMPY_TYPE, NUMPY_FIELD, NUMPY_FIELD, NUMPY_SHAPE)
 )
+# Of a type its unit, how many of them and, in a field, how often.
+NUMPY_LENGTH = re.compile(rb"'[<>|=]?(\D)(\d+)(?:\[\w+\])?'(?:, (\([\dL, ]*\)))?")
 NUMPY_FIXED = 8  # bytes: the sign and the version
 LENGTH16, LENGTH32 = struct.Struct("<H"), struct.Struct("<L")
 MAX_NUMPY_HEADER = 10_000
 TAR_BLOCK = 512
+# Headers that only add to the next one: long names, and PAX records of times, owners and names.
+TAR_NAMING = (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE)
+TAR_RECORDS = (b"path", b"mtime", b"atime", b"ctime", b"uid", b"gid", b"uname", b"gname")
+MAX_TAR_NAMING_NBYTES = 2**16
 TAR_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
 NUMEL, RANK = struct.Struct("<Q"), struct.Struct("<L4x")
 ZIP_END_NBYTES = 2**16 + 22  # searched by the standard library for an end record
 NAME = "archive"  # what torch_zip calls it in a sentence, which is cut off again
+MIN_HEAD_NBYTES = 128  # of a storage
+MIN_PACKED_NBYTES = 20  # of a call, in any way
+ZIP_SIGN = b"PK"
 LEGACY_HEAD_NBYTES = 32  # of any protocol
 LEGACY_PARTS = ("magic number", "protocol version", "system", "object", "storage keys")
 
@@ -151,6 +169,9 @@ class PickledFile:
             self._doubt(where, f"files within files, more than {MAX_LEVELS} deep")
             return "none"
         head = view.read(0, HEAD_NBYTES)
+        if level and (packed := describe_compression(head)):
+            self._doubt(where, packed)
+            return "packed"
         # A file can be of several kinds, each to another reader.
         is_zip = head.startswith(LOCAL_SIGN)
         archive = (self._zip if is_zip else self._behind)(view, where, level)
@@ -183,10 +204,10 @@ class PickledFile:
 
     def _pickle(self, view: View, at: int, where: str, level: int) -> PickleScan | None:
         """The pickle there; None when nothing tells that it is one."""
-        scan = scan_pickle(view, at, max(1, self._left // OPERATION_NBYTES))
+        scan = scan_pickle(view, at, max(1, self._left // OPERATION_NBYTES), _begins_hidden)
         if scan.says_something:
             self.pickles.append(FoundPickle(where, scan))
-        self._spend(scan.operations * OPERATION_NBYTES + scan.read_nbytes)
+        self._spend(scan.operations * OPERATION_NBYTES + scan.read_nbytes + scan.look_work)
         if not scan.says_something:
             return None
         for position, inner in scan.nested:
@@ -281,7 +302,10 @@ class PickledFile:
 
     def _listed(self, view: View, where: str) -> list["_Member"]:
         try:
-            return _members(view)
+            members = _members(view)
+            if len(members) > MAX_MEMBERS:
+                self._doubt(where, f"of its members only {MAX_MEMBERS:,} were looked at")
+            return members[:MAX_MEMBERS]
         except UnsupportedFile as error:
             self._doubt(where, str(error))
             return []
@@ -293,8 +317,8 @@ class PickledFile:
         start = record.start + skipped
         part = archive.view.part(start, min(record.nbytes, archive.view.nbytes - start))
         head = block[skipped : skipped + record.nbytes]
-        if len(head) < NESTED_NBYTES:
-            head = part.read(0, NESTED_NBYTES)
+        if len(head) < MIN_HEAD_NBYTES:
+            head = part.read(0, MIN_HEAD_NBYTES)
         if self._begins(head, part):
             self._inside(part, where, level + 1)
 
@@ -315,6 +339,9 @@ class PickledFile:
     def _search_zip(self, view: View, where: str, level: int, members: list["_Member"]) -> None:
         """Through the members that the standard library finds, and those that no directory has."""
         self._spend(min(view.nbytes, SWEPT_NBYTES))
+        if not members and view.nbytes > SWEPT_NBYTES:
+            message = f"its directory is not found, and of its bytes {SWEPT_NBYTES:,} were searched"
+            self._doubt(where, message)
         listed = {member.start for member in members}
         self._programs([member.name for member in members], where)
         for member in chain(members, _swept(view, listed)):
@@ -337,26 +364,33 @@ class PickledFile:
 
     def _tar(self, view: View, where: str, level: int) -> str:
         """The members that torch wrote, storages, tensors and pickle, and any others."""
-        at = 0
+        at, long_name = 0, ""
         for _ in range(MAX_MEMBERS):
             self._spend(MEMBER_NBYTES)
             header = view.read(at, TAR_BLOCK)
             if len(header) < TAR_BLOCK or not header.strip(b"\0"):
                 break
             entry = _tar_entry(header)
+            if entry and entry.type in TAR_NAMING and 0 <= entry.size <= MAX_TAR_NAMING_NBYTES:
+                found = _tar_name(entry.type, view.read(at + TAR_BLOCK, entry.size))
+                if found is not None:
+                    long_name = found or long_name
+                    at += TAR_BLOCK - (-entry.size // TAR_BLOCK) * TAR_BLOCK
+                    continue
             if entry is None or entry.size < 0 or entry.type not in TAR_TYPES:
                 self._doubt(where, f"at byte {at:,} of the tar stands what torch never wrote")
                 break
             at += TAR_BLOCK
             if entry.isdir():  # whatever its length, nothing is skipped behind it
+                long_name = ""
                 continue
             part = view.part(at, min(entry.size, view.nbytes - at))
-            place = _below(where, entry.name)
-            if entry.name in ("storages", "tensors"):
-                self._tar_row(part, place, level, entry.name)
+            name, long_name = long_name or entry.name, ""
+            place = _below(where, name)
+            if name in ("storages", "tensors"):
+                self._tar_row(part, place, level, name)
             else:
-                name = "pickle.pkl" if entry.name == "pickle" else entry.name
-                self._member(part, name, place, level)
+                self._member(part, "pickle.pkl" if name == "pickle" else name, place, level)
             at += -(-entry.size // TAR_BLOCK) * TAR_BLOCK
         else:
             self._doubt(where, f"the tar has more than {MAX_MEMBERS:,} members")
@@ -393,19 +427,17 @@ class PickledFile:
         at, found = 0, len(self.pickles) + len(self.doubts)
         while (head := view.read(at, HEAD_NBYTES)).startswith(NUMPY_SIGN):
             self._spend(MEMBER_NBYTES)
-            length = LENGTH16 if head[6:7] == b"\1" else LENGTH32
-            begin = NUMPY_FIXED + length.size
-            nbytes = length.unpack_from(head, NUMPY_FIXED)[0] if len(head) >= begin else 0
+            number = LENGTH16 if head[6:7] == b"\1" else LENGTH32
+            begin = NUMPY_FIXED + number.size
+            nbytes = number.unpack_from(head, NUMPY_FIXED)[0] if len(head) >= begin else 0
             start = at + begin + nbytes
-            plain = NUMPY_PLAIN.fullmatch(view.read(at + begin, min(nbytes, MAX_NUMPY_HEADER)))
-            if not plain:
+            length = _array_nbytes(view.read(at + begin, min(nbytes, MAX_NUMPY_HEADER)))
+            if length is None:
                 kind = self._row(view.part(start, max(0, view.nbytes - start)), where, level)
                 if kind == "none":
                     self._doubt(where, "an array of another type than NumPy's simple ones")
                 return "array"
-            unit, number, shape = plain.groups()
-            itemsize = int(number) * (4 if unit == b"U" else 1)
-            at = start + itemsize * prod(map(int, re.findall(rb"\d+", shape)))
+            at = start + length
         if at < view.nbytes:  # numpy.load would unpickle that
             rest = view.part(at, view.nbytes - at)
             self._inside(rest, _below(where, f"byte {at:,}"), level + 1)
@@ -419,14 +451,40 @@ def may_be_pickled(view: View) -> bool:
 
 def _begins_pickled(head: bytes, view: View) -> tuple[bool, int]:
     """Whether it may be one by its first bytes, and the work that it took to know."""
-    if NESTED.match(head) or head.startswith(NUMPY_SIGN) or _is_tar(head):
+    if _has_a_sign(head):
         return True, 0
+    scan, work = _followed(head, view)
+    return scan.is_no_chance or scan.broken is None, work
+
+
+def _begins_hidden(head: bytes, view: View) -> tuple[bool, int]:
+    """The same of a constant, where there are texts of all kinds; also what had to be unpacked."""
+    if not head.isascii() and len(head) >= MIN_PACKED_NBYTES and describe_compression(head):
+        return True, 0
+    whole = view.nbytes <= len(head)
+    if END_SIGN in (head if whole else _tail(view)):
+        return True, ZIP_END_NBYTES
+    if whole and not NAMING.search(head):
+        return head.startswith((ZIP_SIGN, NUMPY_SIGN)), 0
+    if _has_a_sign(head):
+        return True, 0
+    scan, work = _followed(head, view)
+    return scan.is_no_chance, work + (0 if whole else ZIP_END_NBYTES)
+
+
+def _has_a_sign(head: bytes) -> bool:
+    return bool(BEGINS.match(head)) or head.startswith(NUMPY_SIGN) or _is_tar(head)
+
+
+def _followed(head: bytes, view: View) -> tuple[PickleScan, int]:
+    """As a pickle from its start, no further than to where that is no chance; and the work."""
     scan = scan_pickle(View.of(head), 0, CHANCE + 1)
     work = scan.operations * OPERATION_NBYTES
-    if scan.broken == ENDS:  # the head, and perhaps not the pickle
+    # It may be the head that ends, and not the pickle; a line ends with it, too.
+    if scan.broken and (scan.broken == ENDS or scan.end == len(head)) and view.nbytes > len(head):
         scan = scan_pickle(view, 0, CHANCE + 1)
         work += scan.operations * OPERATION_NBYTES + scan.read_nbytes
-    return scan.is_no_chance or scan.broken is None, work
+    return scan, work
 
 
 def describe_other(head: bytes, nbytes: int) -> str:
@@ -573,7 +631,7 @@ def _members(view: View) -> list[_Member]:
             f"it ends as an archive does, and its directory cannot be read ({error})"
         ) from error
     members = []
-    for info in found[:MAX_MEMBERS]:
+    for info in found[: MAX_MEMBERS + 1]:
         if member := _local_member(view, info.header_offset):
             flags = info.flag_bits | member.flags & ENCRYPTED
             name, packed, method = info.orig_filename, info.compress_size, info.compress_type
@@ -626,6 +684,24 @@ def _inflate(view: View) -> tuple[bytes, int, bool]:
     return bytes(data), taken, inflater.eof
 
 
+def _array_nbytes(header: bytes) -> int | None:
+    """How many bytes an array has that NumPy describes so; None where it may hold objects."""
+    plain = NUMPY_PLAIN.fullmatch(header)
+    if not plain:
+        return None
+    types, shape = plain.groups()
+    names_left_out = re.sub(rb"\('[^']*', ", b"", types)
+    itemsize = sum(
+        int(number) * (4 if unit == b"U" else 1) * _elements(times)
+        for unit, number, times in NUMPY_LENGTH.findall(names_left_out)
+    )
+    return itemsize * _elements(shape)
+
+
+def _elements(shape: bytes) -> int:
+    return prod(map(int, re.findall(rb"\d+", shape)))
+
+
 def _is_tar(head: bytes) -> bool:
     return _tar_entry(head) is not None
 
@@ -636,3 +712,21 @@ def _tar_entry(header: bytes) -> tarfile.TarInfo | None:
         return tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     except tarfile.HeaderError:
         return None
+
+
+def _tar_name(kind: bytes, data: bytes) -> str | None:
+    """What a header of its own says of the next member: its name, none, or None for anything else
+    (a length, say, which would change where the tar goes on)."""
+    if kind == tarfile.GNUTYPE_LONGNAME:
+        return data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+    name = ""
+    while data:
+        digits = data.partition(b" ")[0]
+        nbytes = int(digits) if digits.isdigit() and len(digits) < 6 else 0
+        key, equals, value = data[len(digits) + 1 : nbytes].partition(b"=")
+        if key not in TAR_RECORDS or not equals or not value.endswith(b"\n"):
+            return None
+        if key == b"path":
+            name = value[:-1].decode("utf-8", "surrogateescape")
+        data = data[nbytes:]
+    return name

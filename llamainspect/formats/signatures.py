@@ -3,22 +3,28 @@
 Downloads fail in few ways, and each leaves a file that its first bytes give away.
 """
 
+import re
+import struct
 import zlib
 from contextlib import suppress
 
 WEB_PAGE_STARTS = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<error")
 LFS_POINTER = b"version https://git-lfs"
 HEAD_NBYTES = 512  # that all of this looks at
-# As RFC 1952, bzip2, xz, lzma, RFC 8878, the frame format of LZ4 and joblib before 0.10 have it.
-COMPRESSED = (
-    (b"\x1f\x8b", "gzip"),
-    (b"BZh", "bzip2"),
-    (b"\xfd7zXZ\0", "xz"),
-    (b"]\0", "lzma"),
-    (b"\x28\xb5\x2f\xfd", "zstd"),
-    (b"\x04\x22\x4d\x18", "lz4"),
-    (b"ZF0x", "zlib"),
+# As RFC 1952, bzip2, xz, RFC 8878, the frame format of LZ4 and joblib before 0.10 have it: that one
+# takes any spelling of a number behind its sign.
+COMPRESSED = tuple(
+    (re.compile(sign, re.DOTALL), name)
+    for sign, name in (
+        (rb"\x1f\x8b\x08", "gzip"),
+        (rb"BZh[1-9]", "bzip2"),
+        (rb"\xfd7zXZ\0", "xz"),
+        (rb"\x28\xb5\x2f\xfd", "zstd"),
+        (rb"\x04\x22\x4d\x18", "lz4"),
+        (rb"ZF[\s+_0-9a-fA-FxX-]{19}", "zlib"),
+    )
 )
+LZMA = struct.Struct("<BLQB")  # properties, dictionary, bytes unpacked, first of the packed ones
 ZLIB_STARTS = (b"x\x01", b"x^", b"x\x9c", b"x\xda")  # of its usual window, one for each level
 
 
@@ -50,9 +56,24 @@ def describe_stand_in(head: bytes, nbytes: int) -> str | None:
 
 def describe_compression(head: bytes) -> str | None:
     """Which program unpacks a file that begins so, with the way out."""
-    kind = next((name for sign, name in COMPRESSED if head.startswith(sign)), None)
+    kind = next((name for sign, name in COMPRESSED if sign.match(head)), None)
+    if _is_lzma(head):
+        kind = "lzma"
     if head.startswith(ZLIB_STARTS):  # text can begin so
         with suppress(zlib.error):
             zlib.decompressobj().decompress(head)
             kind = "zlib"
     return kind and f"it is {kind}-compressed; decompress it first"
+
+
+def _is_lzma(head: bytes) -> bool:
+    """A file of LZMA alone, which has no sign: values that liblzma takes when it has to guess."""
+    if len(head) < LZMA.size:
+        return False
+    properties, dictionary, nbytes, first = LZMA.unpack_from(head)
+    literal, position = properties % 9, properties // 9 % 5  # bits of context
+    # The dictionary's bytes: 2**n or 2**n + 2**(n - 1), or no limit.
+    usual = f"{dictionary:b}".rstrip("0") in ("", "1", "11") or dictionary == 2**32 - 1
+    known = 0 < nbytes < 2**38 or nbytes == 2**64 - 1
+    fit = properties < 9 * 5 * 5 and literal + position <= 4 and first == 0
+    return bool(fit and usual and known)
