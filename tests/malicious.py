@@ -277,8 +277,6 @@ PICKLES: dict[str, bytes] = {
         b"\x89", ORDERED, b"}" + wide("__array_interface__") + b"}" + wide("data")
         + b"J\x01\0\0\0\x89\x86ss",
     ) + STOP,
-    "what a call made is called": proto(2) + call(call(named("collections", "Counter")), TRUE)
-    + STOP,
     "behind a constant of 100,000 bytes": proto(3) + b"B" + struct.pack("<L", 100_000)
     + bytes(100_000) + b"0" + RUN + STOP,
     "behind 70,000 operations": proto(2) + b"N0" * 35_000 + RUN + STOP,

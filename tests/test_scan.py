@@ -38,6 +38,8 @@ from malicious import (
     NAMES_TENSORS,
     RUN,
     STOP,
+    TRUE,
+    call,
     named,
     numpy_array,
     proto,
@@ -95,7 +97,7 @@ NOT_DANGEROUS = {
     "an archive with a directory of 4.5 MB", "an array of objects behind one of records",
     "torch zip, a package", "torch zip, a library", "torch zip, an expression",
     "torch zip, a source for a compiler", "an archive of version 9.9",
-    "lzma that begins as safetensors", "within bytes, compressed", "what a call made is called",
+    "lzma that begins as safetensors", "within bytes, compressed",
     "an address in memory by an attribute of NumPy's",
     "an address in memory by an attribute __new__",
 }  # fmt: skip
@@ -373,6 +375,24 @@ def test_a_frame_that_ends_behind_the_one_it_begins_in_is_told():
     body = b"\x95" + (4).to_bytes(8, "little") + b"N0"
     data = proto(4) + b"\x95" + len(body).to_bytes(8, "little") + body + b"N."
     assert scan_pickle(View.of(data)).torn == [11]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda made: call(made, TRUE),
+        lambda made: made + b")\x81",  # NEWOBJ
+        lambda made: made + b")}\x92",  # NEWOBJ_EX
+        lambda made: b"(" + made + b"o",  # OBJ
+        lambda made: made + b"q\x000h\0)R",  # by way of the memo
+    ],
+)
+def test_a_call_of_what_a_call_made_is_told(how):
+    """Which by then may have attributes that pickle.py or a class of its own would call."""
+    made = call(named("collections", "Counter"))
+    scan = scan_pickle(View.of(proto(4) + how(made) + STOP))
+    assert len(scan.values) == 1
+    assert scan_pickle(View.of(proto(4) + how(b"N") + STOP)).values == []
 
 
 def test_calls_are_counted():
