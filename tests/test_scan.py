@@ -919,7 +919,10 @@ def test_of_a_folder_of_the_hub_everything_is_scanned(tmp_path):
     assert report.verdict == "dangerous"
 
 
-@pytest.mark.parametrize("text", ["N.B. This is text.\n", "cat\ndog\n", "I1\n.\n", "import os\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["N.B. This is text.\n", "cat\ndog\n", "I1\n.\n", "import os\n", "PIL/a.py,sha256=b\n" * 200],
+)
 def test_text_that_begins_as_a_pickle_and_does_nothing_is_text(tmp_path, text):
     (tmp_path / "notes").write_text(text)
     torch_zip(NAMES_TENSORS, tmp_path / "model.pth", {"notes": text.encode()})

@@ -27,7 +27,6 @@ from llamainspect.formats.symbolic_pickle import (
 from llamainspect.formats.views import View
 
 MAX_FOLLOWED = 8_000_000  # operations; a 405B shard has 50,000
-CHANCE = 100  # operations that no other file begins with
 ENDS = "it ends before its STOP"
 WINDOW_NBYTES = 2**16
 MAX_LINE = 2**24  # of the text opcodes
@@ -89,15 +88,15 @@ class PickleScan:
     @property
     def is_no_chance(self) -> bool:
         """Whether bytes that only might be a pickle are one: it does something to what can have
-        that name, or it is too long to be one by chance."""
+        that name, or goes on behind where it was no longer followed."""
         done_to = [(of.module, of.name) for _, of in (*self.altered, *self.keywords)]
         done_to += [pair for pair, use in self.uses.items() if use.calls]
         real = any("".join(pair).replace(".", "").isidentifier() for pair in done_to)
-        return real or bool(self.values) or self.operations > CHANCE or self.given_up
+        return real or bool(self.values) or self.given_up
 
     @property
     def says_something(self) -> bool:
-        """Whether it names anything, ends as a pickle does, or is too long to be one by chance."""
+        """Whether it names anything, ends as a pickle does, or is one for sure."""
         named = self.computed or self.extensions or self.uses
         return bool(named) or self.broken is None or self.is_no_chance
 

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 from llamainspect.dtypes import BY_TORCH_STORAGE
 from llamainspect.errors import CorruptFile, LlamaInspectError, UnsupportedFile
 from llamainspect.formats.pickle_scan import (
-    CHANCE,
     ENDS,
     PickleScan,
     scan_pickle,
@@ -55,6 +54,7 @@ OPERATION_NBYTES = 256  # of a pickle
 LOOK_NBYTES = 2**16  # at what may be a file of these kinds
 MEMBER_NBYTES = 2**14  # of an archive
 INFLATING = 4  # times the bytes read and made
+LOOK_OPERATIONS = 101  # at the beginning; what goes on behind them is followed to its end
 MAX_LEVELS = 8  # of files within files
 MAX_DOUBTS = 1_000
 MAX_MEMBERS = 20_000  # of an archive, beside storages
@@ -478,11 +478,11 @@ def _has_a_sign(head: bytes) -> bool:
 
 def _followed(head: bytes, view: View) -> tuple[PickleScan, int]:
     """As a pickle from its start, no further than to where that is no chance; and the work."""
-    scan = scan_pickle(View.of(head), 0, CHANCE + 1)
+    scan = scan_pickle(View.of(head), 0, LOOK_OPERATIONS)
     work = scan.operations * OPERATION_NBYTES
     # It may be the head that ends, and not the pickle; a line ends with it, too.
     if scan.broken and (scan.broken == ENDS or scan.end == len(head)) and view.nbytes > len(head):
-        scan = scan_pickle(view, 0, CHANCE + 1)
+        scan = scan_pickle(view, 0, LOOK_OPERATIONS)
         work += scan.operations * OPERATION_NBYTES + scan.read_nbytes
     return scan, work
 
