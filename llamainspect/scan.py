@@ -192,7 +192,7 @@ def _oddities(pickle: FoundPickle, limit: int) -> Iterator[Oddity]:
     for at, name in scan.special[:limit]:
         message = (
             f"it holds the name {name}, which Python or NumPy asks an object for: as an attribute "
-            "it may lead to an address in memory or to a function"
+            "it may lead to an address in memory or to a function, with weights_only=True, too"
         )
         yield Oddity(where, at, "unknown", message)
     for at in scan.references[:limit]:
