@@ -91,8 +91,8 @@ def _scan_file(folder: Folder, file: str, expected: bool) -> ScannedFile | None:
         if not (expected or packed or may_be_pickled(view)):
             return None
         found = PickledFile(view.at_once())
-        if found.kind == "none":
-            if not packed and (not expected or _is_other_format(folder, file, head)):
+        if found.kind == "none" and not found.doubts:
+            if not expected or _is_other_format(folder, file, head):
                 return None
             found.doubts.append(Doubt("", describe_other(head, view.nbytes)))
     except (LlamaInspectError, OSError) as error:
@@ -187,6 +187,9 @@ def _oddities(pickle: FoundPickle, limit: int) -> Iterator[Oddity]:
             "does; torch takes addresses in memory so"
         )
         yield Oddity(where, at, "dangerous", message)
+    for at in scan.codecs[:limit]:
+        message = "it spells bytes in another codec than pickle does, and so hides what they hold"
+        yield Oddity(where, at, "unknown", message)
     for at in scan.values[:limit]:
         yield Oddity(where, at, "unknown", "it calls what another call made, whatever that is")
     for at, name in scan.special[:limit]:

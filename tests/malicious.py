@@ -263,6 +263,8 @@ PICKLES: dict[str, bytes] = {
     "within bytes, an array": proto(3) + blob(numpy_array(INNER)) + STOP,
     "within bytes, compressed": proto(3) + blob(zlib.compress(INNER)) + STOP,
     "within text of protocol 0": b"V" + RUN.replace(b"\n", rb"\u000a") + b".\n.",
+    "within text in another codec": proto(2) + call(named("_codecs", "encode"),
+        wide(INNER.decode("cp037")), wide("cp037")) + STOP,
     "items for a global": proto(2) + HOOK,
     "an item of a table of functions": proto(2) + named("copyreg", "dispatch_table")
     + named("builtins", "complex") + SYSTEM + b"s.",
@@ -540,6 +542,26 @@ def tar_in_a_header(path: Path) -> None:
     path.write_bytes(data + directory + end)
 
 
+def pax(**records: str) -> bytes:
+    """Records of a PAX header."""
+    texts = {f"{key}={value}\n" for key, value in records.items()}
+    return b"".join(b"%d %b" % (len(text) + 3, text.encode()) for text in sorted(texts))
+
+
+def hidden_tar(*headers: bytes, name: bytes = b"notes") -> Callable[[Path], None]:
+    """A harmless tar, and another in a member that some headers in front make a short one."""
+    hidden = b"\xff" * 512 + HARMFUL_TAR
+    front = b"".join(tar_member(key.encode(), data) for key, data in HARMLESS_TAR.items())
+    data = front + b"".join(headers) + tar_member(name, hidden) + bytes(1024)
+    return lambda path: path.write_bytes(data) and None
+
+
+def tar_and_gzip(path: Path) -> None:
+    """A tar whose first name is the header of a gzip, which has the rest of that block skipped."""
+    name = b"\x1f\x8b\x08\x04AAAAAA" + struct.pack("<H", 500) + b"m"
+    path.write_bytes(tar_member(name, gzip.compress(INNER, mtime=0)[10:]) + bytes(1024))
+
+
 FILES: dict[str, Callable[[Path], None]] = {
     "torch zip": lambda path: torch_zip(INNER, path),
     "torch zip, deep in a state dict": lambda path: torch_zip(
@@ -624,6 +646,10 @@ FILES: dict[str, Callable[[Path], None]] = {
     ),
     "tar within the length of an old directory": lambda path: path.write_bytes(
         tar_member(b"d/", b"", b"\0", len(HARMFUL_TAR)) + HARMFUL_TAR + bytes(1024)
+    ),
+    "tar and gzip at once": tar_and_gzip,
+    "tar, a length behind the end of its header": hidden_tar(
+        tar_member(b"x", pax(mtime="1") + pax(size="512"), b"x", len(pax(mtime="1")))
     ),
     "tar and pickle at once": lambda path: path.write_bytes(
         (RUN + STOP).ljust(257, b"\0") + b"ustar\0" + b"00" + bytes(247)

@@ -40,6 +40,8 @@ NOT_SPECIAL = ("__main__", "__builtin__", "__version__", "__metadata__")
 # Whether bytes, by the first HEAD_NBYTES and a view of all, may be a file with pickles in it; and
 # the work that it took to know, counted in bytes read.
 Begins = Callable[[bytes, View], tuple[bool, int]]
+ENCODE = Global("_codecs", "encode")
+LATIN = ("latin1", "latin-1")
 MAX_LOOK_WORK = 2**28  # at the constants of one pickle
 
 
@@ -76,6 +78,7 @@ class PickleScan:
     altered: list[tuple[int, Global]] = field(default_factory=_First)  # given attributes or items
     keywords: list[tuple[int, Global]] = field(default_factory=list)  # called with named arguments
     values: list[int] = field(default_factory=_First)  # where what a call has made is called
+    codecs: list[int] = field(default_factory=_First)  # texts made bytes in another than Latin-1
     special: list[tuple[int, str]] = field(default_factory=_First)  # texts that are SPECIAL
     references: list[int] = field(default_factory=_First)  # persistent ids that are no storages
     torn: list[int] = field(default_factory=_First)  # operations across the end of a frame
@@ -132,6 +135,7 @@ class _GivenUp(_Broken):
 
 _OTHER = object()  # a value that no name is made of
 _MADE = object()  # by a call, or by the loading program
+_CODEC = object()  # arguments that spell bytes in another codec than protocol 2 does
 _STORAGE_ID = object()  # a tuple as torch describes a storage: ("storage", ...)
 
 
@@ -403,8 +407,10 @@ def _extension(width: int) -> Callable[[_Machine], None]:
 
 def _reduce(machine: _Machine) -> None:
     """REDUCE and NEWOBJ: what stands below the arguments is called."""
-    machine.pop()
-    machine.called(machine.pop())
+    arguments, function = machine.pop(), machine.pop()
+    if arguments is _CODEC and function == ENCODE:
+        machine.scan.codecs.append(machine.at)
+    machine.called(function)
 
 
 def _new_with_keywords(machine: _Machine) -> None:
@@ -454,8 +460,18 @@ def _add(taken: int | None) -> Callable[[_Machine], None]:
 
 
 def _tuple(machine: _Machine) -> None:
-    values = machine.pop_to_mark()
-    machine.stack.append(_STORAGE_ID if values[:1] == ["storage"] else _OTHER)
+    machine.stack.append(_described(machine.pop_to_mark()))
+
+
+def _pair(machine: _Machine) -> None:
+    second, first = machine.pop(), machine.pop()
+    machine.stack.append(_described([first, second]))
+
+
+def _described(values: list[Any]) -> object:
+    if values[:1] == ["storage"]:
+        return _STORAGE_ID
+    return _CODEC if len(values) == 2 and values[1] not in LATIN else _OTHER
 
 
 def _persistent(machine: _Machine) -> None:
@@ -476,6 +492,7 @@ _BY_NAME: dict[str, Callable[[_Machine], None]] = {
     "STRING": _text_line(_unescaped),
     "UNICODE": _text_line(lambda raw: raw.decode("raw-unicode-escape")),
     "TUPLE": _tuple,
+    "TUPLE2": _pair,
     "BINPERSID": _persistent,
     "PUT": _put(_decimal),
     "BINPUT": _put(lambda machine: machine.number(1)),

@@ -19,7 +19,6 @@ from itertools import chain
 from math import prod
 from typing import Any, NamedTuple
 
-from llamainspect.dtypes import BY_TORCH_STORAGE
 from llamainspect.errors import CorruptFile, LlamaInspectError, UnsupportedFile
 from llamainspect.formats.pickle_scan import (
     ENDS,
@@ -32,7 +31,13 @@ from llamainspect.formats.signatures import (
     describe_stand_in,
 )
 from llamainspect.formats.symbolic_pickle import Global, Opaque, PickleReader
-from llamainspect.formats.torch_pickle import MAX_PICKLE_NBYTES, read_pickle
+from llamainspect.formats.torch_pickle import (
+    MAX_PICKLE_NBYTES,
+    STORAGES,
+    check_constructs,
+    is_tensor_construct,
+    read_pickle,
+)
 from llamainspect.formats.torch_zip import (
     END_SIGN,
     GGUF,
@@ -76,7 +81,7 @@ PROGRAMS = tuple(
     (re.compile(rf"(?:[^/]*/)?(?:{pattern})", re.IGNORECASE | re.DOTALL), message)
     for pattern, message in (
         (
-            r"code/.*|constants\.pkl.*",
+            r"code/.*|constants\.pkl.*|model\.json",
             "it holds a TorchScript program, which torch.load hands to torch.jit.load",
         ),
         (
@@ -121,6 +126,11 @@ NAME = "archive"  # what torch_zip calls it in a sentence, which is cut off agai
 MIN_HEAD_NBYTES = 128  # of a storage
 MIN_PACKED_NBYTES = 20  # of a call, in any way
 ZIP_SIGN = b"PK"
+PACKED = "packed"
+PUT_TOGETHER = (
+    "put together as torch never does, which may damage memory on loading, with weights_only=True, "
+    "too"
+)
 LEGACY_HEAD_NBYTES = 32  # of any protocol
 LEGACY_PARTS = ("magic number", "protocol version", "system", "object", "storage keys")
 
@@ -152,7 +162,9 @@ class PickledFile:
         self.refusals: list[Doubt] = []  # why torch.load would not take an archive, or not as one
         self._left = MAX_WORK
         try:
-            self.kind = self._look(view, "", 0)  # torch, zip, legacy, tar, array, pickle, none
+            kind = self._look(view, "", 0)
+            # torch, zip, legacy, tar, array, pickle, none
+            self.kind = "none" if kind == PACKED else kind
         except _TooMuch:
             self._doubt("", "it holds more than is looked into, files within files or operations")
             self.kind = "pickle"
@@ -169,9 +181,9 @@ class PickledFile:
             self._doubt(where, f"files within files, more than {MAX_LEVELS} deep")
             return "none"
         head = view.read(0, HEAD_NBYTES)
-        if level and (packed := describe_compression(head)):
+        packed = describe_compression(head)
+        if packed:
             self._doubt(where, packed)
-            return "packed"
         # A file can be of several kinds, each to another reader.
         is_zip = head.startswith(LOCAL_SIGN)
         archive = (self._zip if is_zip else self._behind)(view, where, level)
@@ -180,7 +192,8 @@ class PickledFile:
             row = self._numpy(view, where, level)
         else:  # "PK" asks pickle itself for a persistent id, and there it stops
             row = "none" if is_zip else self._row(view, where, level)
-        return next((kind for kind in (archive, tar, row) if kind != "none"), "none")
+        kinds = archive, tar, row, PACKED if packed else "none"
+        return next((kind for kind in kinds if kind != "none"), "none")
 
     def _inside(self, view: View, where: str, level: int) -> None:
         """What may be a file of these kinds; forgotten when it is not."""
@@ -210,10 +223,23 @@ class PickledFile:
         self._spend(scan.operations * OPERATION_NBYTES + scan.read_nbytes + scan.look_work)
         if not scan.says_something:
             return None
+        self._check(view, scan, where)
         for position, inner in scan.nested:
             self._inside(inner, _below(where, f"byte {position:,}"), level + 1)
         scan.nested.clear()
         return scan
+
+    def _check(self, view: View, scan: PickleScan, where: str) -> None:
+        """Known names can be put together so that torch writes where it should not."""
+        names = scan.uses.keys()
+        ours = any(module.partition(".")[0] == "torch" for module, _ in names)
+        if scan.broken or not ours or not all(is_tensor_construct(*pair) for pair in names):
+            return
+        self._spend(scan.operations * OPERATION_NBYTES)
+        try:
+            check_constructs(_bytes_of(view, scan))
+        except LlamaInspectError as error:
+            self._doubt(where, f"{PUT_TOGETHER}: {error}")
 
     def _row(self, view: View, where: str, level: int, whole: bool = True) -> str:
         """Pickles in a row, and behind the five of a legacy file its storages.
@@ -266,6 +292,7 @@ class PickledFile:
         try:
             records = read_directory(archive, NAME)
             storages = _storages(archive, records)
+            self._compare(records, storages, where)
             others = [name for name in records if name not in storages][:MAX_MEMBERS]
             parts = {name: _record(archive, name, records[name]) for name in others}
         except LlamaInspectError as error:
@@ -283,6 +310,13 @@ class PickledFile:
             self._refuse(where, f"it holds no {PICKLE}, so torch.load would refuse it")
         self._programs(records, where)
         return "torch"
+
+    def _compare(self, records: dict[str, Record], storages: dict[str, int], where: str) -> None:
+        """Whether data.pkl takes a storage for longer than its record is."""
+        short = (name for name, nbytes in storages.items() if records[name].nbytes < nbytes)
+        if name := next(short, None):
+            message = f"{records[name].nbytes:,} bytes, of which {storages[name]:,} are taken"
+            self._doubt(_below(where, name), message)
 
     def _programs(self, names: Iterable[str], where: str) -> None:
         """What is run that is no pickle; of each kind the first."""
@@ -364,28 +398,30 @@ class PickledFile:
 
     def _tar(self, view: View, where: str, level: int) -> str:
         """The members that torch wrote, storages, tensors and pickle, and any others."""
-        at, long_name = 0, ""
+        at, long_name = 0, None
         for _ in range(MAX_MEMBERS):
             self._spend(MEMBER_NBYTES)
             header = view.read(at, TAR_BLOCK)
             if len(header) < TAR_BLOCK or not header.strip(b"\0"):
                 break
             entry = _tar_entry(header)
-            if entry and entry.type in TAR_NAMING and 0 <= entry.size <= MAX_TAR_NAMING_NBYTES:
-                found = _tar_name(entry.type, view.read(at + TAR_BLOCK, entry.size))
-                if found is not None:
-                    long_name = found or long_name
-                    at += TAR_BLOCK - (-entry.size // TAR_BLOCK) * TAR_BLOCK
+            # Of two such headers in a row the first counts for some readers.
+            naming = entry and entry.type in TAR_NAMING and long_name is None
+            if entry and naming and 0 <= entry.size <= MAX_TAR_NAMING_NBYTES:
+                nbytes = -(-entry.size // TAR_BLOCK) * TAR_BLOCK
+                long_name = _tar_name(entry.type, view.read(at + TAR_BLOCK, nbytes))
+                if long_name is not None:
+                    at += TAR_BLOCK + nbytes
                     continue
             if entry is None or entry.size < 0 or entry.type not in TAR_TYPES:
                 self._doubt(where, f"at byte {at:,} of the tar stands what torch never wrote")
                 break
             at += TAR_BLOCK
             if entry.isdir():  # whatever its length, nothing is skipped behind it
-                long_name = ""
+                long_name = None
                 continue
             part = view.part(at, min(entry.size, view.nbytes - at))
-            name, long_name = long_name or entry.name, ""
+            name, long_name = long_name or entry.name, None
             place = _below(where, name)
             if name in ("storages", "tensors"):
                 self._tar_row(part, place, level, name)
@@ -412,7 +448,7 @@ class PickledFile:
             for number in range(pickled("count")):
                 described = pickled(f"{number}")
                 if member == "storages":
-                    itemsize = BY_TORCH_STORAGE[described[2].name].block_bytes
+                    itemsize = _itemsize(described[2])
                     at += NUMEL.size + NUMEL.unpack(view.read(at, NUMEL.size))[0] * itemsize
                 else:
                     (rank,) = RANK.unpack(view.read(at, RANK.size))
@@ -527,7 +563,14 @@ def _describe_storage(
     numel: int, *view: Any,
 ) -> None:  # fmt: skip
     """A storage as a legacy file refers to it: how many elements, and bytes of each."""
-    described[key] = numel, BY_TORCH_STORAGE[storage_class.name].block_bytes
+    described[key] = numel, _itemsize(storage_class)
+
+
+def _itemsize(storage_class: Any) -> int:
+    """Of a class by its name; an instance of one may have another dtype."""
+    if not isinstance(storage_class, Global):
+        raise CorruptFile("the class of a storage is none")
+    return STORAGES[storage_class.module, storage_class.name].block_bytes
 
 
 def _skip_storages(view: View, at: int, keys: Any, described: dict[str, tuple[int, int]]) -> int:
@@ -549,16 +592,17 @@ def _record(archive: "_Archive", name: str, record: Record) -> View:
     return archive.view.part(locate_record(archive, NAME, name, record), record.nbytes)
 
 
-def _storages(archive: "_Archive", records: dict[str, Record]) -> set[str]:
-    """The records that data.pkl has for storages, however many."""
+def _storages(archive: "_Archive", records: dict[str, Record]) -> dict[str, int]:
+    """The records that data.pkl has for storages, however many, and how long it takes them for."""
     record = records.get(PICKLE)
     if record is None or record.nbytes > MAX_PICKLE_NBYTES:
-        return set()
+        return {}
     part = _record(archive, PICKLE, record)
     with suppress(LlamaInspectError):  # what is odd in it will be told
         contents = read_pickle(part.read(0, part.nbytes))
-        return {f"{STORAGE}{ref.key}" for ref, _ in contents.storages} & records.keys()
-    return set()
+        named = {f"{STORAGE}{ref.key}": nbytes for ref, nbytes in contents.storages}
+        return {name: nbytes for name, nbytes in named.items() if name in records}
+    return {}
 
 
 class _Member(NamedTuple):
@@ -716,10 +760,12 @@ def _tar_entry(header: bytes) -> tarfile.TarInfo | None:
 
 def _tar_name(kind: bytes, data: bytes) -> str | None:
     """What a header of its own says of the next member: its name, none, or None for anything else
-    (a length, say, which would change where the tar goes on)."""
+    (a length, say, which would change where the tar goes on). `data` is all of its blocks, as
+    `tarfile` reads on behind the length that the header gives."""
     if kind == tarfile.GNUTYPE_LONGNAME:
         return data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
     name = ""
+    data = data.rstrip(b"\0")
     while data:
         digits = data.partition(b" ")[0]
         nbytes = int(digits) if digits.isdigit() and len(digits) < 6 else 0
@@ -727,6 +773,6 @@ def _tar_name(kind: bytes, data: bytes) -> str | None:
         if key not in TAR_RECORDS or not equals or not value.endswith(b"\n"):
             return None
         if key == b"path":
-            name = value[:-1].decode("utf-8", "surrogateescape")
+            name = value[:-1].rstrip(b"/").decode("utf-8", "surrogateescape")
         data = data[nbytes:]
     return name

@@ -137,6 +137,26 @@ def read_pickle(data: bytes) -> Contents:
     )
 
 
+@lru_cache(maxsize=4)
+def check_constructs(data: bytes) -> None:
+    """Whether a pickle that names tensor constructs alone puts them together as torch does: tensors
+    lie within their storages, and nothing alters, fills or calls what torch has made. Raises as
+    `read_pickle` where it does not: with these alone a file can free memory that is in use."""
+    PickleReader(data, _closed_call, _LegacyStorages().refer).run()
+
+
+class _Closed:
+    """An object of torch's that has neither items nor a state to be set."""
+
+
+def _closed_call(function: Global, args: tuple[Any, ...]) -> Any:
+    made = _call(function, args)
+    named = function.module, function.name
+    if isinstance(made, Opaque) and named[0].partition(".")[0] == "torch" and named not in _PLAIN:
+        return _Closed()
+    return made
+
+
 def is_tensor_construct(module: str, name: str) -> bool:
     """Whether a global is one that ordinary checkpoints name, by its exact spelling."""
     return (module, name) in _CALLS or (module, name) in _INERT
@@ -167,6 +187,39 @@ class _Storages:
         if found != known and (found.nbytes or known.nbytes):  # none at all may be of any type
             raise Malformed(f"storage {key[:40]!r} is described in two different ways")
         return found
+
+
+SHARED_KEY = "a view of a storage has the key of a storage"
+
+
+class _LegacyStorages(_Storages):
+    """Those of files from before torch 1.6, too, which describe a view of a storage as a sixth
+    part: (key, offset, elements)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.views: dict[str, tuple[str, int, StorageRef]] = {}
+
+    def refer(self, value: Any) -> StorageRef:
+        """The storage, or the view of it, which lies inside and has a key of its own."""
+        with_view = type(value) is tuple and len(value) == 6
+        whole = super().refer(value[:5] if with_view else value)
+        if whole.key in self.views:
+            raise Malformed(SHARED_KEY)
+        if not with_view or value[5] is None:
+            return whole
+        if type(value[5]) is not tuple or len(value[5]) != 3 or not isinstance(value[5][0], str):
+            raise Malformed("a view of a storage is not described")
+        key, *place = value[5]
+        offset, numel = _integers(place, "view of a storage")
+        if offset + numel > whole.numel:
+            raise Malformed(f"a view of storage {whole.key[:40]!r} runs past its end")
+        view = whole.key, offset, replace(whole, numel=numel)
+        if key in self.by_key:
+            raise Malformed(SHARED_KEY)
+        if self.views.setdefault(key, view) != view:
+            raise Malformed(f"view {key[:40]!r} is described in two different ways")
+        return view[2]
 
 
 def _unused(tensors: Collection[TensorRef]) -> dict[str, int]:
@@ -410,6 +463,8 @@ _CALLS: dict[tuple[str, str], Callable[[tuple[Any, ...]], Any]] = {
 
 PER_TENSOR = Global("torch", "per_tensor_affine")
 PER_CHANNEL = tuple(Global("torch", f"per_channel_affine{more}") for more in ("", "_float_qparams"))
+
+_PLAIN = {("torch", "device"), ("torch.serialization", "_get_layout")}  # values, not objects
 
 # Named by ordinary checkpoints, harmless when unpickled, and of no interest here.
 _INERT = {
