@@ -917,6 +917,24 @@ PUT_TOGETHER = {
     "a state for a storage": call(named("torch", "FloatStorage")) + b"}"
     + wide("_untyped_storage") + b"C\1as" + b"b",
     "a tensor of no storage": tensor(call(named("torch", "FloatStorage"))),
+    "a state for a parameter of no tensor": call(
+        named("torch.nn.parameter", "Buffer"), call(named("collections", "OrderedDict"))
+        + b"}" + wide("detach") + named("torch", "ByteTensor") + b"sb",
+    ) + b"}b",
+    "a parameter of no tensor, by its type": call(
+        named("torch._tensor", "_rebuild_from_type_v2"), named("torch.nn.parameter", "Parameter"),
+        named("torch", "Tensor"), b"}\x85", b"}",
+    ),
+    "a state for a quantised tensor": call(
+        named("torch._utils", "_rebuild_qtensor"), storage(kind="QInt8Storage"), b"K\0", b"K\3\x85",
+        b"K\1\x85", b"(" + named("torch", "per_tensor_affine") + ZERO_ONE[2:] + b"K\0t", b"\x89",
+        call(named("collections", "OrderedDict")),
+    ) + b"}b",
+    "a state for a sparse tensor": call(
+        named("torch._utils", "_rebuild_sparse_tensor"),
+        call(named("torch.serialization", "_get_layout"), wide("torch.sparse_coo")),
+        b"(" + tensor(storage()) + tensor(storage()) + b"K\1\x85t",
+    ) + b"}b",
     "a call of a parameter": call(
         call(named("torch._utils", "_rebuild_parameter"), tensor(storage()), b"\x89", b"N")
     ),
@@ -934,6 +952,22 @@ def test_known_names_that_torch_would_not_put_together_so(tmp_path, name):
     for path in tmp_path.iterdir():
         messages = [odd.message for odd in only(path).oddities]
         assert [m for m in messages if m.startswith("put together as torch never does")], path
+
+
+@pytest.mark.parametrize("key", ["A", "a\0x", "b"])
+def test_a_storage_whose_record_has_another_name(tmp_path, key):
+    """torch finds data/a for the first two, and compares no lengths then."""
+    pickled = proto(2) + tensor(storage(key)) + STOP
+    torch_zip(pickled, tmp_path / "x.pth", {"data/a": bytes(8)})
+    messages = [odd.message for odd in only(tmp_path / "x.pth").oddities]
+    assert messages == ["there is no record of exactly this name"]
+
+
+def test_a_short_storage_is_told_however_deep_its_tensor_lies(tmp_path):
+    pickled = proto(2) + b"]" * 200 + tensor(storage("1")) + b"a" * 200 + STOP
+    torch_zip(pickled, tmp_path / "x.pth", {"data/1": bytes(8)})
+    messages = [odd.message for odd in only(tmp_path / "x.pth").oddities]
+    assert messages == ["8 bytes, of which 12 are taken"]
 
 
 def test_a_storage_that_is_longer_than_its_record(tmp_path):

@@ -291,8 +291,9 @@ class PickledFile:
         archive = _Archive(view)
         try:
             records = read_directory(archive, NAME)
-            storages = _storages(archive, records)
-            self._compare(records, storages, where)
+            taken = _storages(archive, records)
+            storages = taken.keys() & records.keys()
+            self._compare(records, taken, where)
             others = [name for name in records if name not in storages][:MAX_MEMBERS]
             parts = {name: _record(archive, name, records[name]) for name in others}
         except LlamaInspectError as error:
@@ -311,12 +312,15 @@ class PickledFile:
         self._programs(records, where)
         return "torch"
 
-    def _compare(self, records: dict[str, Record], storages: dict[str, int], where: str) -> None:
-        """Whether data.pkl takes a storage for longer than its record is."""
-        short = (name for name, nbytes in storages.items() if records[name].nbytes < nbytes)
-        if name := next(short, None):
-            message = f"{records[name].nbytes:,} bytes, of which {storages[name]:,} are taken"
-            self._doubt(_below(where, name), message)
+    def _compare(self, records: dict[str, Record], taken: dict[str, int], where: str) -> None:
+        """Whether data.pkl takes a storage for longer than its record is, or has one by a name that
+        is no record's to the letter."""
+        for name, nbytes in taken.items():
+            if name not in records:
+                self._doubt(_below(where, name), "there is no record of exactly this name")
+            elif records[name].nbytes < nbytes:
+                message = f"{records[name].nbytes:,} bytes, of which {nbytes:,} are taken"
+                self._doubt(_below(where, name), message)
 
     def _programs(self, names: Iterable[str], where: str) -> None:
         """What is run that is no pickle; of each kind the first."""
@@ -593,16 +597,20 @@ def _record(archive: "_Archive", name: str, record: Record) -> View:
 
 
 def _storages(archive: "_Archive", records: dict[str, Record]) -> dict[str, int]:
-    """The records that data.pkl has for storages, however many, and how long it takes them for."""
+    """The names of records that data.pkl has for storages, and how long it takes them for."""
     record = records.get(PICKLE)
     if record is None or record.nbytes > MAX_PICKLE_NBYTES:
         return {}
     part = _record(archive, PICKLE, record)
-    with suppress(LlamaInspectError):  # what is odd in it will be told
-        contents = read_pickle(part.read(0, part.nbytes))
-        named = {f"{STORAGE}{ref.key}": nbytes for ref, nbytes in contents.storages}
-        return {name: nbytes for name, nbytes in named.items() if name in records}
+    data = part.read(0, part.nbytes)
+    for read in (check_constructs, _stored):
+        with suppress(LlamaInspectError):  # what is odd in it will be told
+            return {f"{STORAGE}{key}": nbytes for key, nbytes in read(data).items()}
     return {}
+
+
+def _stored(data: bytes) -> dict[str, int]:
+    return {ref.key: nbytes for ref, nbytes in read_pickle(data).storages}
 
 
 class _Member(NamedTuple):

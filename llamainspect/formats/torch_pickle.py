@@ -138,11 +138,16 @@ def read_pickle(data: bytes) -> Contents:
 
 
 @lru_cache(maxsize=4)
-def check_constructs(data: bytes) -> None:
-    """Whether a pickle that names tensor constructs alone puts them together as torch does: tensors
-    lie within their storages, and nothing alters, fills or calls what torch has made. Raises as
-    `read_pickle` where it does not: with these alone a file can free memory that is in use."""
-    PickleReader(data, _closed_call, _LegacyStorages().refer).run()
+def check_constructs(data: bytes) -> dict[str, int]:
+    """The bytes that each storage is taken for, by its key.
+
+    Of a pickle that names tensor constructs alone, this is whether it puts them together as torch
+    does: tensors lie within their storages, and nothing alters, fills or calls what torch has made.
+    Raises as `read_pickle` where it does not: so a file can have memory freed that is in use.
+    """
+    storages = _LegacyStorages()
+    PickleReader(data, _closed_call, storages.refer).run()
+    return {key: ref.nbytes for key, ref in storages.by_key.items()}
 
 
 class _Closed:
@@ -150,11 +155,21 @@ class _Closed:
 
 
 def _closed_call(function: Global, args: tuple[Any, ...]) -> Any:
-    made = _call(function, args)
+    """What torch makes is a tensor, or closed; an object with the attributes of one is none."""
     named = function.module, function.name
-    if isinstance(made, Opaque) and named[0].partition(".")[0] == "torch" and named not in _PLAIN:
-        return _Closed()
-    return made
+    if _CALLS.get(named) is _from_type:
+        if len(args) < 3 or not isinstance(args[0], Global) or not isinstance(args[2], tuple):
+            raise Malformed("_rebuild_from_type_v2 is called without a function")
+        return _closed_call(args[0], args[2])
+    tensors = (TensorRef, MetaTensor, _Closed)
+    if _CALLS.get(named) in (_parameter, _moved) and not isinstance(_at(args, 0), tensors):
+        raise Malformed("a parameter is made of something that is no tensor")
+    made = _call(function, args)
+    if function.module.partition(".")[0] != "torch" or named in _PLAIN:
+        return made
+    if isinstance(made, list):  # torch.Size
+        return tuple(made)
+    return made if isinstance(made, (*tensors, tuple)) else _Closed()
 
 
 def is_tensor_construct(module: str, name: str) -> bool:
