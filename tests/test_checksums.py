@@ -845,6 +845,22 @@ def test_a_damaged_sum_is_not_a_damaged_tensor(two):
     assert "the checksum of data/5 in the directory" in row.message
 
 
+def test_the_sum_of_a_record_without_bytes_is_compared_too(tmp_path):
+    path = tmp_path / "x.pth"
+    torch.save({"none": torch.empty(0), "some": torch.ones(3)}, path)
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        (name,) = [i.filename for i in archive.infolist() if i.filename.endswith("/data/0")]
+        assert archive.getinfo(name).file_size == 0
+    at = data.rindex(b"PK\x01\x02", 0, data.rindex(name.encode())) + 16
+    data[at] ^= 1
+    path.write_bytes(data)
+    assert zipfile.ZipFile(path).testzip() == name
+    (row,) = verify_checksums(str(path), deep=True).files
+    assert (row.status, row.damaged) == ("mismatch", ())
+    assert "the checksum of data/0 in the directory" in row.message
+
+
 def test_a_file_that_vanishes_meanwhile_does_not_lose_the_report(two):
     (two / "params.json").write_text("{}")
     progress = verifying(str(two))

@@ -425,14 +425,24 @@ def test_what_is_done_100_000_times_is_noted_a_thousand_times(what):
     assert noted == list(places)
 
 
-def test_a_harmless_tar_is_known(tmp_path):
+def test_a_harmless_tar_is_unknown_for_what_nobody_checks(tmp_path):
     tar(HARMLESS_TAR)(tmp_path / "old.pth")
     scanned = only(tmp_path / "old.pth")
-    assert (scanned.kind, scanned.verdict, scanned.oddities) == ("tar", "known", ())
+    (odd,) = scanned.oddities
+    assert (scanned.kind, scanned.verdict, odd.status) == ("tar", "unknown", "unknown")
+    assert odd.message.startswith("torch checks no size and no place")
     assert [found.where for found in scanned.pickles] == [
         "storages > count", "storages > 0", "storages > views", "tensors > count", "tensors > 0",
         "pickle",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("opcode", [b"P1\n.", b"K\1Q."])
+def test_an_id_that_describes_no_storage_is_told(tmp_path, opcode):
+    """A line, too, for which the tar files of torch give out a tensor."""
+    (tmp_path / "x.pkl").write_bytes(proto(2) + opcode)
+    messages = [odd.message for odd in only(tmp_path / "x.pkl").oddities]
+    assert messages[0].startswith("a persistent id that describes no storage")
 
 
 def test_a_legacy_file_ends_with_its_storages(tmp_path):
@@ -895,6 +905,11 @@ def tensor(of, numel=3):
 
 
 ZERO_ONE = b"K\0G" + struct.pack(">d", 1.0)
+SPARSE = call(
+    named("torch._utils", "_rebuild_sparse_tensor"),
+    call(named("torch.serialization", "_get_layout"), wide("torch.sparse_coo")),
+    b"(" + tensor(storage()) + tensor(storage()) + b"K\1\x85t",
+)
 PUT_TOGETHER = {
     "a state for a tensor": tensor(storage()) + b"(" + storage() + b"K\0K\xff\x85K\1\x85tb",
     "an item for a tensor": tensor(storage()) + ZERO_ONE + b"s",
@@ -930,11 +945,13 @@ PUT_TOGETHER = {
         b"K\1\x85", b"(" + named("torch", "per_tensor_affine") + ZERO_ONE[2:] + b"K\0t", b"\x89",
         call(named("collections", "OrderedDict")),
     ) + b"}b",
-    "a state for a sparse tensor": call(
-        named("torch._utils", "_rebuild_sparse_tensor"),
-        call(named("torch.serialization", "_get_layout"), wide("torch.sparse_coo")),
-        b"(" + tensor(storage()) + tensor(storage()) + b"K\1\x85t",
-    ) + b"}b",
+    "a state for a sparse tensor": SPARSE + b"}b",
+    "a set of a sparse tensor's elements": call(named("builtins", "set"), SPARSE),
+    "a sparse tensor for an attribute": call(
+        named("torch._utils", "_rebuild_parameter_with_state"), tensor(storage()), b"\x89",
+        call(named("collections", "OrderedDict")), b"}" + wide("real") + SPARSE + b"s",
+    ),
+    "a shape of a sparse tensor": call(named("torch", "Size"), SPARSE),
     "a call of a parameter": call(
         call(named("torch._utils", "_rebuild_parameter"), tensor(storage()), b"\x89", b"N")
     ),

@@ -482,6 +482,12 @@ def _persistent(machine: _Machine) -> None:
     machine.stack.append(_MADE)
 
 
+def _persistent_line(machine: _Machine) -> None:
+    machine.line()
+    machine.scan.references.append(machine.at)
+    machine.stack.append(_MADE)
+
+
 _STOP = b"."[0]
 _BY_NAME: dict[str, Callable[[_Machine], None]] = {
     "FRAME": _frame,
@@ -494,6 +500,7 @@ _BY_NAME: dict[str, Callable[[_Machine], None]] = {
     "TUPLE": _tuple,
     "TUPLE2": _pair,
     "BINPERSID": _persistent,
+    "PERSID": _persistent_line,
     "PUT": _put(_decimal),
     "BINPUT": _put(lambda machine: machine.number(1)),
     "LONG_BINPUT": _put(lambda machine: machine.number(4)),

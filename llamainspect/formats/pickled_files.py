@@ -118,6 +118,8 @@ TAR_BLOCK = 512
 # Headers that only add to the next one: long names, and PAX records of times, owners and names.
 TAR_NAMING = (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE)
 TAR_RECORDS = (b"path", b"mtime", b"atime", b"ctime", b"uid", b"gid", b"uname", b"gname")
+TAR_MEMBERS = ("storages", "tensors", "pickle")
+UNCHECKED_TAR = "torch checks no size and no place that a tar of before 0.1.10 gives, nor does this"
 MAX_TAR_NAMING_NBYTES = 2**16
 TAR_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
 NUMEL, RANK = struct.Struct("<Q"), struct.Struct("<L4x")
@@ -402,7 +404,7 @@ class PickledFile:
 
     def _tar(self, view: View, where: str, level: int) -> str:
         """The members that torch wrote, storages, tensors and pickle, and any others."""
-        at, long_name = 0, None
+        at, long_name, told = 0, None, set[str]()
         for _ in range(MAX_MEMBERS):
             self._spend(MEMBER_NBYTES)
             header = view.read(at, TAR_BLOCK)
@@ -427,6 +429,8 @@ class PickledFile:
             part = view.part(at, min(entry.size, view.nbytes - at))
             name, long_name = long_name or entry.name, None
             place = _below(where, name)
+            if name in TAR_MEMBERS:
+                told.add(name)
             if name in ("storages", "tensors"):
                 self._tar_row(part, place, level, name)
             else:
@@ -434,6 +438,8 @@ class PickledFile:
             at += -(-entry.size // TAR_BLOCK) * TAR_BLOCK
         else:
             self._doubt(where, f"the tar has more than {MAX_MEMBERS:,} members")
+        if told:
+            self._doubt(where, UNCHECKED_TAR)
         return "tar"
 
     def _tar_row(self, view: View, where: str, level: int, member: str) -> None:

@@ -138,11 +138,11 @@ class ZipScan:
         """The sum of a record's bytes with the one in the directory and the copy behind it."""
         copied = _sum_in_descriptor(copy, record.nbytes)
         state: State = "differs"
-        if not record.nbytes or found == record.crc32:
+        if found == record.crc32:
             state = "intact"
             if copy and copied != record.crc32:
                 self._odd(f"the second copy of the checksum of {name}", before=len(copy))
-        elif copied and found == copied:
+        elif not record.nbytes or (copied and found == copied):
             state = "intact"
             self._odd(f"the checksum of {name} in the directory", before=len(copy))
         elif not record.crc32 and not copied:
