@@ -65,8 +65,8 @@ def test_json_keeps_a_row_that_begins_with_a_list_a_row():
         name: str
 
     row = Row((1, 2), "x")
-    assert json.loads(render._text(row)) == {"numbers": [1, 2], "name": "x"}
-    assert json.loads(render._text((row, row))) == [{"numbers": [1, 2], "name": "x"}] * 2
+    assert json.loads("".join(render._texts(row))) == {"numbers": [1, 2], "name": "x"}
+    assert json.loads("".join(render._texts((row, row)))) == [{"numbers": [1, 2], "name": "x"}] * 2
 
 
 def test_an_empty_text_has_no_tokens_and_no_averages(tokenizer):
