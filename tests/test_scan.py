@@ -952,6 +952,10 @@ PUT_TOGETHER = {
         call(named("collections", "OrderedDict")), b"}" + wide("real") + SPARSE + b"s",
     ),
     "a shape of a sparse tensor": call(named("torch", "Size"), SPARSE),
+    "an object moved as if it were a tensor": call(
+        named("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"), b"}",
+        named("torch", "float32"), wide("cpu"), b"\x89",
+    ),
     "a call of a parameter": call(
         call(named("torch._utils", "_rebuild_parameter"), tensor(storage()), b"\x89", b"N")
     ),

@@ -150,13 +150,6 @@ def check_constructs(data: bytes) -> dict[str, int]:
     return {key: ref.nbytes for key, ref in storages.by_key.items()}
 
 
-def _check_state(state: Any) -> None:
-    """Attributes of a tensor: what is set as `real` or `data`, torch copies or converts."""
-    for table in state if isinstance(state, tuple) else (state,):
-        if isinstance(table, Dict) and any(isinstance(value, _Closed) for _, value in table.pairs):
-            raise Malformed("an attribute of a tensor is a sparse or quantised one")
-
-
 class _Closed:
     """An object of torch's that has neither items nor a state to be set."""
 
@@ -164,26 +157,34 @@ class _Closed:
 def _closed_call(function: Global, args: tuple[Any, ...]) -> Any:
     """What torch makes is a tensor, or closed; an object with the attributes of one is none."""
     named = function.module, function.name
-    if _CALLS.get(named) is _from_type:
-        if len(args) < 3 or not isinstance(args[0], Global) or not isinstance(args[2], tuple):
+    rebuild, given = _CALLS.get(named), _at(args, 0)
+    tensors = (TensorRef, MetaTensor, _Closed)
+    if rebuild is _from_type:
+        if len(args) < 3 or not isinstance(given, Global) or not isinstance(args[2], tuple):
             raise Malformed("_rebuild_from_type_v2 is called without a function")
         _check_state(_at(args, 3))
-        return _closed_call(args[0], args[2])
-    tensors = (TensorRef, MetaTensor, _Closed)
-    if _CALLS.get(named) is _parameter and not isinstance(_at(args, 0), tensors):
-        raise Malformed("a parameter is made of something that is no tensor")
-    if named[1] == "_rebuild_parameter_with_state":
-        _check_state(_at(args, 3))
-    if _CALLS.get(named) is _moved and not isinstance(_at(args, 0), TensorRef):
+        return _closed_call(given, args[2])
+    if rebuild is _parameter:
+        if not isinstance(given, tensors):
+            raise Malformed("a parameter is made of something that is no tensor")
+        _check_state(_at(args, 3))  # where there is one, it stands there
+    if rebuild is _moved and not isinstance(given, TensorRef):
         raise Malformed("something that is no tensor is moved to another device")
     if named == ("torch", "Size"):
-        return _integers(_at(args, 0), "shape")
+        return _integers(given, "shape")
     made = _call(function, args)
     if function.module.partition(".")[0] == "torch" and named not in _PLAIN:
         return made if isinstance(made, tensors) else _Closed()
-    if any(isinstance(given, (*tensors, StorageRef)) for given in args):
+    if any(isinstance(each, (*tensors, StorageRef)) for each in args):
         raise Malformed(f"{function.module}.{function.name} is made of a tensor's elements")
     return made
+
+
+def _check_state(state: Any) -> None:
+    """Attributes of a tensor: what is set as `real` or `data`, torch copies or converts."""
+    for table in state if isinstance(state, tuple) else (state,):
+        if isinstance(table, Dict) and any(isinstance(value, _Closed) for _, value in table.pairs):
+            raise Malformed("an attribute of a tensor is a sparse or quantised one")
 
 
 def is_tensor_construct(module: str, name: str) -> bool:
