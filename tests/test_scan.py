@@ -867,24 +867,26 @@ def test_long_names_of_a_tar_are_those_that_tarfile_reads(tmp_path):
         assert scanned.verdict == "dangerous"
 
 
+NOT_TOLD = "what stands behind byte 0 cannot be told"  # as of all else called "storages"
+
+
 @pytest.mark.parametrize(
-    "headers",
+    ("headers", "message"),
     [
-        tar_member(b"././@LongLink", b"storages\0", b"L", 7),
-        tar_member(b"x", pax(path="storages"), b"x") + tar_member(b"l", b"tensors\0", b"L"),
-        tar_member(b"x", pax(path="storages/"), b"x"),
+        (tar_member(b"././@LongLink", b"storages\0", b"L", 7), NOT_TOLD),
+        (
+            tar_member(b"x", pax(path="storages"), b"x") + tar_member(b"l", b"tensors\0", b"L"),
+            "at byte 1,024 of the tar stands what torch never wrote",
+        ),
+        (tar_member(b"x", pax(path="storages/"), b"x"), NOT_TOLD),
     ],
 )
-def test_names_in_a_tar_are_the_ones_that_tarfile_has(tmp_path, headers):
+def test_names_in_a_tar_are_the_ones_that_tarfile_has(tmp_path, headers, message):
     """Or it is told that they are not followed: "storages" is read otherwise than others."""
     (tmp_path / "x.pth").write_bytes(headers + tar_member(b"y", b"none") + bytes(1024))
     with tarfile.open(tmp_path / "x.pth") as archive:
         assert archive.getnames() == ["storages"]
-    messages = [odd.message for odd in only(tmp_path / "x.pth").oddities]
-    assert messages[0] in (
-        "what stands behind byte 0 cannot be told",
-        f"at byte {len(headers) // 2:,} of the tar stands what torch never wrote",
-    )
+    assert only(tmp_path / "x.pth").oddities[0].message == message
 
 
 def storage(key="0", numel=3, view=None, kind="FloatStorage"):
